@@ -1,0 +1,1 @@
+"""How the tflite converter writes a model: layouts, op by op lowering, and the flatbuffer itself."""

@@ -1,0 +1,281 @@
+"""The .tflite file: a graph of tensors and operators, written to and read from its flatbuffer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevit.errors import ContractError
+from edgevit.libraries import require
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import numpy as np
+
+IDENTIFIER = b"TFL3"  # at byte 4
+SIGNATURE = "serving_default"
+_SCHEMA_VERSION = 3
+_ALIGNMENT = 16  # bytes; the schema asks it of every buffer, and kernels read weights in place
+_DTYPES = {"float32": "FLOAT32", "float16": "FLOAT16", "int32": "INT32"}
+
+# Operator -> (its options table or "", operator version: the lowest whose kernel knows the form written here).
+_OPERATORS = {
+    "ABS": ("", 1),
+    "ADD": ("AddOptions", 1),
+    "AVERAGE_POOL_2D": ("Pool2DOptions", 1),
+    "BATCH_MATMUL": ("BatchMatMulOptions", 1),
+    "BROADCAST_TO": ("", 2),
+    "CONCATENATION": ("ConcatenationOptions", 1),
+    "CONV_2D": ("Conv2DOptions", 1),
+    "DEPTHWISE_CONV_2D": ("DepthwiseConv2DOptions", 2),  # 2: dilation
+    "DEPTH_TO_SPACE": ("DepthToSpaceOptions", 1),
+    "DEQUANTIZE": ("", 3),  # 3: from float16
+    "DIV": ("DivOptions", 1),
+    "ELU": ("", 1),
+    "EXP": ("", 1),
+    "FULLY_CONNECTED": ("FullyConnectedOptions", 2),  # 2: keeps the leading axes
+    "GELU": ("GeluOptions", 1),
+    "HARD_SWISH": ("", 1),
+    "LEAKY_RELU": ("LeakyReluOptions", 1),
+    "LOG": ("", 1),
+    "LOGISTIC": ("", 1),
+    "MAXIMUM": ("", 1),
+    "MAX_POOL_2D": ("Pool2DOptions", 1),
+    "MEAN": ("ReducerOptions", 1),
+    "MINIMUM": ("", 1),
+    "MUL": ("MulOptions", 1),
+    "NEG": ("", 1),
+    "PAD": ("", 1),
+    "PADV2": ("", 1),
+    "POW": ("", 1),
+    "REDUCE_MAX": ("ReducerOptions", 1),
+    "RELU": ("", 1),
+    "RELU6": ("", 1),
+    "RELU_N1_TO_1": ("", 1),
+    "RESHAPE": ("ReshapeOptions", 1),
+    "RESIZE_BILINEAR": ("ResizeBilinearOptions", 3),  # 3: half-pixel centres
+    "RESIZE_NEAREST_NEIGHBOR": ("ResizeNearestNeighborOptions", 1),
+    "RSQRT": ("", 1),
+    "SLICE": ("", 1),
+    "SOFTMAX": ("SoftmaxOptions", 1),
+    "SPACE_TO_DEPTH": ("SpaceToDepthOptions", 1),
+    "SQRT": ("", 1),
+    "STRIDED_SLICE": ("StridedSliceOptions", 1),
+    "SUB": ("SubOptions", 1),
+    "SUM": ("ReducerOptions", 1),
+    "TANH": ("", 1),
+    "TRANSPOSE": ("", 1),
+    "TRANSPOSE_CONV": ("TransposeConvOptions", 3),  # 3: with a bias
+}
+
+
+@dataclass(slots=True)
+class Tensor:
+    """One tensor of the file; `data` makes it a constant."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    data: np.ndarray | None = None
+
+
+@dataclass(slots=True)
+class Operator:
+    """One operator; `options` are the fields of its options table, by their names in the schema."""
+
+    name: str
+    inputs: list[int]
+    output: int
+    options: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Graph:
+    """What one .tflite file holds: tensors by index, operators in execution order, named ends."""
+
+    tensors: list[Tensor] = field(default_factory=list)
+    operators: list[Operator] = field(default_factory=list)
+    inputs: list[int] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)
+
+    def add_tensor(self, tensor: Tensor) -> int:
+        """Append a tensor; returns its index."""
+        self.tensors.append(tensor)
+        return len(self.tensors) - 1
+
+    def pruned(self) -> Graph:
+        """The same graph without operators and tensors that no output needs; indices close up."""
+        needed, operators = set(self.outputs), []
+        for operator in reversed(self.operators):
+            if operator.output in needed:
+                needed.update(operator.inputs)
+                operators.insert(0, operator)
+        kept = sorted(needed | set(self.inputs))
+        index = {old: new for new, old in enumerate(kept)}
+        return Graph(
+            [self.tensors[old] for old in kept],
+            [Operator(o.name, [index[i] for i in o.inputs], index[o.output], o.options) for o in operators],
+            [index[i] for i in self.inputs],
+            [index[i] for i in self.outputs],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What a .tflite file declares. tensors: (name, shape, dtype); half/single: bytes of float constants."""
+
+    inputs: tuple[tuple[str, tuple[int, ...], str], ...]
+    outputs: tuple[tuple[str, tuple[int, ...], str], ...]
+    ops: Counter[str]
+    foreign_ops: tuple[str, ...]
+    half_bytes: int
+    single_bytes: int
+
+
+def _schema() -> ModuleType:
+    return require("ai_edge_litert.schema_py_generated", "tflite")
+
+
+def serialize(graph: Graph, description: str) -> bytes:
+    """The bytes of a .tflite file: the same graph gives the same bytes."""
+    import flatbuffers
+
+    model = _model(graph, description)
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def _model(graph: Graph, description: str) -> Any:
+    schema = _schema()
+    names = sorted({operator.name for operator in graph.operators})
+    subgraph = schema.SubGraphT()
+    subgraph.name = "main"
+    buffers = [schema.BufferT()]  # buffer 0 is empty by convention: what tensors without data refer to
+    subgraph.tensors = [_tensor(schema, tensor, buffers) for tensor in graph.tensors]
+    subgraph.inputs, subgraph.outputs = graph.inputs, graph.outputs
+    subgraph.operators = [_operator(schema, operator, names.index(operator.name)) for operator in graph.operators]
+    model = schema.ModelT()
+    model.version = _SCHEMA_VERSION
+    model.description = description
+    model.operatorCodes = [_operator_code(schema, name) for name in names]
+    model.subgraphs = [subgraph]
+    model.buffers = buffers
+    model.signatureDefs = [_signature(schema, graph)]
+    return model
+
+
+def _tensor(schema: ModuleType, tensor: Tensor, buffers: list[Any]) -> Any:
+    table = schema.TensorT()
+    table.name = tensor.name
+    table.shape = list(tensor.shape)
+    table.hasRank = True  # else a shape () would mean an unknown one
+    table.type = getattr(schema.TensorType, _DTYPES[tensor.dtype])
+    if tensor.data is not None:
+        table.buffer = len(buffers)
+        buffers.append(_aligned_buffer(schema, tensor.data.tobytes()))
+    return table
+
+
+def _aligned_buffer(schema: ModuleType, data: bytes) -> Any:
+    """A Buffer table that packs its bytes at a multiple of 16, which the generated Pack does not."""
+
+    class AlignedBuffer(schema.BufferT):
+        def Pack(self, builder: Any) -> int:  # noqa: N802, the generated code's name
+            builder.StartVector(1, len(data), _ALIGNMENT)
+            builder.head -= len(data)
+            builder.Bytes[builder.head : builder.head + len(data)] = data
+            vector = builder.EndVector()
+            schema.BufferStart(builder)
+            schema.BufferAddData(builder, vector)
+            return schema.BufferEnd(builder)
+
+    return AlignedBuffer()
+
+
+def _operator(schema: ModuleType, operator: Operator, code: int) -> Any:
+    table = schema.OperatorT()
+    table.opcodeIndex = code
+    table.inputs, table.outputs = operator.inputs, [operator.output]
+    options = _OPERATORS[operator.name][0]
+    if options:
+        table.builtinOptionsType = getattr(schema.BuiltinOptions, options)
+        table.builtinOptions = getattr(schema, f"{options}T")()
+        for name, value in operator.options.items():
+            setattr(table.builtinOptions, name, value)
+    return table
+
+
+def _operator_code(schema: ModuleType, name: str) -> Any:
+    code = schema.OperatorCodeT()
+    code.builtinCode = getattr(schema.BuiltinOperator, name)
+    code.deprecatedBuiltinCode = min(code.builtinCode, 127)  # the old field is one byte; 127 says: read the new one
+    code.version = _OPERATORS[name][1]
+    return code
+
+
+def _signature(schema: ModuleType, graph: Graph) -> Any:
+    signature = schema.SignatureDefT()
+    signature.signatureKey = SIGNATURE
+    signature.subgraphIndex = 0
+    signature.inputs = [_tensor_map(schema, graph, index) for index in graph.inputs]
+    signature.outputs = [_tensor_map(schema, graph, index) for index in graph.outputs]
+    return signature
+
+
+def _tensor_map(schema: ModuleType, graph: Graph, index: int) -> Any:
+    entry = schema.TensorMapT()
+    entry.name, entry.tensorIndex = graph.tensors[index].name, index
+    return entry
+
+
+def read_facts(path: Path) -> FileFacts:
+    """What the file declares. Raises ContractError if it is not a whole .tflite file with one subgraph."""
+    data = path.read_bytes()
+    if data[4:8] != IDENTIFIER:
+        raise ContractError(f"{path} is not a TFLite model (identifier {data[4:8]!r})", hint="convert again")
+    schema = _schema()
+    try:
+        model = schema.ModelT.InitFromPackedBuf(data)
+        return _facts(schema, model)
+    except Exception as error:  # a damaged flatbuffer sends its reader anywhere: each type means the same
+        raise ContractError(
+            f"{path} is damaged: its flatbuffer cannot be read ({type(error).__name__})", hint="copy or convert it again"
+        ) from error
+
+
+def _facts(schema: ModuleType, model: Any) -> FileFacts:
+    (subgraph,) = model.subgraphs
+    codes = _names(schema.BuiltinOperator)
+    dtypes = {value: key.lower() for key, value in vars(schema.TensorType).items() if isinstance(value, int)}
+    ops = [(code := model.operatorCodes[operator.opcodeIndex], codes[_code(code)])[1] for operator in subgraph.operators]
+    signature = model.signatureDefs[0]
+    sizes = Counter()
+    for tensor in subgraph.tensors:
+        data = model.buffers[tensor.buffer].data
+        sizes[dtypes[tensor.type]] += 0 if data is None else len(data)
+
+    def declared(maps: Sequence[Any]) -> tuple[tuple[str, tuple[int, ...], str], ...]:
+        tensors = [(entry.name.decode(), subgraph.tensors[entry.tensorIndex]) for entry in maps]
+        return tuple((name, tuple(int(size) for size in t.shape), dtypes[t.type]) for name, t in tensors)
+
+    return FileFacts(
+        inputs=declared(signature.inputs),
+        outputs=declared(signature.outputs),
+        ops=Counter(ops),
+        foreign_ops=tuple(sorted({(c.customCode or b"?").decode() for c in model.operatorCodes if codes[_code(c)] == "CUSTOM"})),
+        half_bytes=sizes["float16"],
+        single_bytes=sizes["float32"],
+    )
+
+
+def _names(enum: type) -> dict[int, str]:
+    return {value: key for key, value in vars(enum).items() if isinstance(value, int)}
+
+
+def _code(code: Any) -> int:
+    return max(code.builtinCode, code.deprecatedBuiltinCode)

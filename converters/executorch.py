@@ -1,0 +1,189 @@
+"""ExecuTorch: a Program becomes a .pte, its subgraphs lowered to XNNPACK."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevit.conversion import Converted
+from edgevit.errors import ContractError, ConversionError, DeviceError, UsageError
+from edgevit.libraries import require, version
+from edgevit.log import captured_native_output
+from edgevit.program import Program, module_path
+from edgevit.spec import Precision, TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import fx
+
+    from edgevit.contract.manifest import Lowering, Manifest
+
+MODEL_FILE = "model.pte"
+_BINDINGS = "executorch.extension.pybindings._portable_lib"
+_MAGIC = b"ET12"  # file identifier of the program flatbuffer, at byte 4
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """No options yet: the XNNPACK delegate takes every subgraph it can."""
+
+
+class ExecuTorchSession:
+    """A .pte in ExecuTorch's own runtime, on the CPU."""
+
+    accelerator = "cpu"
+
+    def __init__(self, path: Path, manifest: Manifest, threads: int) -> None:
+        bindings = require(_BINDINGS, "executorch")
+        self.runtime = f"executorch {version('executorch')}"
+        self._inputs, self._outputs = manifest.inputs, manifest.outputs
+        with captured_native_output() as native:
+            bindings._unsafe_reset_threadpool(threads)  # one pool per process: the last load wins
+            self.threads = int(bindings._threadpool_get_thread_count())
+            try:
+                self._module = bindings._load_for_executorch(str(path))
+            except RuntimeError as error:
+                raise DeviceError(
+                    f"ExecuTorch cannot load {path}: {_last_line(native(), error)}",
+                    hint="its runtime lacks a kernel or is older than the file; convert again with this version",
+                ) from error
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One inference; float32 arrays by input name, copies by output name."""
+        import torch
+
+        tensors = tuple(torch.from_numpy(_checked(inputs, spec)) for spec in self._inputs)
+        results = self._module.forward(tensors, clone_outputs=True)
+        return {spec.name: result.numpy() for spec, result in zip(self._outputs, results, strict=True)}
+
+    def close(self) -> None:
+        """Free the program and its delegates."""
+        del self._module
+
+
+class ExecuTorchConverter:
+    """Writes model.pte with the XNNPACK delegate and runs it with the portable runtime."""
+
+    name = "executorch"
+    suffix = ".pte"
+    precisions = frozenset({Precision.FP32})
+    extra = "executorch"
+    packages = ("executorch",)
+    runtime_modules = ("torch", _BINDINGS)
+    Options = Options
+
+    def convert(self, program: Program, options: Options, out_dir: Path) -> Converted:
+        """Lower to XNNPACK and write model.pte. Raises ConversionError naming every op without a kernel."""
+        require("executorch.exir", "executorch")
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+
+        # Ops outside core ATen are let through here, so that the runtime's own list of kernels decides,
+        # and all that it lacks are named at once.
+        edge = to_edge_transform_and_lower(
+            program.exported,
+            partitioner=[XnnpackPartitioner()],
+            compile_config=EdgeCompileConfig(_check_ir_validity=False),
+        )
+        graph_module = edge.exported_program().graph_module
+        _require_kernels(graph_module, program.spec.name)
+        (out_dir / MODEL_FILE).write_bytes(edge.to_executorch().buffer)
+        return Converted(MODEL_FILE, program.spec.inputs, program.spec.outputs, _lowering(graph_module))
+
+    def check(self, folder: Path, manifest: Manifest) -> dict[str, str]:
+        """Identifier, method, shapes and dtypes of the file against the manifest."""
+        path = folder / manifest.entry
+        with path.open("rb") as file:
+            magic = file.read(8)[4:8]
+        if magic[:2] != _MAGIC[:2]:
+            raise ContractError(f"{path} is not an ExecuTorch program (identifier {magic!r})", hint="convert again")
+        bindings = require(_BINDINGS, "executorch")
+        with captured_native_output():
+            meta = bindings._load_for_executorch(str(path)).method_meta("forward")
+        inputs = [tuple(meta.input_tensor_meta(i).sizes()) for i in range(meta.num_inputs())]
+        outputs = [tuple(meta.output_tensor_meta(i).sizes()) for i in range(meta.num_outputs())]
+        for kind, found, specs in (("inputs", inputs, manifest.inputs), ("outputs", outputs, manifest.outputs)):
+            declared = [spec.shape for spec in specs]
+            if found != declared:
+                raise ContractError(f"{path} has {kind} {found}, its manifest says {declared}", hint="convert again")
+        return {"identifier": magic.decode(), "method": meta.name(), "inputs": str(inputs), "outputs": str(outputs)}
+
+    def open(self, folder: Path, manifest: Manifest, accelerator: str = "cpu", threads: int = 1) -> ExecuTorchSession:
+        """Load with `threads` CPU threads; XNNPACK is the delegate that the file asks for."""
+        if accelerator != "cpu":
+            raise UsageError(f"executorch runs on cpu here, not on {accelerator!r}", hint="use --accelerator cpu")
+        return ExecuTorchSession(folder / manifest.entry, manifest, threads)
+
+
+def _checked(inputs: Mapping[str, np.ndarray], spec: TensorSpec) -> np.ndarray:
+    """The named input as a contiguous array, its shape and dtype checked."""
+    import numpy as np
+
+    if spec.name not in inputs:
+        raise UsageError(f"no input {spec.name!r}", hint=f"given: {', '.join(inputs) or 'none'}")
+    array = np.require(inputs[spec.name], requirements=["C", "W"])
+    if array.shape != spec.shape or array.dtype != spec.dtype:
+        raise UsageError(
+            f"input {spec.name!r} is {array.dtype} {array.shape}", hint=f"it must be {spec.dtype} {spec.shape}"
+        )
+    return array
+
+
+def _operations(graph: fx.Graph) -> list[fx.Node]:
+    """Nodes that compute; getitem only unpacks."""
+    return [node for node in graph.nodes if node.op == "call_function" and "getitem" not in str(node.target)]
+
+
+def _delegates(graph_module: fx.GraphModule) -> list[fx.GraphModule]:
+    """The lowered submodules that delegate calls of the graph refer to."""
+    calls = [node for node in _operations(graph_module.graph) if "executorch_call_delegate" in str(node.target)]
+    return [getattr(graph_module, call.args[0].target) for call in calls]
+
+
+def _op_name(node: fx.Node) -> str:
+    """ "aten.conv2d.default" for a torch op and for its edge form alike."""
+    return getattr(node.target, "_op", node.target).__str__()
+
+
+def _lowering(graph_module: fx.GraphModule) -> Lowering:
+    from edgevit.contract.manifest import Lowering
+
+    delegates = _delegates(graph_module)
+    inside = Counter(_op_name(n) for d in delegates for n in _operations(d.original_module.graph))
+    outside = Counter(
+        _op_name(n) for n in _operations(graph_module.graph) if "executorch_call_delegate" not in str(n.target)
+    )
+    return Lowering(
+        nodes=inside.total() + outside.total(),
+        delegated=inside.total(),
+        regions=len(delegates),
+        outside=dict(sorted(outside.items())),
+        ops=dict(sorted((inside + outside).items())),
+    )
+
+
+def _require_kernels(graph_module: fx.GraphModule, model: str) -> None:
+    """Raise ConversionError naming every op that neither XNNPACK takes nor the runtime has a kernel for."""
+    with captured_native_output():
+        known = {name.split(".")[0] for name in require(_BINDINGS, "executorch")._get_operator_names()}
+    missing = [
+        f"{_op_name(node)} at {module_path(node) or 'top level'}"
+        for node in _operations(graph_module.graph)
+        if _op_name(node).startswith("aten.") and f"aten::{_op_name(node).split('.')[1]}" not in known
+    ]
+    if missing:
+        raise ConversionError(
+            f"executorch has no kernel for {len(missing)} op(s) of {model}: {'; '.join(missing)}",
+            hint="rewrite those modules with plain arithmetic, convolutions and matrix products",
+        )
+
+
+def _last_line(native: str, error: Exception) -> str:
+    lines = [line for line in native.splitlines() if line.strip()]
+    return (lines[-1] if lines else str(error)).strip()[:300]
+
+
+CONVERTER = ExecuTorchConverter()

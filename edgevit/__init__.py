@@ -1,0 +1,53 @@
+"""edgevit: vision models from checkpoint to phone, board and server; what leaves the pipeline is what was trained.
+
+The public functions load their libraries when they are called, so `import edgevit` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from edgevit.artifact import Artifact, load_artifact
+    from edgevit.bundle import bundle
+    from edgevit.errors import EdgevitError, ParityError
+    from edgevit.models import create_model, iter_specs
+    from edgevit.pipeline import convert
+    from edgevit.profiling import compare, profile
+    from edgevit.report import report
+    from edgevit.sources import describe_module
+    from edgevit.train.checkpoint import load_weights
+    from edgevit.train.training import train
+    from edgevit.verification import verify
+
+_HOMES = {
+    "Artifact": "artifact",
+    "EdgevitError": "errors",
+    "ParityError": "errors",
+    "bundle": "bundle",
+    "compare": "profiling",
+    "convert": "pipeline",
+    "create_model": "models",
+    "describe_module": "sources",
+    "iter_specs": "models",
+    "load_artifact": "artifact",
+    "load_weights": "train.checkpoint",
+    "profile": "profiling",
+    "report": "report",
+    "train": "train.training",
+    "verify": "verification",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgevit' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"edgevit.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

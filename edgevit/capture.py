@@ -1,0 +1,44 @@
+"""Captures an nn.Module as a flat graph that the deploy passes can rewrite and that can still be trained."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+from edgevit.errors import ExportError
+
+if TYPE_CHECKING:
+    from torch import Tensor, fx, nn
+    from torch.export import ExportedProgram
+
+
+def example_input(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    """A standard normal float32 tensor, the same for the same seed."""
+    import torch
+
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def capture(module: nn.Module, inputs: tuple[Tensor, ...], name: str) -> ExportedProgram:
+    """torch.export in eval mode with static shapes. Raises ExportError with the cause in one line."""
+    import torch
+
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore", FutureWarning)
+            return torch.export.export(module.eval(), inputs, strict=False)
+    except Exception as error:  # torch.export raises many unrelated types; each means the same to the user
+        raise ExportError(
+            f"{name} cannot be captured: {_first_line(error)}",
+            hint="remove Python control flow that depends on tensor values; --debug shows where",
+        ) from error
+
+
+def to_graph_module(exported: ExportedProgram) -> fx.GraphModule:
+    """The captured graph as a module with its weights as attributes; nodes keep their module paths."""
+    return exported.module(check_guards=False)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:300]

@@ -1,0 +1,41 @@
+"""Arguments that several commands share, and how they print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ArtifactPath = Annotated[Path, typer.Argument(help="Artifact folder that `edgevit convert` wrote.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", help="Checkpoint: .pt, .pth or .safetensors.", show_default=False)
+]
+Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="CPU threads of the runtime.")]
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout."""
+    json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns aligned by spaces; columns of numbers to the right."""
+    table = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    numeric = [all(_is_number(row[column]) for row in rows) for column in range(len(header))]
+    for row in table:
+        cells = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def _is_number(cell: str) -> bool:
+    return cell[:1].isdigit() or cell in ("", "-")

@@ -1,0 +1,41 @@
+"""`edgevit predict`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgevit.cli.options import ArtifactPath, AsJson, Threads, print_json, print_table
+
+
+def predict(
+    artifact: ArtifactPath,
+    pictures: Annotated[list[Path], typer.Argument(help="JPEG, PNG, ... files.", show_default=False)],
+    top: Annotated[int, typer.Option("--top", min=1, help="How many classes to show.")] = 5,
+    threads: Threads = 1,
+    out: Annotated[Path, typer.Option("--out", help="Folder for masks and overlays.")] = Path("."),
+    as_json: AsJson = False,
+) -> None:
+    """Top classes with probabilities; for segmentation a mask PNG and an overlay."""
+    from edgevit.artifact import load_artifact
+    from edgevit.prediction import classify_picture, segment_picture
+    from edgevit.spec import Task
+
+    opened = load_artifact(artifact)
+    session = opened.open(threads=threads)
+    documents = []
+    for picture in pictures:
+        if opened.manifest.model.task is Task.SEGMENT:
+            answer = segment_picture(opened, picture, out, session=session)
+        else:
+            answer = classify_picture(opened, picture, session=session, top=top)
+        documents.append({"picture": str(picture), **dataclasses.asdict(answer)})
+        if not as_json:
+            print(f"{picture}")
+            print_table(*answer.table())
+    session.close()
+    if as_json:
+        print_json(documents)

@@ -1,0 +1,111 @@
+"""edgevit profile: time artifacts on a device, or two against each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from edgevit.contract.report import Delegation, OutputParity
+    from edgevit.profiling import Comparison, LatencyReport
+
+RESULTS_FOLDER = "results"
+
+_HEADER = ("artifact", "load ms", "first ms", "p50 ms", "p90 ms", "p99 ms", "memory MiB", "delegated", "parity")
+
+
+def profile(
+    artifacts: Annotated[list[Path], typer.Argument(help="Artifact folders that `edgevit convert` wrote.")],
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Time two artifacts in turns and give the ratio with its interval.")
+    ] = False,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of the runtime.")] = 1,
+    runs: Annotated[
+        int | None, typer.Option(min=1, help="Least timed runs per process [default: 50, with --compare 15].")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="With --compare: fresh processes per artifact.")] = 10,
+    accelerator: Annotated[str, typer.Option(help="Where to run: cpu, gpu, npu, ane, cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help='Machine to run on: "host", or SCHEME:ADDRESS.')] = "host",
+    out: Annotated[
+        Path | None, typer.Option(help='Folder for the results [default: "results" beside the artifact].')
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
+) -> None:
+    """Measure latency, memory and parity of artifacts, each in a fresh process."""
+    from edgevit import profiling
+    from edgevit.artifact import load_artifact
+    from edgevit.errors import UsageError
+
+    if compare and len(artifacts) != 2:
+        raise UsageError(f"--compare takes two artifacts, not {len(artifacts)}", hint="name both folders")
+    opened = [load_artifact(path) for path in artifacts]
+    folders = [out or artifact.path.resolve().parent / RESULTS_FOLDER for artifact in opened]
+    common = {"device": device, "accelerator": accelerator, "threads": threads}
+    if compare:
+        comparison = profiling.compare(*opened, rounds=rounds, runs=runs or 15, **common)
+        profiling.save_comparison(comparison, folders[0])
+        typer.echo(_dump(comparison.to_json()) if json else describe_comparison(comparison))
+        return
+    reports = []
+    for artifact, folder in zip(opened, folders, strict=True):
+        reports.append(profiling.profile(artifact, runs=runs or 50, **common))
+        profiling.save_profile(reports[-1], folder)
+    if json:
+        typer.echo(_dump({"schema": "edgevit.profiles", "profiles": [report.to_json() for report in reports]}))
+    else:
+        typer.echo(profile_table(reports))
+
+
+def profile_table(reports: list[LatencyReport]) -> str:
+    """One aligned row per report, then its flags; null shows as "-"."""
+    rows = [
+        (
+            report.artifact,
+            *(f"{ms:.2f}" for ms in (report.load_ms, report.first_ms, report.p50_ms, report.p90_ms, report.p99_ms)),
+            "-" if report.peak_memory_bytes is None else f"{report.peak_memory_bytes / 2**20:.1f}",
+            _delegated(report.raw.delegation),
+            _parity(report.raw.parity),
+        )
+        for report in reports
+    ]
+    notes = [f"{report.artifact}: {flag}" for report in reports for flag in report.flags]
+    return "\n".join([*_aligned([_HEADER, *rows]), *notes])
+
+
+def describe_comparison(comparison: Comparison) -> str:
+    """Both medians, the verdict, and the flags."""
+    rows = [
+        ("artifact", "p50 ms", "round spread"),
+        (comparison.a, f"{comparison.a_p50_ms:.2f}", f"{comparison.a_spread:.0%}"),
+        (comparison.b, f"{comparison.b_p50_ms:.2f}", f"{comparison.b_spread:.0%}"),
+    ]
+    return "\n".join([*_aligned(rows), comparison.verdict, *comparison.flags])
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """First column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+
+
+def _delegated(delegation: Delegation) -> str:
+    if delegation.delegated is None or delegation.nodes is None:
+        return "-"
+    return f"{delegation.delegated}/{delegation.nodes}"
+
+
+def _parity(parity: OutputParity) -> str:
+    """ "ok 8.9e-07"; "differs" out of tolerance; "unjudged" if the manifest states no bound."""
+    word = {True: "ok", False: "differs", None: "unjudged"}[parity.within_tolerance]
+    return word if parity.max_relative_error is None else f"{word} {parity.max_relative_error:.1e}"
+
+
+def _dump(document: object) -> str:
+    import json as json_module
+
+    return json_module.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)

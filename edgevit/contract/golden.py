@@ -1,0 +1,106 @@
+"""Golden vectors: one picture walked through every level of the preprocessing contract, as raw .bin files.
+
+L0 decoded pixels, L1 resized and cropped, L2 the input tensor, L3 the checkpoint's output, L4 what a user sees.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgevit.contract.manifest import Golden
+from edgevit.data.postprocess import segment_mask, softmax, top_k
+from edgevit.data.preprocess import apply_geometry, geometry, normalize_table, to_tensor
+from edgevit.errors import ContractError
+from edgevit.layout import to_layout
+from edgevit.spec import Layout, Preprocess, Task, TensorSpec
+
+if TYPE_CHECKING:
+    from edgevit.artifact import Artifact
+
+FOLDER = "golden"
+_TOP = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A picture and what the checkpoint makes of it: pixels uint8 (H, W, 3), tensor and logits in NCHW form."""
+
+    name: str
+    pixels: np.ndarray
+    tensor: np.ndarray
+    logits: np.ndarray
+
+
+def write_goldens(
+    folder: Path,
+    references: list[Reference],
+    *,
+    preprocess: Preprocess,
+    task: Task,
+    source: TensorSpec,
+    result: TensorSpec,
+) -> tuple[Golden, ...]:
+    """Write all levels of every reference below folder/golden, in the layouts of the artifact's input and output."""
+    (folder / FOLDER).mkdir()
+    goldens = []
+    for reference in references:
+        frame = geometry(*reference.pixels.shape[:2], preprocess)
+        arrays = {
+            "L0": reference.pixels,
+            "L1": apply_geometry(reference.pixels, frame, preprocess.interpolation),
+            "L2": to_layout(reference.tensor, Layout.NCHW, source.layout),
+            "L3": to_layout(reference.logits, Layout.NCHW, result.layout) if result.layout != Layout.FLAT else reference.logits,
+            **answer(reference.logits, task),
+        }
+        levels = {level: _write(folder, f"{reference.name}.{level}.bin", array) for level, array in arrays.items()}
+        goldens.append(Golden(reference.name, dataclasses.asdict(frame), levels))
+    return tuple(goldens)
+
+
+def answer(logits: np.ndarray, task: Task) -> dict[str, np.ndarray]:
+    """Level 4 from NCHW logits: the mask, or the best classes with their probabilities, ties to the lower index."""
+    if task is Task.SEGMENT:
+        return {"L4_mask": segment_mask(logits)}
+    probabilities = softmax(logits[0])
+    best = top_k(logits[0], min(_TOP, logits.shape[1]))
+    return {"L4_indices": best.astype(np.int32), "L4_probabilities": probabilities[best].astype(np.float32)}
+
+
+def check_goldens(artifact: Artifact) -> int:
+    """Recompute L1 and L2 from the stored L0, to the bit. Returns how many pictures were checked.
+
+    Raises ContractError naming the level: then this machine's preprocessing is not the artifact's.
+    """
+    manifest = artifact.manifest
+    table = normalize_table(manifest.preprocess.mean, manifest.preprocess.std)
+    if table.astype("<f4").tobytes() != manifest.normalize_table:
+        raise ContractError(f"{artifact.name}: normalisation table differs from mean and std", hint="convert again")
+    for golden in manifest.goldens:
+        pixels = artifact.golden_level(golden, "L0")
+        frame = geometry(*pixels.shape[:2], manifest.preprocess)
+        if dataclasses.asdict(frame) != golden.geometry:
+            raise ContractError(f"{artifact.name}: golden {golden.name} has another crop", hint="convert again")
+        cropped = apply_geometry(pixels, frame, manifest.preprocess.interpolation)
+        _require_equal(artifact, golden, "L1", cropped)
+        _require_equal(artifact, golden, "L2", to_tensor(cropped, table, manifest.inputs[0].layout))
+    return len(manifest.goldens)
+
+
+def _require_equal(artifact: Artifact, golden: Golden, level: str, computed: np.ndarray) -> None:
+    if not np.array_equal(artifact.golden_level(golden, level), computed):
+        raise ContractError(
+            f"{artifact.name}: golden {golden.name} differs from this machine's preprocessing at level {level}",
+            hint="convert again with this version of edgevit",
+        )
+
+
+def _write(folder: Path, name: str, array: np.ndarray) -> dict[str, Any]:
+    little = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
+    path = Path(FOLDER) / name
+    (folder / path).write_bytes(little.tobytes())
+    return {"file": path.as_posix(), "shape": list(array.shape), "dtype": array.dtype.name}

@@ -1,0 +1,66 @@
+"""Plug-in interface of the targets: a Converter makes a model file, a Session runs one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from edgevit.errors import DeviceError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edgevit.contract.manifest import Lowering, Manifest
+    from edgevit.program import Program
+    from edgevit.spec import Precision, TensorSpec
+
+
+class NotExecutable(DeviceError):
+    """This machine has no runtime for the artifact's format; static checks are all that can be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What a converter wrote: the model file's name, its tensors as the file declares them, its lowering."""
+
+    entry: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    lowering: Lowering
+
+
+class Session(Protocol):
+    """An artifact loaded on an accelerator. Arrays have the names, shapes, dtypes and layouts of the manifest."""
+
+    runtime: str  # name and version, "executorch 1.4.1"
+    accelerator: str  # where it really runs: "cpu"
+    threads: int  # read back from the runtime
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One inference; the returned arrays are the caller's to keep."""
+
+    def close(self) -> None:
+        """Free the runtime's memory; the session is unusable afterwards."""
+
+
+class Converter(Protocol):
+    """One target: knows how to write, check and open one file format, and nothing else."""
+
+    name: str  # "coreml"
+    suffix: str  # ".mlpackage"
+    precisions: frozenset[Precision]
+    extra: str  # the extra of edgevit that installs its libraries
+    packages: tuple[str, ...]  # distributions it needs, for `edgevit doctor` and the manifest's tool versions
+    runtime_modules: tuple[str, ...]  # what running (not converting) imports, so that memory can be told apart
+    Options: type  # frozen dataclass of scalars; the command line fills it from -O key=value
+
+    def convert(self, program: Program, options: Any, out_dir: Path) -> Converted:
+        """Write the model file(s) into out_dir. Raises ConversionError naming every op it cannot take."""
+
+    def check(self, folder: Path, manifest: Manifest) -> dict[str, str]:
+        """Compare the file with its manifest without running it: fact -> value. Raises ContractError."""
+
+    def open(self, folder: Path, manifest: Manifest, accelerator: str = "cpu", threads: int = 1) -> Session:
+        """Load for inference. Raises NotExecutable where the runtime does not exist, DeviceError if it fails."""

@@ -1,0 +1,1 @@
+"""Images in, tensors out: reading, exact preprocessing, postprocessing, labelled image sets."""

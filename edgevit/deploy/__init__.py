@@ -1,0 +1,82 @@
+"""Exact rewrites of the trained network into the form that runtimes like: `deploy` runs the list, probing each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from edgevit.capture import capture, example_input, to_graph_module
+from edgevit.contract.manifest import DeployStep
+from edgevit.deploy import conv_bn
+from edgevit.errors import ExportError
+
+if TYPE_CHECKING:
+    from torch import Tensor, fx, nn
+
+    from edgevit.spec import ModelSpec
+
+# Two float32 roundings of a whole network differ by about 1e-6; a wrong rewrite by far more.
+PROBE_TOLERANCE = 1e-5
+
+
+class Pass(Protocol):
+    """One exact rewrite of a captured graph. A pattern that is not there leaves the graph as it was."""
+
+    name: str
+
+    def apply(self, graph_module: fx.GraphModule) -> list[str]:
+        """Rewrite in place; returns the module paths of the places changed."""
+
+
+PASSES: tuple[Pass, ...] = (conv_bn.FOLD_CONV_BN,)
+
+
+def deploy(
+    module: nn.Module, spec: ModelSpec, passes: tuple[Pass, ...] = PASSES
+) -> tuple[fx.GraphModule, tuple[DeployStep, ...]]:
+    """Capture `module` in eval mode and apply `passes` in order; `module` itself is not touched.
+
+    After each pass that changed something a probe input runs through the graph before and after.
+    Raises ExportError naming the pass and the places if the outputs differ by more than
+    PROBE_TOLERANCE relative to the largest output.
+    """
+    probe = tuple(example_input(tensor.shape, seed=1) for tensor in spec.inputs)
+    graph_module = _own_weights(to_graph_module(capture(module, probe, spec.name)))
+    before = _run(graph_module, probe)
+    steps = []
+    for rewrite in passes:
+        places = rewrite.apply(graph_module)
+        if not places:
+            continue
+        graph_module.graph.lint()
+        graph_module.recompile()
+        after = _run(graph_module, probe)
+        error = _relative_error(after, before)
+        if not error <= PROBE_TOLERANCE:
+            raise ExportError(
+                f"deploy pass {rewrite.name} changed the output of {spec.name} by {error:.1e} (at most "
+                f"{PROBE_TOLERANCE:.0e}); it had rewritten {', '.join(places[:4])}",
+                hint="report this with the model; --no-deploy converts the plain graph",
+            )
+        steps.append(DeployStep(rewrite.name, len(places), error))
+        before = after
+    return graph_module, tuple(steps)
+
+
+def _own_weights(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Copy the tensors, which the capture shares with the module it came from."""
+    import copy
+
+    return copy.deepcopy(graph_module)
+
+
+def _run(graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Tensor:
+    import torch
+
+    with torch.no_grad():
+        output = graph_module(*inputs)
+    return output if isinstance(output, torch.Tensor) else torch.cat([part.flatten() for part in output])
+
+
+def _relative_error(actual: Tensor, expected: Tensor) -> float:
+    """max|a-b| / max|b|; not-a-number stays not-a-number and fails every bound."""
+    return float((actual - expected).abs().max() / expected.abs().max().clamp_min(1e-30))

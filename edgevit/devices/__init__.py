@@ -1,0 +1,1 @@
+"""Machines that artifacts run on: one file per address scheme, each a Device."""

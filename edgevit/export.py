@@ -1,0 +1,34 @@
+"""The export hub: deployed module -> Program, the one form that every converter takes."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from edgevit.capture import capture, example_input
+from edgevit.program import Program
+from edgevit.spec import ModelSpec, Precision
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def export(
+    module: nn.Module,
+    spec: ModelSpec,
+    *,
+    precision: Precision = Precision.FP32,
+    labels: tuple[str, ...] = (),
+    provenance: dict[str, Any] | None = None,
+) -> Program:
+    """Capture `module` at the spec's input shapes and turn it into functional inference ops.
+
+    Raises ExportError if the module cannot be captured or breaks an invariant of Program.
+    """
+    inputs = tuple(example_input(tensor.shape) for tensor in spec.inputs)
+    captured = capture(module, inputs, spec.name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        # An empty table: no op is broken up, in-place forms become functional, the training dialect ends.
+        functional = captured.run_decompositions({})
+    return Program(functional, spec, precision, labels, provenance or {})

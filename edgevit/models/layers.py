@@ -1,0 +1,110 @@
+"""Layers that several families share, written so that every runtime keeps them whole.
+
+Feature maps stay (N, C, H, W) and tokens (N, T, d): the norms here change no rank and transpose nothing, so a
+converter has no layout to guess and a delegate need not stop at them.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, zero a residual branch per sample and scale the survivors by 1 / (1 - rate).
+
+    Any shape (N, ...) -> the same shape; the identity in eval.
+    """
+
+    def __init__(self, rate: float = 0.0) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)  # (N, 1, ...)
+        return x * (mask / keep)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}"
+
+
+class _ChannelNorm(nn.Module):
+    """Layer normalisation over one axis, with the state-dict keys of nn.LayerNorm: weight (C,) and bias (C,).
+
+    A subclass says which axis by `_weighted_sum`, `_plain_mean` and `_affine`. The mean is a product with 1/C: XNNPACK
+    delegates neither layer_norm nor a mean over channels, and each of them would cut the graph in two.
+    """
+
+    average: Tensor
+
+    def __init__(self, channels: int, eps: float, average_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("average", torch.full(average_shape, 1.0 / channels), persistent=False)
+
+    def _apply(self, fn, recurse: bool = True):
+        # A cast carries over 1/C as the old dtype rounded it (and to_empty nothing at all): write it anew.
+        super()._apply(fn, recurse)
+        self.average.fill_(1.0 / self.weight.shape[0])
+        return self
+
+    def _weighted_sum(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _plain_mean(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _affine(self) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def _mean(self, x: Tensor) -> Tensor:
+        # Autocast would round the operands of a product to half precision, and CUDA to TF32.
+        exact_product = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        return self._weighted_sum(x) if exact_product else self._plain_mean(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = x - self._mean(x)
+        variance = self._mean(centred * centred)
+        weight, bias = self._affine()
+        return centred * torch.rsqrt(variance + self.eps) * weight + bias
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, eps={self.eps}"
+
+
+class LayerNorm2d(_ChannelNorm):
+    """Layer normalisation over the channels of a map, at each position: (N, C, H, W) -> the same shape."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__(channels, eps, (1, channels, 1, 1))
+
+    def _weighted_sum(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.average)  # (N, 1, H, W)
+
+    def _plain_mean(self, x: Tensor) -> Tensor:
+        return x.mean(1, keepdim=True)  # (N, 1, H, W)
+
+    def _affine(self) -> tuple[Tensor, Tensor]:
+        return self.weight.view(1, -1, 1, 1), self.bias.view(1, -1, 1, 1)
+
+
+class TokenNorm(_ChannelNorm):
+    """Layer normalisation of each token: (N, T, d) -> the same shape, as nn.LayerNorm(d)."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__(channels, eps, (1, channels))
+
+    def _weighted_sum(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.average)  # (N, T, 1)
+
+    def _plain_mean(self, x: Tensor) -> Tensor:
+        return x.mean(-1, keepdim=True)  # (N, T, 1)
+
+    def _affine(self) -> tuple[Tensor, Tensor]:
+        return self.weight, self.bias

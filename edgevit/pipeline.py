@@ -1,0 +1,215 @@
+"""The line: checkpoint -> build -> deploy -> export -> convert -> verify. Only this module chains the stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgevit import errors, shell
+from edgevit.artifact import Artifact, load_artifact
+from edgevit.capture import example_input
+from edgevit.contract.golden import Reference
+from edgevit.conversion import Converter
+from edgevit.data.images import as_rgb
+from edgevit.data.preprocess import preprocess
+from edgevit.data.samples import sample_pictures
+from edgevit.deploy import PASSES, deploy
+from edgevit.errors import ConversionError, EdgevitError, UsageError, unknown_name
+from edgevit.export import export
+from edgevit.log import stage
+from edgevit.plugins import converter_names, get_converter
+from edgevit.program import save_program
+from edgevit.sources import Source, open_source
+from edgevit.spec import ModelSpec, Precision
+from edgevit.storage import storage_errors, write_json
+from edgevit.verification import describe_parity
+from edgevit.worker import save_references
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ALL = ("executorch", "coreml", "tflite")  # what `all` means: the phone targets; server targets are named one by one
+_PROBES = 2  # random inputs beside the golden pictures
+_TIMEOUT_S = 3600.0
+
+
+def convert(
+    model: str | nn.Module,
+    *,
+    target: str | Sequence[str],
+    precision: str = "fp32",
+    out: str | Path = "artifacts",
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    input_size: int | None = None,
+    labels: Sequence[str] = (),
+    spec: ModelSpec | None = None,
+    replace_head: bool = False,
+    options: Mapping[str, Any] | None = None,
+    goldens: Sequence[str | Path] = (),
+    plain: bool = False,
+) -> Artifact | list[Artifact]:
+    """Turn a model into verified artifacts, one folder out/MODEL-PRECISION-TARGET per target.
+
+    model: a name of `edgevit list`, "file.py:factory", or an nn.Module (with `spec` unless create_model made it).
+    target: a name, "all", or several names, which are converted side by side. options: of the converter, by name.
+    goldens: more pictures to store as golden inputs beside the two built-in ones. plain skips the deploy passes.
+    Each artifact was executed and compared with the checkpoint before it appears; existing ones are replaced.
+    Returns an Artifact for one target name, else a list in the order of the targets.
+
+    Raises UsageError (arguments, weights), MissingDependency, ExportError, ConversionError, ParityError,
+    StorageError. If some targets fail, the others are finished first and stay.
+    """
+    targets = _targets(target)
+    requests = {name: _options(get_converter(name), options or {}, precision) for name in targets}
+    out = _writable(Path(out))
+    source = open_source(
+        model,
+        weights=weights,
+        num_classes=num_classes,
+        input_size=input_size,
+        labels=tuple(labels),
+        spec=spec,
+        replace_head=replace_head,
+    )
+    with tempfile.TemporaryDirectory(prefix="edgevit-") as temporary:
+        folder = Path(temporary)
+        steps = _prepare(source, Precision(precision), folder, goldens, plain)
+        for name, chosen in requests.items():
+            request = {"options": chosen, "out": str(out.resolve()), "deploy": steps}
+            write_json(folder / f"{name}.request.json", request)
+        artifacts = _run_workers(folder, targets, source.spec.name)
+    return artifacts[0] if isinstance(target, str) and target != "all" else artifacts
+
+
+def _targets(target: str | Sequence[str]) -> list[str]:
+    names = [target] if isinstance(target, str) else list(target)
+    known = converter_names()
+    chosen: list[str] = []
+    for name in names:
+        if name != "all" and name not in known:
+            raise unknown_name("target", name, (*known, "all"))
+        chosen += [one for one in (ALL if name == "all" else (name,)) if one not in chosen]
+    if not chosen:
+        raise UsageError("no target", hint="choose from: " + ", ".join((*known, "all")))
+    return chosen
+
+
+def _options(converter: Converter, options: Mapping[str, Any], precision: str) -> dict[str, Any]:
+    """The converter's options with their defaults; "TARGET.KEY" is for that target alone.
+
+    Raises UsageError for unknown names or a precision it lacks.
+    """
+    if precision not in tuple(Precision):
+        raise unknown_name("precision", precision, Precision)
+    if Precision(precision) not in converter.precisions:
+        known = ", ".join(sorted(converter.precisions))
+        raise UsageError(f"{converter.name} has no precision {precision}", hint=f"it has: {known}")
+    fields = {field.name for field in dataclasses.fields(converter.Options)}
+    own = {}
+    for name, value in options.items():
+        addressed, dot, key = name.rpartition(".")
+        if dot and addressed != converter.name:
+            continue
+        if key not in fields:
+            raise unknown_name(f"option of {converter.name}", key, fields or {"(it has none)"})
+        own[key] = value
+    return dataclasses.asdict(converter.Options(**own))
+
+
+def _writable(out: Path) -> Path:
+    """Fail before the long work, not after it."""
+    with storage_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    return out
+
+
+def _prepare(
+    source: Source, precision: Precision, folder: Path, goldens: Sequence[str | Path], plain: bool
+) -> list[dict[str, Any]]:
+    """Reference answers, deploy and export; everything that the workers need lands in `folder`."""
+    spec = source.spec
+    with stage("reference", model=spec.name) as running:
+        references = _reference_pictures(source, goldens)
+        probes = np.concatenate([example_input(spec.inputs[0].shape, seed=7 + i).numpy() for i in range(_PROBES)])
+        save_references(folder, references, probes, _one_by_one(source, probes))
+        running.result = f"{len(references)} pictures, {_PROBES} probes through the checkpoint"
+    with stage("deploy", model=spec.name) as running:
+        module, steps = deploy(source.module, spec, () if plain else PASSES)
+        running.result = ", ".join(f"{step.name} x{step.changes}" for step in steps) or "nothing to rewrite"
+    with stage("export", model=spec.name) as running:
+        program = export(
+            module, spec, precision=precision, labels=source.labels, provenance={"weights": source.weights}
+        )
+        save_program(program, folder)
+        running.result = f"{len(program.exported.graph.nodes)} nodes"
+    return [dataclasses.asdict(step) for step in steps]
+
+
+def _reference_pictures(source: Source, goldens: Sequence[str | Path]) -> list[Reference]:
+    pictures = sample_pictures() | {f"picture{i}": as_rgb(path) for i, path in enumerate(goldens)}
+    tensors = {name: preprocess(pixels, source.spec.preprocess) for name, pixels in pictures.items()}
+    return [
+        Reference(name, pixels, tensors[name], source.run(tensors[name])) for name, pixels in pictures.items()
+    ]
+
+
+def _one_by_one(source: Source, tensors: np.ndarray) -> np.ndarray:
+    """Batch 1, as the artifacts run: a batch may be summed in another order."""
+    return np.concatenate([source.run(tensors[i : i + 1]) for i in range(len(tensors))])
+
+
+def _run_workers(folder: Path, targets: list[str], model: str) -> list[Artifact]:
+    """One process per target, side by side; raises the first failure after all have ended."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(max_workers=min(len(targets), os.cpu_count() or 1)) as pool:
+        running = [pool.submit(_run_worker, folder, target, model, stop) for target in targets]
+        try:
+            failures = [error for error in (future.exception() for future in running) if error is not None]
+        except BaseException:
+            stop.set()
+            raise
+    for failure in failures[1:]:
+        if isinstance(failure, EdgevitError):
+            print(f"also failed: {failure}", file=sys.stderr)
+    if failures:
+        raise failures[0]
+    return [future.result() for future in running]
+
+
+def _run_worker(folder: Path, target: str, model: str, stop: threading.Event) -> Artifact:
+    with stage("convert", model=model, target=target) as running:
+        argv = [sys.executable, "-W", "ignore", "-m", "edgevit.worker", folder, target]
+        completed = shell.run(argv, timeout_s=_TIMEOUT_S, env=_environment(), stop=stop)
+        result = folder / f"{target}.result.json"
+        if not result.is_file():
+            raise ConversionError(
+                f"the {target} converter ended with {completed.ending}: {completed.last_error_line or 'no message'}",
+                hint="--debug shows its whole output; `edgevit doctor` checks its libraries",
+            )
+        document = json.loads(result.read_text())
+        if "error" in document:
+            raise getattr(errors, document["error"])(document["message"], document["hint"])
+        artifact = load_artifact(document["artifact"])
+        size = artifact.manifest.entry_size_bytes / 1e6
+        running.result = f"{artifact.path} {size:.1f} MB, {describe_parity(artifact.manifest.parity)}"
+        return artifact
+
+
+def _environment() -> dict[str, str]:
+    """The workers share the cores: more threads than cores only make them wait for each other."""
+    threads = str(max(1, (os.cpu_count() or 1) // 2))
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0", "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **quiet, "OMP_NUM_THREADS": threads}

@@ -1,0 +1,177 @@
+"""The report's figures as plotly JSON. Colours and fonts are the page's: report.js fills them in for light and dark."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgevit.report_data import ArtifactRow, ReportData
+from edgevit.report_tables import distinct_runs, milliseconds, size
+
+_ROW_PX = 46
+_FRAME_PX = 70
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """An id for the page, a title and a sentence for those who cannot see it, and what Plotly.newPlot takes.
+
+    trace["meta"] is the index of the trace's colour in the page's palette: an artifact has one in all figures,
+    what is no artifact has None.
+    span is the figure's share of a row, in quarters.
+    """
+
+    name: str
+    title: str
+    reading: str
+    data: list[dict[str, Any]]
+    layout: dict[str, Any]
+    span: int = 1
+
+
+def figures(data: ReportData) -> list[Figure]:
+    """The figures that have something to show, in reading order."""
+    made = [latency_samples(data), *_times(data), sizes(data), ratios(data), *training(data)]
+    return [figure for figure in made if figure is not None]
+
+
+def latency_samples(data: ReportData) -> Figure | None:
+    """Every warm run as a point, under its box: what a percentile hides."""
+    runs = distinct_runs(data.artifacts)
+    if not runs:
+        return None
+    labels = _labels([row for row, _ in runs])
+    traces = [
+        {
+            "type": "box", "orientation": "h", "name": label, "meta": data.artifacts.index(row), "y": [label] * len(run.samples_ns),
+            "x": [sample / 1e6 for sample in run.samples_ns], "boxpoints": "all", "jitter": 0.7, "pointpos": 0,
+            "hoveron": "points", "hovertemplate": "%{x:.3f} ms<extra></extra>",
+            "marker": {"size": 4, "opacity": 0.45}, "line": {"width": 1.5}, "showlegend": False,
+        }
+        for label, (row, run) in zip(labels, runs, strict=True)
+    ]  # fmt: skip
+    reading = _reading(labels, [f"p50 {milliseconds(run.p50_ms)}, p99 {milliseconds(run.p99_ms)}" for _, run in runs])
+    layout = _layout(len(runs) + 1, xaxis={"ticksuffix": " ms"})
+    return Figure("latency", "Every warm inference, ms", reading, traces, layout, span=4)
+
+
+def sizes(data: ReportData) -> Figure:
+    """Bytes of the model files."""
+    rows = data.artifacts
+    megabytes = [row.size_bytes / 1e6 for row in rows]
+    return _bars("size", "Model file, MB", rows, range(len(rows)), megabytes, [size(row.size_bytes) for row in rows])
+
+
+def ratios(data: ReportData) -> Figure | None:
+    """Head-to-head ratios with their intervals; 1 is a draw."""
+    pairs = data.comparisons
+    if not pairs:
+        return None
+    labels = [f"{html.escape(pair.a)}<br>over {html.escape(pair.b)}" for pair in pairs]
+    trace = {
+        "type": "scatter", "mode": "markers", "meta": None, "y": labels, "x": [pair.ratio for pair in pairs],
+        "error_x": {
+            "type": "data", "symmetric": False,
+            "array": [pair.high - pair.ratio for pair in pairs],
+            "arrayminus": [pair.ratio - pair.low for pair in pairs],
+        },
+        "marker": {"size": 10}, "hovertemplate": "%{x:.3f}<extra></extra>", "showlegend": False,
+    }  # fmt: skip
+    layout = _layout(len(pairs) + 1, xaxis={})
+    layout["shapes"] = [{"type": "line", "x0": 1, "x1": 1, "y0": 0, "y1": 1, "yref": "paper", "line": {"dash": "dot"}}]
+    reading = _reading(labels, [f"{pair.ratio:.3f} ({pair.low:.3f} to {pair.high:.3f})" for pair in pairs])
+    return Figure("ratio", "Head to head: time of A over time of B; left of 1, A is faster", reading, [trace], layout, span=4)
+
+
+def training(data: ReportData) -> list[Figure]:
+    """Loss and top-1 by epoch, once per checkpoint that recorded them."""
+    checkpoints = {row.training.sha256: row.training for row in data.artifacts if row.training and row.training.curve}
+    made = []
+    for key, title in (("loss", "Training loss by epoch"), ("top1", "Validation top-1 by epoch, %")):
+        traces = [
+            _curve(index if len(checkpoints) > 1 else None, checkpoint.file, checkpoint.curve, key)
+            for index, checkpoint in enumerate(checkpoints.values())
+        ]
+        traces = [trace for trace in traces if trace["x"]]
+        if traces:
+            layout = _layout(5, yaxis={"rangemode": "tozero"}, xaxis={"title": {"text": "epoch"}})
+            ends = [f"{trace['y'][-1]:.4g} after {len(trace['y'])} epochs" for trace in traces]
+            reading = _reading([trace["name"] for trace in traces], ends)
+            made.append(Figure(f"training-{key}", title, reading, traces, layout, span=2))
+    return made
+
+
+def _curve(colour: int | None, name: str, curve: Sequence[dict[str, Any]], key: str) -> dict[str, Any]:
+    points = [point for point in curve if point.get(key) is not None]
+    factor = 100 if key == "top1" else 1
+    return {
+        "type": "scatter", "mode": "lines+markers", "name": html.escape(name), "meta": colour, "showlegend": False,
+        "x": [point["epoch"] for point in points], "y": [factor * point[key] for point in points],
+        "marker": {"size": 5}, "hovertemplate": "epoch %{x}: %{y:.4g}<extra></extra>",
+    }  # fmt: skip
+
+
+def _times(data: ReportData) -> list[Figure]:
+    """Load, first and warm inference side by side: each on its own scale, they differ by orders of magnitude."""
+    runs = distinct_runs(data.artifacts)
+    if not runs:
+        return []
+    rows = [row for row, _ in runs]
+    colours = [data.artifacts.index(row) for row in rows]
+    fields = (("load_ms", "Load, ms"), ("first_ms", "First inference, ms"), ("p50_ms", "Warm inference p50, ms"))
+    return [
+        _bars(field, title, rows, colours, values, [milliseconds(value) for value in values])
+        for field, title in fields
+        for values in [[getattr(run, field) for _, run in runs]]
+    ]
+
+
+def _bars(
+    name: str,
+    title: str,
+    rows: Sequence[ArtifactRow],
+    colours: Sequence[int],
+    values: Sequence[float],
+    texts: Sequence[str],
+) -> Figure:
+    labels = _labels(rows)
+    traces = [
+        {
+            "type": "bar", "orientation": "h", "meta": colour, "y": [label], "x": [value], "text": [text],
+            "textposition": "auto", "cliponaxis": False, "width": 0.6, "showlegend": False,
+            "hovertemplate": f"{text}<extra></extra>",
+        }
+        for label, colour, value, text in zip(labels, colours, values, texts, strict=True)
+    ]  # fmt: skip
+    return Figure(name, title, _reading(labels, texts), traces, _layout(len(rows), xaxis={"rangemode": "tozero"}))
+
+
+def _labels(rows: Sequence[ArtifactRow]) -> list[str]:
+    """Short axis labels: target and precision where they tell the rows apart, else the names; made unique."""
+    short = [f"{html.escape(row.target)}<br>{row.precision}" for row in rows]
+    if len(set(short)) == len(short):
+        return short
+    names = [html.escape(row.folder) for row in rows]
+    return [
+        f"{name}<br>run {names[:place].count(name) + 1}" if names.count(name) > 1 else name
+        for place, name in enumerate(names)
+    ]
+
+
+def _reading(labels: Iterable[str], texts: Iterable[str]) -> str:
+    pairs = zip(labels, texts, strict=True)
+    return "; ".join(f"{html.unescape(label).replace('<br>', ' ')}: {text}" for label, text in pairs)
+
+
+def _layout(rows: int, xaxis: dict[str, Any], yaxis: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Frame of a figure with `rows` rows; categories run from top to bottom as in the tables."""
+    vertical = yaxis or {"autorange": "reversed", "type": "category"}
+    return {
+        "height": rows * _ROW_PX + _FRAME_PX,
+        "margin": {"l": 8, "r": 24, "t": 8, "b": 8},
+        "xaxis": {"automargin": True, **xaxis},
+        "yaxis": {"automargin": True, **vertical},
+        "dragmode": False,
+    }

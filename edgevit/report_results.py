@@ -1,0 +1,169 @@
+"""Reads the results/ folder of a report: every file becomes a typed row of the build it measured, or a note."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgevit.contract.manifest import Parity
+from edgevit.contract.report import RawReport
+from edgevit.contract.schema import MAX_DOCUMENT_BYTES
+from edgevit.errors import ContractError
+from edgevit.report_data import Accuracy, Comparison, Latency, Note, NoteKind, Source
+from edgevit.storage import sha256_file
+
+RESULTS_FOLDER = "results"
+_REMEDY = "measure again; the file was edited or cut off"
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """One verify.json: parity, task metric and checks of one build."""
+
+    artifact_sha256: str
+    parity: Parity
+    accuracy: Accuracy | None
+    checks: dict[str, str]
+    started_utc: str
+    source: Source
+
+
+@dataclass(slots=True)
+class Results:
+    """All results of present builds, by the hash of the manifest they measured; the newest verification wins."""
+
+    verifications: dict[str, Verification] = field(default_factory=dict)
+    latencies: dict[str, list[Latency]] = field(default_factory=dict)
+    comparisons: list[Comparison] = field(default_factory=list)
+
+
+def read_results(folder: Path, builds: Collection[str]) -> tuple[Results, list[Note]]:
+    """Read *.verify.json, *.profile.json and *.compare.json; `builds` are the manifest hashes that are present."""
+    results, notes = Results(), []
+    for path in sorted((folder / RESULTS_FOLDER).glob("*.json")):
+        kind = path.suffixes[-2] if len(path.suffixes) > 1 else ""
+        name = path.relative_to(folder).as_posix()
+        if kind not in _READERS:
+            notes.append(Note(NoteKind.UNREADABLE, name, "its name ends in none of " + ", ".join(_READERS)))
+            continue
+        try:
+            row = _READERS[kind](_read_json(path, name), Source(name, sha256_file(path)))
+        except ContractError as error:
+            notes.append(Note(NoteKind.UNREADABLE, name, error.message))
+            continue
+        except (KeyError, TypeError, ValueError) as error:
+            notes.append(Note(NoteKind.UNREADABLE, name, f"not a {kind[1:]} result: {error!r}"))
+            continue
+        missing = [sha256 for sha256 in _measured(row) if sha256 not in builds]
+        if missing:
+            notes.append(Note(NoteKind.STALE, name, f"it measured build {missing[0][:12]}, which is not here"))
+        else:
+            _file(row, results)
+    return results, notes
+
+
+def _read_json(path: Path, name: str) -> dict[str, Any]:
+    if path.stat().st_size > MAX_DOCUMENT_BYTES:
+        raise ContractError(f"larger than {MAX_DOCUMENT_BYTES >> 20} MiB", hint=_REMEDY)
+    document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+    if not isinstance(document, dict):
+        raise ContractError("not a JSON object", hint=_REMEDY)
+    return document
+
+
+def _refuse(constant: str) -> None:
+    raise ContractError(f"holds {constant}, which is no number of JSON", hint=_REMEDY)
+
+
+def _verification(document: dict[str, Any], source: Source) -> Verification:
+    _require(document, "edgevit.verification")
+    parity = Parity(**{name: document["parity"][name] for name in Parity.__dataclass_fields__})
+    data = document["data"]
+    return Verification(
+        artifact_sha256=document["artifact_sha256"],
+        parity=parity,
+        accuracy=_accuracy(data, source) if data else None,
+        checks={key: str(value) for key, value in document["checks"].items()},
+        started_utc=document["started_utc"],
+        source=source,
+    )
+
+
+def _accuracy(data: dict[str, Any], source: Source) -> Accuracy:
+    checkpoint, artifact = data["checkpoint"], data["artifact"]
+    return Accuracy(
+        data=data["source"],
+        split=data["split"],
+        samples=data["samples"],
+        metric=data["metric"],
+        checkpoint=checkpoint,
+        artifact=artifact,
+        agreement=data["agreement"],
+        drop_points=None if None in (checkpoint, artifact) else 100 * (checkpoint - artifact),
+        source=source,
+    )
+
+
+def _latency(document: dict[str, Any], source: Source) -> Latency:
+    _require(document, "edgevit.profile")
+    raw = RawReport.from_json(document["raw"])
+    statistics = ("p50_ms", "p90_ms", "p99_ms", "min_ms", "mean_ms", "std_ms", "first_ms", "load_ms")
+    raw_document = document["raw"]
+    return Latency(
+        **{name: document[name] for name in statistics},
+        artifact_sha256=document["artifact_sha256"],
+        peak_memory_bytes=document["peak_memory_bytes"],
+        samples_ns=raw.samples_ns,
+        device=raw_document["device"],
+        harness=raw.harness,
+        runtime=" ".join(filter(None, (raw.runtime.name, raw.runtime.version))),
+        accelerator=raw.accelerator.used,
+        threads=raw.threads.used,
+        delegation=raw_document["delegation"],
+        parity=raw_document["parity"],
+        flags=tuple(document["flags"]),
+        started_utc=raw.started_utc,
+        source=source,
+    )
+
+
+def _comparison(document: dict[str, Any], source: Source) -> Comparison:
+    _require(document, "edgevit.comparison")
+    names = Comparison.__dataclass_fields__.keys() - {"flags", "rounds", "source"}
+    return Comparison(
+        **{name: document[name] for name in names},
+        flags=tuple(document["flags"]),
+        rounds=len(document["rounds"]),
+        source=source,
+    )
+
+
+def _require(document: dict[str, Any], schema: str) -> None:
+    if (document.get("schema"), document.get("schema_version")) != (schema, 1):
+        raise ContractError(f"not {schema} 1 but {document.get('schema')} {document.get('schema_version')}", hint=_REMEDY)
+
+
+def _measured(row: Verification | Latency | Comparison) -> tuple[str, ...]:
+    """The hashes of the builds that a result is about."""
+    return (row.a_sha256, row.b_sha256) if isinstance(row, Comparison) else (row.artifact_sha256,)
+
+
+def _file(row: Verification | Latency | Comparison, results: Results) -> None:
+    if isinstance(row, Comparison):
+        results.comparisons.append(row)
+    elif isinstance(row, Latency):
+        results.latencies.setdefault(row.artifact_sha256, []).append(row)
+    else:
+        known = results.verifications.get(row.artifact_sha256)
+        if known is None or row.started_utc > known.started_utc:
+            results.verifications[row.artifact_sha256] = row
+
+
+_READERS: dict[str, Callable[[dict[str, Any], Source], Verification | Latency | Comparison]] = {
+    ".verify": _verification,
+    ".profile": _latency,
+    ".compare": _comparison,
+}

@@ -1,0 +1,233 @@
+"""Where a model comes from: a name, a user's own file, or a module in memory; with its weights and labels."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevit.errors import UsageError
+from edgevit.log import logger
+from edgevit.models import get_spec
+from edgevit.models.counting import count_macs, count_params
+from edgevit.spec import ModelSpec, Preprocess, Task, Tier, class_logits, image_input, logit_map
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgevit.train.checkpoint import Checkpoint
+
+_DEFAULT_SIZE = 224
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A network ready for the line: module in training form, spec, labels, and where its weights are from."""
+
+    module: nn.Module
+    spec: ModelSpec
+    labels: tuple[str, ...]
+    weights: dict[str, Any]
+
+    def run(self, tensor: Any) -> Any:
+        """The reference: normalised images (N, 3, H, W) to logits, NumPy in and out, eval mode."""
+        import torch
+
+        self.module.eval()
+        with torch.no_grad():
+            return self.module(torch.from_numpy(tensor)).numpy()
+
+
+def open_source(
+    model: str | nn.Module,
+    *,
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    input_size: int | None = None,
+    labels: tuple[str, ...] = (),
+    spec: ModelSpec | None = None,
+    replace_head: bool = False,
+) -> Source:
+    """Resolve a model and load its weights.
+
+    model: a name of `edgevit list`, "path/to/file.py:factory", or a module (from create_model, or any other
+    with `spec`). A checkpoint of ours brings classes, size, labels and preprocessing; arguments override it.
+    Raises UsageError for names, files, weights and labels that do not fit together.
+    """
+    from edgevit.train.checkpoint import load_weights, read_checkpoint
+
+    checkpoint = None if weights is None else read_checkpoint(weights)
+    card = None if checkpoint is None else checkpoint.card
+    if card is not None:
+        num_classes = card.num_classes if num_classes is None else num_classes
+        input_size = card.input_size if input_size is None else input_size
+        labels = labels or (card.labels if num_classes == card.num_classes else ())
+    if isinstance(model, str):
+        _check_card_model(model, card)
+        module, spec = _build(model, num_classes, input_size)
+    else:
+        module, spec = model, _spec_of(model, spec)
+    if card is not None and input_size == card.input_size:
+        spec = dataclasses.replace(spec, preprocess=card.preprocess)
+    _check_labels(labels, spec)
+    if checkpoint is not None:
+        load_weights(module, checkpoint, replace_head=replace_head)
+    elif isinstance(model, str):
+        logger.warning("WARNING   no --weights given: %s has random weights, its answers mean nothing", spec.name)
+    counted = dataclasses.replace(
+        spec, params=count_params(module), macs=count_macs(module, spec.inputs[0].shape)
+    )
+    return Source(module, counted, labels, _weights_facts(module, checkpoint, random=checkpoint is None and isinstance(model, str)))
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """One label per line; blank lines at the end do not count. UsageError if unreadable or empty."""
+    try:
+        lines = path.read_text(encoding="utf-8").rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read labels {path}: {error}", hint="give a UTF-8 text file, one label a line") from error
+    if not lines:
+        raise UsageError(f"labels {path} is empty", hint="write one label a line")
+    return tuple(line.strip() for line in lines)
+
+
+def state_digest(module: nn.Module) -> str:
+    """SHA-256 over names, shapes and bytes of all weights: the identity of a network wherever it is stored."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_card_model(model: str, card: Any) -> None:
+    if card is not None and ":" not in model and card.model != model:
+        raise UsageError(f"these weights are of {card.model}, not of {model}", hint=f"convert {card.model} instead")
+
+
+def _check_labels(labels: tuple[str, ...], spec: ModelSpec) -> None:
+    if labels and len(labels) != spec.num_classes:
+        raise UsageError(
+            f"{len(labels)} labels for {spec.num_classes} classes of {spec.name}",
+            hint="give one label per class, or --classes",
+        )
+
+
+def _spec_of(module: nn.Module, spec: ModelSpec | None) -> ModelSpec:
+    found = spec or getattr(module, "edgevit_spec", None)
+    if found is None:
+        raise UsageError(
+            f"no spec for a {type(module).__name__}",
+            hint="pass spec=edgevit.describe_module(module, name=..., input_size=...)",
+        )
+    return found
+
+
+def _build(model: str, num_classes: int | None, input_size: int | None) -> tuple[nn.Module, ModelSpec]:
+    if ":" not in model and not model.endswith(".py"):
+        spec = get_spec(model).for_task(num_classes, input_size)
+        return spec.build(spec.num_classes, spec.input_size), spec
+    path, _, attribute = model.rpartition(":") if ":" in model else (model, "", "")
+    if not attribute:
+        raise UsageError(f"{model} names no factory", hint=f"write {model}:build, a function that returns an nn.Module")
+    target = _import_attribute(Path(path), attribute)
+    if isinstance(target, ModelSpec):
+        spec = target.for_task(num_classes, input_size)
+        return spec.build(spec.num_classes, spec.input_size), spec
+    size = input_size or _DEFAULT_SIZE
+    module = _call_factory(target, model, num_classes, size)
+    name = attribute if attribute not in ("build", "model", "create") else Path(path).stem
+    return module, describe_module(module, name=name, input_size=size)
+
+
+def _import_attribute(path: Path, attribute: str) -> Any:
+    """Run a user's own Python file and take one name from it."""
+    if not path.is_file():
+        raise UsageError(f"no file {path}", hint="give path/to/file.py:factory, or a name of `edgevit list`")
+    loader = importlib.util.spec_from_file_location(f"edgevit_user_{path.stem}", path)
+    module = importlib.util.module_from_spec(loader)
+    sys.path.insert(0, str(path.resolve().parent))  # so that the file can import its neighbours
+    try:
+        loader.loader.exec_module(module)
+    except Exception as error:
+        raise UsageError(f"{path} fails when imported: {type(error).__name__}: {error}", hint="run it on its own first") from error
+    finally:
+        sys.path.pop(0)
+    if not hasattr(module, attribute):
+        names = ", ".join(name for name in vars(module) if not name.startswith("_")) or "nothing"
+        raise UsageError(f"{path} has no {attribute!r}", hint=f"it has: {names}"[:300])
+    return getattr(module, attribute)
+
+
+def _call_factory(factory: Callable[..., Any], model: str, num_classes: int | None, size: int) -> nn.Module:
+    """Call a user's factory with what it takes of num_classes and input_size."""
+    from torch import nn
+
+    if isinstance(factory, nn.Module):
+        return factory
+    if not callable(factory):
+        raise UsageError(f"{model} is a {type(factory).__name__}", hint="name a function that returns an nn.Module")
+    offered = {"num_classes": num_classes, "input_size": size}
+    taken = inspect.signature(factory).parameters
+    module = factory(**{key: value for key, value in offered.items() if key in taken and value is not None})
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"{model} returned a {type(module).__name__}", hint="return an nn.Module")
+    return module
+
+
+def describe_module(
+    module: nn.Module, *, name: str, input_size: int = _DEFAULT_SIZE, preprocess: Preprocess | None = None
+) -> ModelSpec:
+    """The spec of any module that maps images (N, 3, S, S) to logits (N, C) or (N, C, S, S).
+
+    The task and the class count come from the shape of its output. Raises UsageError for other outputs.
+    """
+    import torch
+
+    from edgevit.capture import example_input
+
+    inputs = image_input(input_size)
+    module.eval()
+    with torch.no_grad():
+        try:
+            output = module(example_input(inputs[0].shape))
+        except Exception as error:
+            raise UsageError(
+                f"{name} cannot take an image {inputs[0].shape}: {type(error).__name__}: {error}"[:400],
+                hint="give --input-size; the model must take one normalised float32 batch (N, 3, S, S)",
+            ) from error
+    shape = tuple(output.shape) if isinstance(output, torch.Tensor) else None
+    if shape is None or len(shape) not in (2, 4):
+        found = shape or type(output).__name__
+        raise UsageError(f"{name} returns {found}", hint="return one tensor of logits: (N, classes) or (N, classes, H, W)")
+    segments = len(shape) == 4
+    if segments and shape[2:] != (input_size, input_size):
+        raise UsageError(f"{name} returns a map {shape}", hint=f"enlarge it to the input's {input_size}x{input_size}")
+    return ModelSpec(
+        name=name,
+        task=Task.SEGMENT if segments else Task.CLASSIFY,
+        tier=Tier.EDGE,
+        build=None,
+        inputs=inputs,
+        outputs=logit_map(shape[1], input_size) if segments else class_logits(shape[1]),
+        preprocess=preprocess or Preprocess.for_input(input_size),
+        params=count_params(module),
+        macs=0,
+        paper="",
+    )
+
+
+def _weights_facts(module: nn.Module, checkpoint: Checkpoint | None, *, random: bool) -> dict[str, Any]:
+    """What the manifest says about the weights' origin."""
+    facts: dict[str, Any] = {"source": "random" if random else "memory", "state_sha256": state_digest(module)}
+    if checkpoint is not None:
+        facts |= {"source": "checkpoint", "file": checkpoint.path.name, "sha256": checkpoint.sha256}
+        if checkpoint.card is not None:
+            facts["training"] = checkpoint.card.training
+    return facts

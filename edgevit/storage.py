@@ -1,0 +1,101 @@
+"""Files that are either whole or absent: atomic writes, atomic folders, hashes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgevit.errors import StorageError
+
+_CHUNK_BYTES = 1 << 20
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError while writing `path` into a StorageError: one line with the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}",
+            hint="free disk space, or choose another output folder with --out",
+        ) from error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that readers see the old content or the new, never a part. Raises StorageError."""
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, document: object) -> None:
+    """Write a JSON file atomically, keys in their given order. Not-a-number is refused, not written."""
+    write_bytes(path, (json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary sibling of `path` to fill; on success it becomes `path`, on any error it vanishes.
+
+    An existing `path` is replaced in one step and lost only after its successor stands.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.building-"))
+    try:
+        yield building
+        with storage_errors(path):
+            building.chmod(0o755)
+            _swap_in(building, path)
+    except OSError as error:
+        with storage_errors(path):
+            raise error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _swap_in(building: Path, path: Path) -> None:
+    if not path.exists():
+        os.replace(building, path)
+        return
+    retired = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.retired-")) / path.name
+    os.replace(path, retired)
+    try:
+        os.replace(building, path)
+    except OSError:
+        os.replace(retired, path)
+        raise
+    finally:
+        shutil.rmtree(retired.parent, ignore_errors=True)
+
+
+def sha256_file(path: Path) -> str:
+    """Lower-case hex SHA-256 of a file, read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def list_files(folder: Path) -> list[Path]:
+    """All regular files below `folder`, as relative paths in byte order of their POSIX names."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(found, key=lambda path: path.as_posix().encode())

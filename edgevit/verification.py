@@ -1,0 +1,257 @@
+"""Does an artifact compute what its checkpoint computes? Measured in the artifact's own runtime."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgevit.artifact import Artifact, load_artifact
+from edgevit.contract.golden import check_goldens
+from edgevit.contract.manifest import Parity, Tolerance
+from edgevit.conversion import NotExecutable
+from edgevit.data.postprocess import segment_mask
+from edgevit.errors import ParityError, UsageError
+from edgevit.layout import to_layout
+from edgevit.plugins import get_converter
+from edgevit.spec import Layout, Precision, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgevit.conversion import Session
+    from edgevit.data.imageset import ImageSet
+
+    Reference = Callable[[np.ndarray], np.ndarray]
+
+_CHUNK = 64  # pictures preprocessed and run together
+# fp32 differs by summation order only; fp16 keeps 11 bits of each value, which leaves about 60 dB after a network.
+TOLERANCES = {
+    Precision.FP32: Tolerance(max_relative_error=1e-5),
+    Precision.FP16: Tolerance(min_snr_db=50.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DataScore:
+    """Accuracy of checkpoint and artifact on the same pictures; null for what was not run."""
+
+    source: str
+    split: str
+    samples: int
+    metric: str  # "top-1"
+    checkpoint: float | None
+    artifact: float | None
+    agreement: float | None  # share of pictures with the same top-1
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What `verify` found out about one artifact; written beside it as NAME.verify.json."""
+
+    artifact: str
+    artifact_sha256: str
+    checks: dict[str, str]
+    parity: Parity
+    data: DataScore | None
+    seconds: float
+    started_utc: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+
+    def to_json(self) -> dict[str, Any]:
+        """The document as written, schema edgevit.verification."""
+        return {"schema": "edgevit.verification", "schema_version": 1, **dataclasses.asdict(self)}
+
+    def summary(self) -> str:
+        """One line for people."""
+        parts = [describe_parity(self.parity)]
+        if self.data is not None:
+            shown = [
+                f"{who} {100 * value:.1f} %"
+                for who, value in (("checkpoint", self.data.checkpoint), ("artifact", self.data.artifact))
+                if value is not None
+            ]
+            parts.append(f"{self.data.metric} on {self.data.samples} pictures: {', '.join(shown)}")
+        return "; ".join(parts)
+
+
+def describe_parity(parity: Parity) -> str:
+    """ "max rel. error 8.9e-07, 121 dB, agreement 100 % over 4 inputs", or why nothing was executed."""
+    if not parity.executed:
+        return f"not executed: {parity.reason}"
+    snr = "equal to the bit" if parity.snr_db is None else f"{parity.snr_db:.0f} dB"
+    return (
+        f"max rel. error {parity.max_relative_error:.1e}, {snr}, "
+        f"agreement {100 * parity.agreement:.1f} % over {parity.samples} inputs"
+    )
+
+
+def measure(actual: np.ndarray, expected: np.ndarray, *, task: Task, runtime: str) -> Parity:
+    """Compare logits (N, ...) in NCHW form sample by sample and keep the worst of each number.
+
+    A value that is not finite makes max_relative_error infinite in effect: it is reported as an error of 1e30.
+    """
+    if actual.shape != expected.shape or not np.isfinite(actual).all():
+        return Parity(True, runtime, len(expected), 1e30, 1e30, -300.0, 0.0, 0.0, "wrong shape or values not finite")
+    a, b = (array.reshape(len(array), -1).astype(np.float64) for array in (actual, expected))
+    error = np.abs(a - b).max(axis=1)
+    noise, signal = ((a - b) ** 2).sum(axis=1), (b**2).sum(axis=1)
+    cosine = (a * b).sum(axis=1) / np.maximum(np.sqrt((a**2).sum(axis=1) * signal), 1e-30)
+    worst_noise = (noise / np.maximum(signal, 1e-30)).max()
+    return Parity(
+        executed=True,
+        runtime=runtime,
+        samples=len(b),
+        max_abs_error=float(error.max()),
+        max_relative_error=float((error / np.maximum(np.abs(b).max(axis=1), 1e-30)).max()),
+        snr_db=None if worst_noise == 0 else float(-10 * np.log10(worst_noise)),
+        cosine=float(cosine.min()),
+        agreement=_agreement(actual, expected, task),
+    )
+
+
+def check_parity(parity: Parity, tolerance: Tolerance, name: str) -> None:
+    """Raise ParityError, which carries the numbers, if an executed artifact misses its tolerance."""
+    if not parity.executed:
+        return
+    misses = []
+    if tolerance.max_relative_error is not None and not parity.max_relative_error <= tolerance.max_relative_error:
+        misses.append(f"max rel. error {parity.max_relative_error:.2e}, at most {tolerance.max_relative_error:.0e} allowed")
+    if tolerance.min_snr_db is not None and parity.snr_db is not None and not parity.snr_db >= tolerance.min_snr_db:
+        misses.append(f"SNR {parity.snr_db:.1f} dB, at least {tolerance.min_snr_db:.0f} dB needed")
+    if misses:
+        raise ParityError(
+            f"{name} does not compute what its checkpoint computes: {'; '.join(misses)}",
+            hint="do not ship it; convert another precision or input size, and report the model",
+            parity=parity,
+        )
+
+
+def open_reference(artifacts: list[Artifact], weights: str | Path, model: str | None = None) -> Reference:
+    """The checkpoint as a function, after a check that it is the very one that the artifacts were made from.
+
+    model: "file.py:factory" for networks that are not ours. Raises UsageError for other weights.
+    """
+    from edgevit.sources import open_source
+
+    facts = artifacts[0].manifest.model
+    source = open_source(
+        model or facts.name, weights=weights, num_classes=facts.num_classes, input_size=facts.input_size
+    )
+    for artifact in artifacts:
+        if artifact.manifest.provenance["weights"]["state_sha256"] != source.weights["state_sha256"]:
+            raise UsageError(
+                f"{artifact.name} was not made from {weights}", hint="give the checkpoint that was converted, or convert again"
+            )
+    return source.run
+
+
+def verify(
+    artifact: Artifact | str | Path,
+    *,
+    data: ImageSet | None = None,
+    split: str = "test",
+    reference: Reference | None = None,
+    threads: int = 1,
+) -> Verification:
+    """Check files, format and preprocessing, run the artifact, and compare it with its checkpoint.
+
+    data: labelled pictures to score on; reference: the checkpoint as a function of normalised images
+    (N, 3, H, W) to logits, to score and compare on the same pictures. Without them the stored goldens decide.
+    Raises ContractError (files, preprocessing) or ParityError (numbers). Where this machine has no runtime for
+    the format, the parity says executed=False and why.
+    """
+    started = time.perf_counter()
+    artifact = load_artifact(artifact.path if isinstance(artifact, Artifact) else artifact)
+    manifest = artifact.manifest
+    checks = get_converter(manifest.target).check(artifact.path, manifest)
+    checks["goldens"] = f"{check_goldens(artifact)} pictures preprocessed to the bit"
+    try:
+        session = artifact.open(threads=threads)
+    except NotExecutable as reason:
+        answers, wanted = _answers(artifact, data, None, reference)
+        parity = Parity(False, manifest.target, reason=reason.message)
+    else:
+        try:
+            answers, wanted = _answers(artifact, data, session, reference)
+            parity = _parity(artifact, session, answers, wanted)
+        finally:
+            session.close()
+    check_parity(parity, manifest.tolerance, artifact.name)
+    return Verification(
+        artifact.name,
+        artifact.manifest_sha256,
+        checks,
+        parity,
+        None if data is None else _score(data, split, wanted, answers),
+        time.perf_counter() - started,
+    )
+
+
+def _answers(
+    artifact: Artifact, data: ImageSet | None, session: Session | None, reference: Reference | None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Logits (N, ...) of the artifact and of its checkpoint on all pictures; None for what cannot run."""
+    from edgevit.data.preprocess import preprocess
+
+    answers, wanted = [], []
+    for start in range(0, 0 if data is None else len(data), _CHUNK):  # pixels of a large set never sit in memory at once
+        pictures = (data.images[i] for i in range(start, min(start + _CHUNK, len(data))))
+        tensor = np.concatenate([preprocess(image, artifact.manifest.preprocess, Layout.NCHW) for image in pictures])
+        if session is not None:
+            answers.append(artifact.run(tensor, session=session))
+        if reference is not None:
+            wanted.append(reference(tensor))
+    return (np.concatenate(answers) if answers else None), (np.concatenate(wanted) if wanted else None)
+
+
+def _parity(artifact: Artifact, session: Session, answers: np.ndarray | None, wanted: np.ndarray | None) -> Parity:
+    """Over the goldens, and over the data where the checkpoint ran on it too."""
+    manifest = artifact.manifest
+    result = manifest.outputs[0]
+    actual, expected = [], []
+    for golden in manifest.goldens:
+        run = session.run(artifact.golden_input(golden.name))[result.name]
+        actual.append(_model_form(run, result.layout))
+        expected.append(_model_form(artifact.golden_level(golden, "L3"), result.layout))
+    if answers is not None and wanted is not None:
+        actual.append(answers)
+        expected.append(wanted)
+    return measure(
+        np.concatenate(actual), np.concatenate(expected), task=manifest.model.task, runtime=session.runtime
+    )
+
+
+def _model_form(array: np.ndarray, layout: Layout) -> np.ndarray:
+    return array if layout is Layout.FLAT else to_layout(array, layout, Layout.NCHW)
+
+
+def _score(
+    data: ImageSet, split: str, wanted: np.ndarray | None, answers: np.ndarray | None
+) -> DataScore:
+    """Top-1 accuracy of both, and how often they agree."""
+    labels = np.asarray(data.targets)
+
+    def top1(logits: np.ndarray | None) -> float | None:
+        return None if logits is None else float((logits.argmax(axis=1) == labels).mean())
+
+    agreement = None
+    if wanted is not None and answers is not None:
+        agreement = float((wanted.argmax(axis=1) == answers.argmax(axis=1)).mean())
+    return DataScore(data.name, split, len(labels), "top-1", top1(wanted), top1(answers), agreement)
+
+
+def _agreement(actual: np.ndarray, expected: np.ndarray, task: Task) -> float:
+    """Share of equal top-1 classes, or mean IoU between the two masks over the classes that occur in either."""
+    if task is Task.CLASSIFY:
+        return float((actual.argmax(axis=1) == expected.argmax(axis=1)).mean())
+    scores = []
+    for one, other in zip(actual, expected, strict=True):
+        mask, truth = segment_mask(one[None]), segment_mask(other[None])
+        for label in np.union1d(mask, truth):
+            scores.append(((mask == label) & (truth == label)).sum() / ((mask == label) | (truth == label)).sum())
+    return float(np.mean(scores))

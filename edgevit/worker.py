@@ -1,0 +1,168 @@
+"""One conversion in a process of its own: `python -m edgevit.worker FOLDER TARGET`.
+
+Converters bring large libraries that clash, hang or call sys.exit; here that costs one target, never the others.
+FOLDER holds what `pipeline` wrote: the program, references.npz and TARGET.request.json. The worker writes the
+artifact atomically, after it was executed and compared, and then TARGET.result.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgevit import errors
+from edgevit.artifact import Artifact, file_entries, load_artifact
+from edgevit.contract.golden import Reference, write_goldens
+from edgevit.contract.manifest import DeployStep, Manifest, ModelFacts, Parity
+from edgevit.conversion import Converted, NotExecutable
+from edgevit.data.preprocess import normalize_table
+from edgevit.plugins import get_converter
+from edgevit.program import Program, load_program
+from edgevit.provenance import provenance
+from edgevit.storage import atomic_folder, write_json
+from edgevit.verification import TOLERANCES, check_parity, measure
+
+if TYPE_CHECKING:
+    from edgevit.conversion import Converter
+
+
+def main(folder: Path, target: str) -> None:
+    """Convert and record the outcome; errors with a remedy become part of the result."""
+    _die_with_parent()
+    request = json.loads((folder / f"{target}.request.json").read_text())
+    try:
+        path = convert(load_program(folder), folder, target, request)
+        result = {"artifact": str(path)}
+    except errors.EdgevitError as error:
+        result = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+    write_json(folder / f"{target}.result.json", result)
+
+
+def convert(program: Program, folder: Path, target: str, request: dict[str, Any]) -> Path:
+    """Write, check, execute and compare one artifact; returns its folder. Nothing stays if any step fails."""
+    converter = get_converter(target)
+    options = converter.Options(**request["options"])
+    name = f"{program.spec.name}-{program.precision.value}-{target}"
+    destination = Path(request["out"]) / name
+    with atomic_folder(destination) as building:
+        started = time.perf_counter()
+        converted = converter.convert(program, options, building)
+        seconds = time.perf_counter() - started
+        manifest = _describe(name, program, converter, converted, building, folder, request)
+        manifest = dataclasses.replace(
+            manifest,
+            provenance=program.provenance
+            | provenance(converter.packages)
+            | {"options": dataclasses.asdict(options), "conversion_s": round(seconds, 3)},
+        )
+        manifest = dataclasses.replace(manifest, checks=converter.check(building, manifest))
+        parity = _execute(Artifact(building, manifest), folder)
+        check_parity(parity, manifest.tolerance, name)
+        dataclasses.replace(manifest, parity=parity).write(building)
+        load_artifact(building)
+    return destination
+
+
+def _describe(
+    name: str,
+    program: Program,
+    converter: Converter,
+    converted: Converted,
+    building: Path,
+    folder: Path,
+    request: dict[str, Any],
+) -> Manifest:
+    """The manifest of what the converter wrote, with labels and goldens beside it; parity still to be measured."""
+    spec = program.spec
+    goldens = write_goldens(
+        building,
+        _references(folder),
+        preprocess=spec.preprocess,
+        task=spec.task,
+        source=converted.inputs[0],
+        result=converted.outputs[0],
+    )
+    if program.labels:
+        (building / "labels.txt").write_text("\n".join(program.labels) + "\n", encoding="utf-8")
+    return Manifest(
+        name=name,
+        model=ModelFacts(
+            spec.name, spec.task, spec.tier, spec.num_classes, spec.input_size, spec.params, spec.macs, spec.paper
+        ),
+        target=converter.name,
+        precision=program.precision,
+        entry=converted.entry,
+        inputs=converted.inputs,
+        outputs=converted.outputs,
+        preprocess=spec.preprocess,
+        normalize_table=normalize_table(spec.preprocess.mean, spec.preprocess.std).astype("<f4").tobytes(),
+        labels=program.labels,
+        files=file_entries(building),
+        goldens=goldens,
+        tolerance=TOLERANCES[program.precision],
+        parity=Parity(False, converter.name),
+        lowering=converted.lowering,
+        deploy=tuple(DeployStep(**step) for step in request["deploy"]),
+        checks={},
+        provenance={},
+    )
+
+
+def save_references(folder: Path, references: list[Reference], probes: np.ndarray, answers: np.ndarray) -> None:
+    """Pictures with the checkpoint's logits, and random probes (N, 3, H, W) with theirs, for the workers."""
+    arrays = {"probes": probes, "answers": answers}
+    for reference in references:
+        for part in ("pixels", "tensor", "logits"):
+            arrays[f"{reference.name}.{part}"] = getattr(reference, part)
+    np.savez(folder / "references.npz", **arrays)
+
+
+def _references(folder: Path) -> list[Reference]:
+    with np.load(folder / "references.npz") as arrays:
+        names = sorted({key.removesuffix(".pixels") for key in arrays.files if key.endswith(".pixels")})
+        return [
+            Reference(name, *(arrays[f"{name}.{part}"] for part in ("pixels", "tensor", "logits"))) for name in names
+        ]
+
+
+def _execute(artifact: Artifact, folder: Path) -> Parity:
+    """Run the goldens and the probes in the target's own runtime and compare with the checkpoint's answers."""
+    manifest = artifact.manifest
+    try:
+        session = artifact.open()
+    except NotExecutable as reason:
+        return Parity(False, manifest.target, reason=reason.message)
+    try:
+        with np.load(folder / "references.npz") as arrays:
+            probes, answers = arrays["probes"], arrays["answers"]
+        references = _references(folder)
+        tensors = np.concatenate([probes, *(r.tensor for r in references)])
+        expected = np.concatenate([answers, *(r.logits for r in references)])
+        actual = artifact.run(tensors, session=session)
+        return measure(actual, expected, task=manifest.model.task, runtime=session.runtime)
+    finally:
+        session.close()
+
+
+def _die_with_parent() -> None:
+    """End as soon as the process that asked for the work is gone: nobody would take the result."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,85 @@
+import dataclasses
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from edgevit import profiling
+from edgevit.cli.profile import describe_comparison, profile, profile_table
+from edgevit.contract.report import Delegation, Flag, Memory, OutputParity
+from edgevit.errors import UsageError
+from edgevit.profiling import Round, judge, summarize
+from tests.fakes import FakeDevice, make_job, make_report, write_artifact
+
+MS = 1_000_000
+
+
+@pytest.fixture
+def device(monkeypatch):
+    fake = FakeDevice(lambda job, number: (10 * MS,) * job.runs)
+    monkeypatch.setattr(profiling, "get_device", lambda address: fake)
+    return fake
+
+
+@pytest.fixture
+def invoke():
+    """Run the command; errors pass through, as they do to edgevit.cli.main."""
+    app = typer.Typer()
+    app.command()(profile)
+
+    def run(*argv):
+        result = CliRunner().invoke(app, [str(part) for part in argv])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+def test_profiles_are_saved_beside_the_artifacts(tmp_path, device, invoke):
+    paths = [write_artifact(tmp_path, name).path for name in ("a-fake", "b-fake")]
+    table = invoke(*paths, "--threads", 2).stdout.splitlines()
+    assert [line.split()[0] for line in table] == ["artifact", "a-fake", "b-fake"]
+    assert [(job.runs, job.threads) for job in device.jobs] == [(50, 2), (50, 2)]
+    assert sorted(p.name for p in (tmp_path / "results").iterdir()) == ["a-fake.profile.json", "b-fake.profile.json"]
+
+
+def test_comparison_is_saved_where_asked_and_gives_its_verdict(tmp_path, device, invoke):
+    paths = [write_artifact(tmp_path, name).path for name in ("a-fake", "b-fake")]
+    result = invoke("--compare", *paths, "--rounds", 6, "--out", tmp_path / "out")
+    assert "no difference shown: a-fake is 1x of b-fake [1, 1]" in result.stdout
+    assert [job.runs for job in device.jobs] == [15] * 12
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a-fake--vs--b-fake.compare.json"]
+
+
+def test_json_prints_one_document(tmp_path, device, invoke):
+    path = write_artifact(tmp_path).path
+    document = json.loads(invoke(path, "--json").stdout)
+    assert [entry["artifact"] for entry in document["profiles"]] == ["van-fp32-fake"]
+    assert json.loads(invoke(path, path, "--compare", "--json").stdout)["ratio"] == 1.0
+
+
+def test_comparing_one_artifact_is_a_usage_error(tmp_path, device, invoke):
+    with pytest.raises(UsageError, match="two artifacts, not 1"):
+        invoke(write_artifact(tmp_path).path, "--compare")
+    assert device.jobs == []
+
+
+def test_table_is_aligned_and_says_what_is_unknown():
+    known = dataclasses.replace(
+        make_report(make_job()), memory=Memory(1 << 20, 3 << 20), delegation=Delegation(7, 8, 1), flags=(Flag.LOADED,),
+        parity=OutputParity("noise", 0.25, 12.0, within_tolerance=False),
+    )
+    table = profile_table([summarize(make_report(make_job()), "a"), summarize(known, "longer")])
+    header, first, second, *notes = table.splitlines()
+    assert len(header) == len(first) == len(second)
+    assert first.split() == ["a", "2.00", "3.00", "1.10", "1.18", "1.20", "-", "-", "ok", "0.0e+00"]
+    assert second.split()[6:] == ["2.0", "7/8", "differs", "2.5e-01"]
+    assert "longer: load average above cores" in notes
+
+
+def test_comparison_shows_how_restless_the_machine_was():
+    fast, slow = make_report(make_job()), dataclasses.replace(make_report(make_job()), samples_ns=(2_200_000,))
+    text = describe_comparison(judge([Round("a", fast, slow), Round("b", fast, fast)], "a", "b"))
+    assert text.splitlines()[2].split() == ["b", "1.65", "67%"]

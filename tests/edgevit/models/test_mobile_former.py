@@ -1,0 +1,105 @@
+"""Mobile-Former against the official code's goldens, and what its variants promise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from edgevit.models import create_model
+from edgevit.models.counting import count_macs, count_params
+from edgevit.models.mobile_former import VARIANTS, ChannelShuffle
+from tests.edgevit.models.goldens import (
+    apply_golden_weights,
+    assert_intermediates,
+    assert_logits_fp32,
+    assert_logits_fp64,
+    assert_state_dict_layout,
+    load_golden,
+)
+
+NAMES = ("mobile_former_26m", "mobile_former_294m")  # grouped with shuffles, and ungrouped
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def golden(name) -> dict:
+    return load_golden(name)
+
+
+@pytest.fixture(scope="module")
+def golden_model(name) -> torch.nn.Module:
+    return apply_golden_weights(create_model(name))
+
+
+def test_state_dict_has_official_keys_order_and_shapes(name, golden):
+    assert_state_dict_layout(create_model(name), golden)
+
+
+def test_float32_logits_match_the_official_code(golden_model, golden):
+    assert_logits_fp32(golden_model, golden)
+
+
+def test_float64_logits_match_the_official_code(name, golden):
+    assert_logits_fp64(apply_golden_weights(create_model(name)), golden)
+
+
+def test_map_and_tokens_after_every_block_match_the_official_code(golden_model, golden):
+    paths = [path for path in golden["intermediates"] if path.startswith("features.") or path == "local_global"]
+    assert len(paths) == len(golden_model.features) + 1
+    assert_intermediates(golden_model, golden, {path: path for path in paths})
+
+
+@pytest.mark.parametrize("spec", VARIANTS, ids=lambda spec: spec.name)
+def test_params_and_macs_are_those_of_the_spec(spec):
+    model = spec.build(spec.num_classes, spec.input_size).requires_grad_(False)
+    assert count_params(model) == spec.params
+    assert count_macs(model, spec.inputs[0].shape) == spec.macs
+
+
+@pytest.mark.parametrize("spec", VARIANTS, ids=lambda spec: spec.name)
+def test_macs_stay_below_the_paper_by_at_most_its_elementwise_work(spec):
+    # A variant is named by its published count, which is up to 9.5M higher than convolutions and products alone.
+    published = int(spec.name.removeprefix("mobile_former_").removesuffix("m")) * 1_000_000
+    assert 0.90 * published < spec.macs < published
+
+
+def test_every_parameter_gets_a_gradient_but_the_key_biases(golden_model):
+    golden_model(torch.randn(1, 3, 64, 64)).square().sum().backward()
+    without = [name for name, parameter in golden_model.named_parameters() if not parameter.grad.abs().max() > 1e-5]
+    assert all(parameter.grad is not None for parameter in golden_model.parameters())
+    golden_model.zero_grad(set_to_none=True)
+    # The bias adds the same score to every token, which the softmax over tokens takes out.
+    assert all(name.endswith("global_local.k.bias") for name in without)
+
+
+@pytest.mark.parametrize("size", [32, 96])
+def test_other_class_counts_and_input_sizes_give_logits(name, size):
+    model = create_model(name, num_classes=7, input_size=size).eval()
+    with torch.no_grad():
+        assert model(torch.randn(1, 3, size, size)).shape == (1, 7)
+
+
+def test_batch_of_two_equals_two_batches_of_one(golden_model):
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        together, apart = golden_model(images), torch.cat([golden_model(image[None]) for image in images])
+    torch.testing.assert_close(together, apart, rtol=0, atol=1e-5)
+
+
+def test_training_form_has_dropout_and_eval_is_deterministic(name):
+    model = create_model(name, num_classes=5, input_size=64)
+    assert model.classifier.classifier[0].p == {"mobile_former_26m": 0.1, "mobile_former_294m": 0.3}[name]
+    model.eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(model(image), model(image))
+
+
+def test_shuffle_interleaves_the_groups():
+    channels = torch.arange(6.0).reshape(1, 6, 1, 1).expand(1, 6, 2, 3)
+    shuffled = ChannelShuffle(2)(channels)
+    assert shuffled[0, :, 1, 2].tolist() == [0, 3, 1, 4, 2, 5]
