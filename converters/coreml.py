@@ -133,10 +133,14 @@ class CoreMLConverter:
         _check_weights(spec, package)
         return facts
 
+    def runs_here(self) -> str:
+        """Core ML itself exists on Apple's systems alone."""
+        return "" if sys.platform == "darwin" else "Core ML programs run on macOS and iOS only"
+
     def open(self, folder: Path, manifest: Manifest, accelerator: str = "cpu", threads: int = 1) -> CoreMLSession:
         """Load in Core ML. Raises NotExecutable on anything but macOS."""
-        if sys.platform != "darwin":
-            raise NotExecutable("Core ML programs run on macOS and iOS only", hint="verify and profile on a Mac")
+        if reason := self.runs_here():
+            raise NotExecutable(reason, hint="verify and profile on a Mac")
         return CoreMLSession(folder / manifest.entry, manifest, accelerator)
 
 

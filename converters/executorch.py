@@ -111,6 +111,10 @@ class ExecuTorchConverter:
                 raise ContractError(f"{path} has {kind} {found}, its manifest says {declared}", hint="convert again")
         return {"identifier": magic.decode(), "method": meta.name(), "inputs": str(inputs), "outputs": str(outputs)}
 
+    def runs_here(self) -> str:
+        """The runtime comes with the package, for every system that has it."""
+        return ""
+
     def open(self, folder: Path, manifest: Manifest, accelerator: str = "cpu", threads: int = 1) -> ExecuTorchSession:
         """Load with `threads` CPU threads; XNNPACK is the delegate that the file asks for."""
         if accelerator != "cpu":

@@ -62,5 +62,8 @@ class Converter(Protocol):
     def check(self, folder: Path, manifest: Manifest) -> dict[str, str]:
         """Compare the file with its manifest without running it: fact -> value. Raises ContractError."""
 
+    def runs_here(self) -> str:
+        """ "" if this machine can execute artifacts of this target, else why not."""
+
     def open(self, folder: Path, manifest: Manifest, accelerator: str = "cpu", threads: int = 1) -> Session:
         """Load for inference. Raises NotExecutable where the runtime does not exist, DeviceError if it fails."""

@@ -196,6 +196,7 @@ def compare(
     threads: int = 1,
     rounds: int = 10,
     runs: int = 15,
+    min_s: float = 1.0,
     max_s: float = 150.0,
     warmup_runs: int = 10,
     warmup_s: float = 1.0,
@@ -206,7 +207,8 @@ def compare(
     """Which of two artifacts is faster? A fresh process per round and artifact, their order flipped every round.
 
     What slows the machine for minutes hits both halves of a round, so the ratio within a round is steadier than
-    either time, and flipping cancels what going first is worth. seed draws the bootstrap, nothing else.
+    either time, and flipping cancels what going first is worth. min_s gives small models a window longer than
+    the scheduler's moods. seed draws the bootstrap, nothing else.
     Raises UsageError below 6 rounds, DeviceError as `profile` does.
     """
     if rounds < MIN_ROUNDS:
@@ -214,7 +216,7 @@ def compare(
 
     machine = get_device(device)
     sides = {
-        side: (artifact, _job(artifact, accelerator, threads, golden, warmup_runs, warmup_s, runs, 0.0, max_s))
+        side: (artifact, _job(artifact, accelerator, threads, golden, warmup_runs, warmup_s, runs, min_s, max_s))
         for side, artifact in (("a", a), ("b", b))
     }
     done: list[Round] = []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgevit.report_data import ArtifactRow, ReportData
-from edgevit.report_tables import distinct_runs, milliseconds, size
+from edgevit.report_tables import milliseconds, profile_runs, size
 
 _ROW_PX = 46
 _FRAME_PX = 70
@@ -39,16 +39,17 @@ def figures(data: ReportData) -> list[Figure]:
 
 def latency_samples(data: ReportData) -> Figure | None:
     """Every warm run as a point, under its box: what a percentile hides."""
-    runs = distinct_runs(data.artifacts)
+    runs = profile_runs(data.artifacts)
     if not runs:
         return None
     labels = _labels([row for row, _ in runs])
     traces = [
         {
-            "type": "box", "orientation": "h", "name": label, "meta": data.artifacts.index(row), "y": [label] * len(run.samples_ns),
-            "x": [sample / 1e6 for sample in run.samples_ns], "boxpoints": "all", "jitter": 0.7, "pointpos": 0,
+            "type": "box", "orientation": "h", "name": label, "meta": data.artifacts.index(row),
+            "x": [sample / 1e6 for sample in run.samples_ns], "y": [label] * len(run.samples_ns),
+            "boxpoints": "all", "jitter": 0.7, "pointpos": 0, "showlegend": False,
             "hoveron": "points", "hovertemplate": "%{x:.3f} ms<extra></extra>",
-            "marker": {"size": 4, "opacity": 0.45}, "line": {"width": 1.5}, "showlegend": False,
+            "marker": {"size": 4, "opacity": 0.45}, "line": {"width": 1.5},
         }
         for label, (row, run) in zip(labels, runs, strict=True)
     ]  # fmt: skip
@@ -82,7 +83,8 @@ def ratios(data: ReportData) -> Figure | None:
     layout = _layout(len(pairs) + 1, xaxis={})
     layout["shapes"] = [{"type": "line", "x0": 1, "x1": 1, "y0": 0, "y1": 1, "yref": "paper", "line": {"dash": "dot"}}]
     reading = _reading(labels, [f"{pair.ratio:.3f} ({pair.low:.3f} to {pair.high:.3f})" for pair in pairs])
-    return Figure("ratio", "Head to head: time of A over time of B; left of 1, A is faster", reading, [trace], layout, span=4)
+    title = "Head to head: time of A over time of B; left of 1, A is faster"
+    return Figure("ratio", title, reading, [trace], layout, span=4)
 
 
 def training(data: ReportData) -> list[Figure]:
@@ -115,7 +117,7 @@ def _curve(colour: int | None, name: str, curve: Sequence[dict[str, Any]], key: 
 
 def _times(data: ReportData) -> list[Figure]:
     """Load, first and warm inference side by side: each on its own scale, they differ by orders of magnitude."""
-    runs = distinct_runs(data.artifacts)
+    runs = profile_runs(data.artifacts)
     if not runs:
         return []
     rows = [row for row, _ in runs]

@@ -10,9 +10,10 @@ from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
+from edgevit.libraries import require
 from edgevit.report_data import ReportData
 from edgevit.report_figures import Figure, figures
-from edgevit.report_tables import agreement, comparisons, device_name, distinct_runs, latency, size, summary, unexecuted
+from edgevit.report_tables import agreement, comparisons, device_name, latency, profile_runs, size, summary, unexecuted
 
 # One sentence per number of the tables: what it is, and which direction is good.
 EXPLAINERS = (
@@ -38,12 +39,12 @@ EXPLAINERS = (
 
 
 def html(data: ReportData) -> str:
-    """The page. Scripts and style are inlined; its content security policy runs these very scripts and loads nothing."""
+    """The page, scripts and style inlined. Its content security policy runs these very scripts and loads nothing."""
     import jinja2
-    from plotly.offline import get_plotlyjs
 
+    plotly = require("plotly.offline", "report")
     shown = figures(data)
-    scripts = (_newlines(get_plotlyjs()), _text("report.js"))
+    scripts = (_newlines(plotly.get_plotlyjs()), _text("report.js"))
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -70,20 +71,24 @@ def embed_json(value: object) -> str:
 
 
 def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested facts as ("tools.torch", "2.9.0") pairs for a two-column list."""
+    """Nested facts as ("tools.torch", "2.9.0") pairs for a two-column list; null is "not known", empty "none"."""
     if isinstance(value, dict) and value:
         for key, item in value.items():
             yield from flatten(item, f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(value, (list, tuple)):
         yield prefix, ", ".join(str(item) for item in value) or "none"
+    elif value is None:
+        yield prefix, "not known"
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield prefix, f"{value:,}"
     else:
-        yield prefix, "not known" if value is None or value == {} else str(value)
+        yield prefix, str(value or "none")
 
 
 def _machines(data: ReportData) -> list[tuple[str, dict[str, Any]]]:
     """Each machine and runtime that gave a latency, once."""
     found = {}
-    for _, run in distinct_runs(data.artifacts):
+    for _, run in profile_runs(data.artifacts):
         facts = {**run.device, "runtime": run.runtime, "accelerator": run.accelerator, "harness": run.harness}
         found.setdefault(tuple(flatten(facts)), (f"{device_name(run)}, {run.runtime}", facts))
     return list(found.values())

@@ -50,7 +50,7 @@ def read_results(folder: Path, builds: Collection[str]) -> tuple[Results, list[N
             notes.append(Note(NoteKind.UNREADABLE, name, "its name ends in none of " + ", ".join(_READERS)))
             continue
         try:
-            row = _READERS[kind](_read_json(path, name), Source(name, sha256_file(path)))
+            row = _READERS[kind](_read_json(path), Source(name, sha256_file(path)))
         except ContractError as error:
             notes.append(Note(NoteKind.UNREADABLE, name, error.message))
             continue
@@ -65,7 +65,7 @@ def read_results(folder: Path, builds: Collection[str]) -> tuple[Results, list[N
     return results, notes
 
 
-def _read_json(path: Path, name: str) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_DOCUMENT_BYTES:
         raise ContractError(f"larger than {MAX_DOCUMENT_BYTES >> 20} MiB", hint=_REMEDY)
     document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
@@ -80,11 +80,10 @@ def _refuse(constant: str) -> None:
 
 def _verification(document: dict[str, Any], source: Source) -> Verification:
     _require(document, "edgevit.verification")
-    parity = Parity(**{name: document["parity"][name] for name in Parity.__dataclass_fields__})
     data = document["data"]
     return Verification(
         artifact_sha256=document["artifact_sha256"],
-        parity=parity,
+        parity=_parity(document["parity"]),
         accuracy=_accuracy(data, source) if data else None,
         checks={key: str(value) for key, value in document["checks"].items()},
         started_utc=document["started_utc"],
@@ -92,16 +91,32 @@ def _verification(document: dict[str, Any], source: Source) -> Verification:
     )
 
 
+def _parity(document: dict[str, Any]) -> Parity:
+    measured = ("max_abs_error", "max_relative_error", "snr_db", "cosine", "agreement")
+    return Parity(
+        executed=document["executed"] is True,
+        runtime=str(document["runtime"]),
+        samples=int(document["samples"]),
+        reason=str(document["reason"]),
+        **{name: _optional(document[name]) for name in measured},
+    )
+
+
+def _optional(value: Any) -> float | None:
+    """A number or null; anything else raises, and the file becomes a note."""
+    return None if value is None else float(value)
+
+
 def _accuracy(data: dict[str, Any], source: Source) -> Accuracy:
-    checkpoint, artifact = data["checkpoint"], data["artifact"]
+    checkpoint, artifact = _optional(data["checkpoint"]), _optional(data["artifact"])
     return Accuracy(
-        data=data["source"],
-        split=data["split"],
-        samples=data["samples"],
-        metric=data["metric"],
+        data=str(data["source"]),
+        split=str(data["split"]),
+        samples=int(data["samples"]),
+        metric=str(data["metric"]),
         checkpoint=checkpoint,
         artifact=artifact,
-        agreement=data["agreement"],
+        agreement=_optional(data["agreement"]),
         drop_points=None if None in (checkpoint, artifact) else 100 * (checkpoint - artifact),
         source=source,
     )
@@ -110,10 +125,11 @@ def _accuracy(data: dict[str, Any], source: Source) -> Accuracy:
 def _latency(document: dict[str, Any], source: Source) -> Latency:
     _require(document, "edgevit.profile")
     raw = RawReport.from_json(document["raw"])
-    statistics = ("p50_ms", "p90_ms", "p99_ms", "min_ms", "mean_ms", "std_ms", "first_ms", "load_ms")
+    statistics = ("p50_ms", "p90_ms", "p99_ms", "min_ms", "mean_ms", "first_ms", "load_ms")
     raw_document = document["raw"]
     return Latency(
-        **{name: document[name] for name in statistics},
+        **{name: float(document[name]) for name in statistics},
+        std_ms=_optional(document["std_ms"]),
         artifact_sha256=document["artifact_sha256"],
         peak_memory_bytes=document["peak_memory_bytes"],
         samples_ns=raw.samples_ns,
@@ -124,7 +140,7 @@ def _latency(document: dict[str, Any], source: Source) -> Latency:
         threads=raw.threads.used,
         delegation=raw_document["delegation"],
         parity=raw_document["parity"],
-        flags=tuple(document["flags"]),
+        flags=tuple(str(flag) for flag in document["flags"]),
         started_utc=raw.started_utc,
         source=source,
     )
@@ -132,10 +148,12 @@ def _latency(document: dict[str, Any], source: Source) -> Latency:
 
 def _comparison(document: dict[str, Any], source: Source) -> Comparison:
     _require(document, "edgevit.comparison")
-    names = Comparison.__dataclass_fields__.keys() - {"flags", "rounds", "source"}
+    numbers = ("a_p50_ms", "b_p50_ms", "ratio", "low", "high", "confidence")
+    texts = ("a", "b", "a_sha256", "b_sha256", "verdict")
     return Comparison(
-        **{name: document[name] for name in names},
-        flags=tuple(document["flags"]),
+        **{name: float(document[name]) for name in numbers},
+        **{name: str(document[name]) for name in texts},
+        flags=tuple(str(flag) for flag in document["flags"]),
         rounds=len(document["rounds"]),
         source=source,
     )
@@ -143,7 +161,8 @@ def _comparison(document: dict[str, Any], source: Source) -> Comparison:
 
 def _require(document: dict[str, Any], schema: str) -> None:
     if (document.get("schema"), document.get("schema_version")) != (schema, 1):
-        raise ContractError(f"not {schema} 1 but {document.get('schema')} {document.get('schema_version')}", hint=_REMEDY)
+        found = f"{document.get('schema')} {document.get('schema_version')}"
+        raise ContractError(f"not {schema} 1 but {found}", hint=_REMEDY)
 
 
 def _measured(row: Verification | Latency | Comparison) -> tuple[str, ...]:

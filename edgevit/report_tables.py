@@ -11,7 +11,7 @@ from typing import Any
 
 from edgevit.report_data import ArtifactRow, Comparison, Latency, ReportData, Source, Status
 
-ABSENT = "–"
+ABSENT = "\N{EN DASH}"
 SYMBOL = {Status.AGREES: "✓", Status.DIFFERS: "✕"}
 
 
@@ -47,7 +47,7 @@ def summary(data: ReportData) -> Table:
 def agreement(data: ReportData) -> Table:
     """How far the outputs are from the checkpoint's, next to the bounds they were held to."""
     columns = (
-        "Artifact", "Ran on", "Inputs", "Max abs. error", "Rel. error", "Bound", "SNR", "Bound",
+        "Artifact", "Ran on", "Inputs", "Max abs. error", "Rel. error", "Error bound", "SNR", "SNR bound",
         "Cosine", "Same answer", "Labelled data", "Same answer there", "Read from",
     )  # fmt: skip
     return Table("Agreement with the checkpoint", columns, tuple(_agreement_row(row) for row in data.artifacts))
@@ -104,6 +104,18 @@ def csv_text(data: ReportData) -> str:
 def unexecuted(data: ReportData) -> list[ArtifactRow]:
     """The artifacts that no runtime on the verifying machine could run."""
     return [row for row in data.artifacts if row.agreement.status is Status.NOT_EXECUTED]
+
+
+def profile_runs(rows: Iterable[ArtifactRow]) -> list[tuple[ArtifactRow, Latency]]:
+    """Every profile run with its artifact, in table order."""
+    return [(row, run) for row in rows for run in row.latencies]
+
+
+def device_name(run: Latency) -> str:
+    """ "AMD EPYC 7763, linux 6.1": what a reader knows the machine by."""
+    facts = run.device
+    system = " ".join(str(facts[key]) for key in ("os", "os_version") if facts.get(key))
+    return ", ".join(part for part in (facts.get("cpu") or facts["name"], system) if part)
 
 
 def size(count: int | None) -> str:
@@ -204,13 +216,6 @@ def _comparison_row(pair: Comparison) -> tuple[Cell, ...]:
     )
 
 
-def device_name(run: Latency) -> str:
-    """ "AMD EPYC 7763, linux 6.1": what a reader knows the machine by."""
-    facts = run.device
-    system = " ".join(str(facts[key]) for key in ("os", "os_version") if facts.get(key))
-    return ", ".join(part for part in (facts.get("cpu") or facts["name"], system) if part)
-
-
 def _number(value: Any, show: Any, why: str) -> Cell:
     return Cell(ABSENT, why, "number") if value is None else Cell(show(value), kind="number")
 
@@ -225,9 +230,8 @@ def _source(source: Source | None) -> Cell:
 
 def _status(row: ArtifactRow) -> Cell:
     found = row.agreement
-    text = f"{SYMBOL.get(found.status, '')} {found.status}".strip()
-    if found.status is Status.NOT_EXECUTED:
-        text = f"not executed here: {found.reason}" if found.reason else "not executed here"
+    words = "not executed here" if found.status is Status.NOT_EXECUTED else found.status.value
+    text = f"{SYMBOL.get(found.status, '')} {words}".strip() + (f": {found.reason}" if found.reason else "")
     return Cell(text, kind="status", status=found.status.name.lower())
 
 
@@ -310,8 +314,3 @@ def _csv_row(row: ArtifactRow) -> dict[str, Any]:
 def _csv_safe(value: Any) -> Any:
     """Text that a spreadsheet would run as a formula gets an apostrophe, which it hides."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
-
-
-def distinct_runs(rows: Iterable[ArtifactRow]) -> list[tuple[ArtifactRow, Latency]]:
-    """Every profile run with its artifact, in table order."""
-    return [(row, run) for row in rows for run in row.latencies]

@@ -86,7 +86,11 @@ def execute(job: Job, artifact: Artifact, converter: Converter, *, clock: Clock 
     peak_bytes, load_after = peak_memory_bytes(), load_average()
 
     parity = output_parity(artifact, golden, measured.outputs, measured.runtime)
-    busy = device.cores is not None and max(load_before or 0.0, load_after or 0.0) > device.cores
+    flags = list(measured.flags)
+    if device.cores is not None and max(load_before or 0.0, load_after or 0.0) > device.cores:
+        flags.append(Flag.LOADED)
+    if parity.within_tolerance is False:
+        flags.append(Flag.WRONG_OUTPUT)
     name, _, version = measured.runtime.partition(" ")
     return RawReport(
         token=job.token,
@@ -108,11 +112,7 @@ def execute(job: Job, artifact: Artifact, converter: Converter, *, clock: Clock 
         delegation=Delegation(manifest.lowering.delegated, manifest.lowering.nodes, manifest.lowering.regions),
         parity=parity,
         outputs=_recorded(measured.outputs) if job.record_outputs else None,
-        flags=(
-            *measured.flags,
-            *([Flag.LOADED] if busy else []),
-            *([Flag.WRONG_OUTPUT] if parity.within_tolerance is False else []),
-        ),
+        flags=tuple(flags),
     )
 
 

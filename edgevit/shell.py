@@ -77,7 +77,12 @@ def _start(
     try:
         return subprocess.Popen(
             [str(part) for part in argv],
-            stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, cwd=cwd, env=env, start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=cwd,
+            env=env,
+            start_new_session=True,
         )
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)

@@ -88,7 +88,7 @@ class FakeConverter:
     extra: str = "fake"
     packages: tuple[str, ...] = ()
     runtime_modules: tuple[str, ...] = ("colorsys",)  # any small module that nobody else imports
-    Options: type = type(None)
+    Options: type = object
 
     def open(self, folder: Path, manifest: Manifest, accelerator: str = "cpu", threads: int = 1) -> FakeSession:
         if self.session is not None:
@@ -177,9 +177,7 @@ def write_artifact(
     for golden, pixels in (("noise", noise), ("ramp", ramp)):
         tensor = preprocess(pixels, settings)
         references.append(Reference(golden, pixels, tensor, _logits(tensor)))
-    goldens = write_goldens(
-        folder, references, preprocess=settings, task=Task.CLASSIFY, source=INPUT, result=OUTPUT
-    )
+    goldens = write_goldens(folder, references, preprocess=settings, task=Task.CLASSIFY, source=INPUT, result=OUTPUT)
     Manifest(
         name=name,
         model=ModelFacts("van", Task.CLASSIFY, "edge", 3, SIZE, 0, 192, "none"),

@@ -162,14 +162,22 @@ class Builder:
         # A rank 0 constant broadcasts as it is, whatever the rank of the other operand.
         return self.laid(tensor, order if tensor.dim() else ())
 
-    def activated(self, name: str, value: Value, argument: fx.Node) -> Value:
+    def activated(self, name: str, value: Value) -> Value:
         """RELU and its kin: inside the operator that made `value` if nothing else reads its plain result."""
         operator, maker = self._makers.get(value.tensor, (None, None))
         fusable = operator is not None and operator.name in _FUSING and "fusedActivationFunction" not in operator.options
-        if fusable and maker is argument and len(argument.users) == 1:
+        if fusable and maker is self.node.args[0] and len(maker.users) == 1:
             operator.options["fusedActivationFunction"] = _ACTIVATIONS[name]
             return value
         return self.unary(name, value)
+
+    def never_negative(self, value: Value) -> bool:
+        """Whether `value` comes straight from a RELU, its own operator or one fused into another."""
+        operator, _ = self._makers.get(value.tensor, (None, None))
+        rectified = (_ACTIVATIONS["RELU"], _ACTIVATIONS["RELU6"])
+        return operator is not None and (
+            operator.name in ("RELU", "RELU6") or operator.options.get("fusedActivationFunction") in rectified
+        )
 
     def finished(self, model: str) -> Graph:
         """The graph without what no output needs. Raises ConversionError if an output would be no operator's."""

@@ -28,11 +28,9 @@ _OPERATORS = {
     "ADD": ("AddOptions", 1),
     "AVERAGE_POOL_2D": ("Pool2DOptions", 1),
     "BATCH_MATMUL": ("BatchMatMulOptions", 1),
-    "BROADCAST_TO": ("", 2),
     "CONCATENATION": ("ConcatenationOptions", 1),
     "CONV_2D": ("Conv2DOptions", 1),
     "DEPTHWISE_CONV_2D": ("DepthwiseConv2DOptions", 2),  # 2: dilation
-    "DEPTH_TO_SPACE": ("DepthToSpaceOptions", 1),
     "DEQUANTIZE": ("", 3),  # 3: from float16
     "DIV": ("DivOptions", 1),
     "ELU": ("", 1),
@@ -62,9 +60,7 @@ _OPERATORS = {
     "RSQRT": ("", 1),
     "SLICE": ("", 1),
     "SOFTMAX": ("SoftmaxOptions", 1),
-    "SPACE_TO_DEPTH": ("SpaceToDepthOptions", 1),
     "SQRT": ("", 1),
-    "STRIDED_SLICE": ("StridedSliceOptions", 1),
     "SUB": ("SubOptions", 1),
     "SUM": ("ReducerOptions", 1),
     "TANH": ("", 1),

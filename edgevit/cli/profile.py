@@ -87,10 +87,8 @@ def describe_comparison(comparison: Comparison) -> str:
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
     """First column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
+    adjust = [str.ljust, *[str.rjust] * (len(widths) - 1)]
+    return ["  ".join(place(*cell) for place, *cell in zip(adjust, row, widths, strict=True)) for row in rows]
 
 
 def _delegated(delegation: Delegation) -> str:

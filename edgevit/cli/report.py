@@ -1,4 +1,4 @@
-"""edgevit report: everything built and measured in a folder as one page, tables and data."""
+"""`edgevit report`."""
 
 from __future__ import annotations
 
@@ -7,23 +7,31 @@ from typing import Annotated
 
 import typer
 
+from edgevit.cli.options import AsJson, print_json
+
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder that holds artifact folders and their results/.")],
-    out: Annotated[Path | None, typer.Option(help="Folder to write into [default: FOLDER].")] = None,
-    format: Annotated[
-        list[str] | None, typer.Option(help="html, md, csv or json; may be repeated [default: all].")
+    folder: Annotated[
+        Path, typer.Argument(help="Folder that holds artifact folders and their results/.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write into; default: FOLDER.", show_default=False)
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of paths.")] = False,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="html, md, csv or json; may be repeated; default: all.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Write report.html, report.md, report.csv and report.json from manifests and results."""
-    from edgevit.report import FORMATS
-    from edgevit.report import report as write_report
+    """Write report.html, report.md, report.csv and report.json over everything built and measured in a folder.
 
-    written = write_report(folder, out, format or FORMATS)
-    if json:
-        import json as json_module
+    A number is shown only for the build it was measured on, and a latency only beside an accuracy.
+    """
+    from edgevit.reporting import FORMATS
+    from edgevit.reporting import report as write_report
 
-        typer.echo(json_module.dumps({"schema": "edgevit.report_paths", "paths": [str(path) for path in written]}))
+    written = [str(path) for path in write_report(folder, out, formats or FORMATS)]
+    if as_json:
+        print_json({"schema": "edgevit.report_paths", "schema_version": 1, "paths": written})
     else:
-        typer.echo("\n".join(str(path) for path in written))
+        print("\n".join(written))

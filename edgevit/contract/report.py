@@ -175,7 +175,7 @@ class RawReport:
         validate(document, "report", "report")
         take = {field.name: document[field.name] for field in dataclasses.fields(cls)}
         outputs = document["outputs"]
-        return cls(**take | {
+        typed = {
             "job": Job.from_json(document["job"]),
             "device": _build(DeviceInfo, document["device"]),
             "runtime": _build(Runtime, document["runtime"]),
@@ -190,7 +190,8 @@ class RawReport:
             "parity": _build(OutputParity, document["parity"]),
             "outputs": None if outputs is None else tuple(_tensor_from_json(tensor) for tensor in outputs),
             "flags": tuple(document["flags"]),
-        })
+        }
+        return cls(**take | typed)
 
 
 def read_report(path: Path) -> RawReport:

@@ -70,9 +70,10 @@ class _ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         centred = x - self._mean(x)
-        variance = self._mean(centred * centred)
+        # eps joins before the mean: Core ML's converter fails on a scalar added to a linear layer's result.
+        variance = self._mean(centred * centred + self.eps)
         weight, bias = self._affine()
-        return centred * torch.rsqrt(variance + self.eps) * weight + bias
+        return centred * torch.rsqrt(variance) * weight + bias
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, eps={self.eps}"

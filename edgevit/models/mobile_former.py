@@ -24,10 +24,6 @@ _TOKEN_HEADS = 4  # attention among tokens
 _DOWN_EXPAND = 4  # second expansion of a downsampling block
 
 
-def _hard_sigmoid(x: Tensor) -> Tensor:
-    return F.relu6(x + 3.0) / 6.0
-
-
 def _split_heads(x: Tensor, heads: int) -> Tensor:
     """(N, C, L) -> (N * heads, C / heads, L)."""
     batch, channels, length = x.shape
@@ -78,7 +74,7 @@ class DynamicReLU(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         # A slice keeps the rank and stays in the delegate; the index 0 would not.
-        slopes = 2.0 * _hard_sigmoid(self.hyper(tokens[:, :1])) - 1.0  # (N, 1, 2C) in -1..1
+        slopes = 2.0 * F.hardsigmoid(self.hyper(tokens[:, :1])) - 1.0  # (N, 1, 2C) in -1..1
         slopes = slopes.reshape(-1, 2 * self.channels, 1, 1)
         first, second = slopes[:, : self.channels], slopes[:, self.channels :]
         return torch.maximum((first + 1.0) * x, second * x)
@@ -104,7 +100,7 @@ class MapToTokens(nn.Module):
         scores = torch.bmm(query.transpose(1, 2) * self.scale, pixels)  # (N*2, T, HW)
         attention = scores.softmax(-1).transpose(1, 2)  # (N*2, HW, T)
         gathered = _merge_heads(torch.bmm(pixels, attention), _BRIDGE_HEADS).transpose(1, 2)  # (N, T, C)
-        gate = 2.0 * _hard_sigmoid(self.alpha(tokens))
+        gate = 2.0 * F.hardsigmoid(self.alpha(tokens))
         return self.layer_norm(tokens + self.proj(gathered * gate))
 
 

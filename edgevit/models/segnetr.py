@@ -6,8 +6,8 @@ Inferred here, with counts that fix most of it (12,224,969 parameters for C = 64
 - Widths C = 64 (`segnetr_64`) and C = 32 (`segnetr_32`); all norms are batch norms, so that they fold when deployed.
 - MBConv: expansion 4, Swish, squeeze to a quarter of the input's channels. The first one, from the image, expands 3 to
   C / 2 channels and squeezes to C / 8: an expansion counted from 3 channels would starve it.
-- Patch merging keeps every other channel and has no weights. Dropping them before or after the space-to-depth is the
-  same up to the order of channels; here it is before, so that `patch_reverse(patch_merge(x))` is `x[:, ::2]`.
+- Patch merging keeps every other channel and has no weights. Channels of the space-to-depth are counted pixel by pixel,
+  so that dropping every other one before it or after it is the same, and `patch_reverse(patch_merge(x))` is `x[:, ::2]`.
 - A block's gate is the sum of a local and a global softmax, each times one learned number that starts at 1. Both branches
   gate the same map, so one multiplication by the summed gate does for both. The spatial MLP is Linear, GELU, Linear
   with biases, all n x n for n positions; for one position its softmax is 1 and there is no MLP.
@@ -116,9 +116,12 @@ class WindowGate(nn.Module):
     (N, C, H, W) -> gate (N, 1, H, W); H and W are multiples of 2 * window.
     """
 
-    def __init__(self, window: int) -> None:
+    average: Tensor
+
+    def __init__(self, channels: int, window: int) -> None:
         super().__init__()
         self.window = window
+        self.register_buffer("average", torch.full((1, channels, 1, 1), 1.0 / channels), persistent=False)
         # A softmax over one position is 1 whatever it is given.
         self.local = WindowSoftmax(window**2) if window > 1 else None
         self.broad = WindowSoftmax(4 * window**2)
@@ -127,9 +130,10 @@ class WindowGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         _, _, height, width = x.shape
-        brightness = x.mean(1, keepdim=True)  # (N, 1, H, W)
+        # XNNPACK delegates no mean over channels; as a product it stays inside (1 / C is exact in every float type).
+        mean = F.conv2d(x, self.average)  # (N, 1, H, W)
         # One channel: channels-first and channels-last are the same numbers in the same order.
-        grid = partition(brightness.reshape(-1, height, width, 1), self.window)  # (N, h, w, P * P)
+        grid = partition(mean.reshape(-1, height, width, 1), self.window)  # (N, h, w, P * P)
         broad = self.broad(partition(displace(grid), 2))  # (N, h / 2, w / 2, 4 * P * P)
         gate = self.broad_weight * displace(unpartition(broad, 2))  # (N, h, w, P * P)
         gate = gate + (self.local_weight if self.local is None else self.local_weight * self.local(grid))
@@ -142,7 +146,7 @@ class SegNetrBlock(nn.Module):
     def __init__(self, channels: int, window: int) -> None:
         super().__init__()
         self.mbconv = _mbconv(channels, channels)
-        self.gate = WindowGate(window)
+        self.gate = WindowGate(channels, window)
         self.norm1 = nn.BatchNorm2d(channels)
         self.norm2 = nn.BatchNorm2d(channels)
         self.fc1 = nn.Conv2d(channels, 4 * channels, 1)
@@ -155,13 +159,20 @@ class SegNetrBlock(nn.Module):
 
 
 def patch_merge(x: Tensor) -> Tensor:
-    """Half the resolution without weights: (N, C, H, W) -> (N, 2 C, H / 2, W / 2), of every other channel of x."""
-    return F.pixel_unshuffle(x[:, ::2], 2)
+    """Half the resolution without weights: (N, C, H, W) -> (N, 2 C, H / 2, W / 2), of every other channel of x.
+
+    Output channels: the upper left pixels' C / 2, the upper right ones', the lower left ones', the lower right ones'.
+    """
+    _, channels, height, width = x.shape
+    # Channels last, where windows move in rank 4. XNNPACK delegates no slice with a step: pair the channels up instead.
+    pairs = x.permute(0, 2, 3, 1).reshape(-1, height, width * channels // 2, 2)
+    kept = pairs[:, :, :, :1].reshape(-1, height, width, channels // 2)  # (N, H, W, C / 2)
+    return partition(kept, 2).permute(0, 3, 1, 2)
 
 
 def patch_reverse(x: Tensor) -> Tensor:
     """Twice the resolution without weights: (N, C, H, W) -> (N, C / 4, 2 H, 2 W). Undoes what `patch_merge` kept."""
-    return F.pixel_shuffle(x, 2)
+    return unpartition(x.permute(0, 2, 3, 1), 2).permute(0, 3, 1, 2)
 
 
 class SegNetr(nn.Module):

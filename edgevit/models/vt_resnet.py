@@ -258,7 +258,9 @@ class VTResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         _, tokens = self.forward_features(x)
-        return self.fc(tokens.mean(1))
+        # (N, CT, L, 1): XNNPACK delegates a mean of rank 4 over the last two axes only.
+        mean = tokens.transpose(1, 2).unsqueeze(-1).mean((2, 3), keepdim=True)
+        return self.fc(mean.flatten(1))
 
 
 def _resnet_layer(

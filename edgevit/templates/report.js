@@ -37,7 +37,15 @@
     }
   }
 
+  // A link from the table leads to an artifact's details: show them, not only their title.
+  function openTarget() {
+    const target = document.querySelector("details:target");
+    if (target) target.open = true;
+  }
+
   draw();
+  openTarget();
+  addEventListener("hashchange", openTarget);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   // Paper cannot be clicked: print every artifact's details.
   addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));

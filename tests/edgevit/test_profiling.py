@@ -163,7 +163,7 @@ def test_real_rounds_use_a_fresh_process_each(tmp_path, use, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", install_target(tmp_path / "site"))
     use(HostDevice())
     artifact = write_artifact(tmp_path / "shelf")
-    comparison = compare(artifact, artifact, rounds=6, runs=3, warmup_runs=1, warmup_s=0.0)
+    comparison = compare(artifact, artifact, rounds=6, runs=3, min_s=0.0, warmup_runs=1, warmup_s=0.0)
     order = [report for r in comparison.rounds for report in ((r.a, r.b) if r.first == "a" else (r.b, r.a))]
     assert len({report.pid for report in order}) == 12
     assert [report.started_utc for report in order] == sorted(report.started_utc for report in order)
@@ -175,4 +175,4 @@ def test_format_that_cannot_run_here_stops_the_comparison(tmp_path, use, monkeyp
     use(HostDevice())
     able, unable = write_artifact(tmp_path, "a-fake"), write_artifact(tmp_path, "b-fake", behaviour="absent")
     with pytest.raises(DeviceError, match="b-fake did not run, exit 6: fake models run on fake phones only"):
-        compare(able, unable, warmup_s=0.0)
+        compare(able, unable, min_s=0.0, warmup_s=0.0)

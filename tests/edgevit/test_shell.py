@@ -95,6 +95,18 @@ def test_interrupt_kills_the_whole_group(tmp_path):
     assert wait_until(lambda: not is_alive(int(note.read_text())))
 
 
+def test_stop_ends_the_program_from_another_thread():
+    stop = threading.Event()
+    threading.Timer(0.3, stop.set).start()
+    with pytest.raises(DeviceError, match="was stopped"):
+        python("import time; time.sleep(60)", stop=stop)
+
+
+def test_time_out_holds_for_a_stoppable_program():
+    with pytest.raises(DeviceError, match=r"did not end within 0\.3 s"):
+        python("import time; time.sleep(60)", timeout_s=0.3, stop=threading.Event())
+
+
 def test_a_daemon_left_behind_does_not_hold_us():
     code = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(4)'])"
     start = time.monotonic()

@@ -68,7 +68,10 @@ def test_comparing_one_artifact_is_a_usage_error(tmp_path, device, invoke):
 
 def test_table_is_aligned_and_says_what_is_unknown():
     known = dataclasses.replace(
-        make_report(make_job()), memory=Memory(1 << 20, 3 << 20), delegation=Delegation(7, 8, 1), flags=(Flag.LOADED,),
+        make_report(make_job()),
+        memory=Memory(1 << 20, 3 << 20),
+        delegation=Delegation(7, 8, 1),
+        flags=(Flag.LOADED,),
         parity=OutputParity("noise", 0.25, 12.0, within_tolerance=False),
     )
     table = profile_table([summarize(make_report(make_job()), "a"), summarize(known, "longer")])

@@ -35,18 +35,13 @@ def test_real_runner_measures_in_another_process(tmp_path):
     report, again = run(artifact, record_outputs=True), run(artifact)
     assert report.token == "token-1"
     assert len(report.samples_ns) == 2
-    assert report.runtime == dataclasses.replace(report.runtime, name="fake", version="1.2")
+    assert (report.runtime.name, report.runtime.version) == ("fake", "1.2")
     assert report.parity.within_tolerance
     assert report.outputs[0].array().shape == (1, 3)
+    if sys.platform == "linux":
+        assert 0 < report.memory.baseline_bytes <= report.memory.peak_bytes
     assert report.pid != again.pid
     assert str(tmp_path) not in json.dumps(report.to_json())  # reports are published
-
-
-@pytest.mark.usefixtures("installed")
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_of_a_real_run_lies_above_its_imports(tmp_path):
-    memory = run(write_artifact(tmp_path)).memory
-    assert 0 < memory.baseline_bytes <= memory.peak_bytes
 
 
 @pytest.mark.usefixtures("installed")
@@ -57,7 +52,7 @@ def test_crash_names_the_signal(tmp_path):
 
 @pytest.mark.usefixtures("installed")
 def test_failure_tells_the_last_line_of_stderr(tmp_path):
-    with pytest.raises(DeviceError, match="did not run, exit 3: kernel 17 is missing$"):
+    with pytest.raises(DeviceError, match=r"did not run, exit 3: kernel 17 is missing$"):
         run(write_artifact(tmp_path, behaviour="chatter"))
 
 
@@ -77,7 +72,7 @@ def test_hanging_model_ends_at_the_time_out(tmp_path):
 def test_damaged_artifact_is_not_measured(tmp_path):
     artifact = write_artifact(tmp_path)
     (artifact.path / "model.fake").write_text("{}")
-    with pytest.raises(DeviceError, match="model.fake has 2 bytes"):
+    with pytest.raises(DeviceError, match=r"model\.fake has 2 bytes"):
         run(artifact)
 
 
@@ -89,14 +84,14 @@ def test_runner_without_a_report_is_an_error(tmp_path):
 @pytest.mark.parametrize("text", ["", '{"schema": "edgevit.report"'])
 def test_report_that_is_cut_off_is_an_error(tmp_path, text):
     device = runner_saying(f"import sys; open(sys.argv[2], 'w').write({text!r})")
-    with pytest.raises(DeviceError, match="left no valid report: .* is not JSON"):
+    with pytest.raises(DeviceError, match=r"left no valid report: .* is not JSON"):
         run(write_artifact(tmp_path), device=device)
 
 
 def test_incomplete_report_is_an_error(tmp_path):
     document = make_report(make_job()).to_json()
     del document["complete"]
-    with pytest.raises(DeviceError, match="left no valid report: .*complete"):
+    with pytest.raises(DeviceError, match=r"left no valid report: .*complete"):
         run(write_artifact(tmp_path), device=writing(document))
 
 
@@ -121,8 +116,6 @@ def test_facts_of_this_machine_are_known_or_null():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_linux_tells_memory_and_load():
-    before = peak_memory_bytes()
     block = b"x" * (64 << 20)
-    assert peak_memory_bytes() >= before
     assert peak_memory_bytes() >= len(block)
     assert load_average() >= 0

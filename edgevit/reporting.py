@@ -42,12 +42,10 @@ def report(folder: Path, out: Path | None = None, formats: Iterable[str] = FORMA
             raise unknown_name("report format", name, FORMATS)
     data = collect(Path(folder))
     target = Path(folder) if out is None else Path(out)
-    written = []
-    for name in wanted:
-        path = target / f"report.{name}"
-        write_bytes(path, _renderer(name)(data).encode())
-        written.append(path)
-    return written
+    documents = {target / f"report.{name}": _renderer(name)(data) for name in wanted}
+    for path, text in documents.items():
+        write_bytes(path, text.encode())
+    return list(documents)
 
 
 def collect(folder: Path) -> ReportData:
@@ -251,6 +249,9 @@ def _next_commands(folder: Path, rows: tuple[ArtifactRow, ...], compared: bool) 
             commands.append(NextCommand(f"edgevit verify {path}", f"{row.name}: on a machine with its runtime"))
         elif not row.latencies:
             commands.append(NextCommand(f"edgevit profile {path}", f"{row.name}: measure its latency on this machine"))
+        if row.accuracy is None:
+            command = f"edgevit verify {path} --data FOLDER --weights CHECKPOINT"
+            commands.append(NextCommand(command, f"{row.name}: accuracy of both on labelled pictures"))
     timed = [shlex.quote(str(folder / row.folder)) for row in rows if row.latencies]
     if len(timed) > 1 and not compared:
         why = "time both in turns and give the ratio with its interval"

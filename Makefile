@@ -1,0 +1,60 @@
+# `make` lists the targets; `make demo` and `make test` set up everything they need.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+DEMO := artifacts/demo
+CODE := $(wildcard edgevit/*.py edgevit/*/*.py converters/*.py converters/*/*.py)
+READY := .venv/ready
+
+.PHONY: help setup demo test test-fast lint goldens matrix clean
+.DELETE_ON_ERROR:
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+setup: $(READY)  ## .venv/ with every runtime and converter (about 4 GB)
+
+$(READY): pyproject.toml constraints.txt
+	@echo "== installing into .venv (about 4 GB, some minutes the first time)"
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 13) else "Python 3.11 or 3.12 is needed, this is " + sys.version.split()[0] + "; install it or run: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(DEMO)/report.html  ## train, convert, verify, profile and report on scanned digits
+	@echo "== open $(DEMO)/report.html; the same as data: $(DEMO)/report.json"
+
+$(DEMO)/van_b0.pt: $(READY) edgevit/models/van.py edgevit/models/layers.py edgevit/training/recipe.py
+	$(BIN)/edgevit train van_b0 --data digits --recipe digits --input-size 32 --out $@
+
+$(DEMO)/converted: $(DEMO)/van_b0.pt $(CODE)
+	$(BIN)/edgevit convert van_b0 --weights $< --target all --out $(DEMO)
+	$(BIN)/edgevit convert van_b0 --weights $< --target coreml --target tflite --precision fp16 --out $(DEMO)
+	@touch $@
+
+$(DEMO)/measured: $(DEMO)/converted
+	$(BIN)/edgevit verify $(DEMO)/van_b0-*-* --weights $(DEMO)/van_b0.pt --data digits
+	$(BIN)/edgevit profile $(DEMO)/van_b0-fp32-executorch $(DEMO)/van_b0-*-tflite
+	$(BIN)/edgevit profile $(DEMO)/van_b0-fp32-executorch $(DEMO)/van_b0-fp32-tflite --compare
+	@touch $@
+
+$(DEMO)/report.html: $(DEMO)/measured
+	$(BIN)/edgevit report $(DEMO)
+
+test: $(READY)  ## all tests
+	$(BIN)/python -m pytest
+
+test-fast: $(READY)  ## tests without the full-size models
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(READY)  ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+goldens: $(READY)  ## rewrite the golden vectors; review the diff
+	$(BIN)/python -m tests.contract.make_preprocess_goldens
+
+matrix: $(READY)  ## measure the conversion matrix at full size (about half an hour)
+	$(BIN)/python -m benchmarks.matrix benchmarks/conversion.toml
+
+clean:  ## remove artifacts and the environment
+	rm -rf artifacts .venv

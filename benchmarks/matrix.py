@@ -1,0 +1,124 @@
+"""`python -m benchmarks.matrix benchmarks/conversion.toml`: converts every row of a matrix and keeps what was measured.
+
+Weights are seeded, with BatchNorm statistics from random images, so that nothing is trivially zero. Parity is
+measured by the pipeline itself: the artifact in its own runtime against the network in its training form.
+The result is results/MATRIX.json; `python -m benchmarks.tables` puts it into README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import edgevit
+from edgevit import log
+from edgevit.artifact import Artifact
+from edgevit.errors import EdgevitError, UsageError
+from edgevit.provenance import provenance
+from edgevit.storage import write_json
+from edgevit.train.checkpoint import load_weights
+
+RESULTS = Path(__file__).parent / "results"
+_KEYS = {"models", "seed", "precisions"}
+
+
+def main() -> None:
+    """Measure every row, print progress, write the result; exit 1 if a row failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("matrix", type=Path)
+    parser.add_argument("--only", nargs="*", help="models to measure; default: all of the matrix")
+    arguments = parser.parse_args()
+    log.configure()
+    matrix = read_matrix(arguments.matrix)
+    rows = [row for model in arguments.only or matrix["models"] for row in measure_model(model, matrix)]
+    result = {
+        "schema": "edgevit.matrix",
+        "matrix": arguments.matrix.name,
+        "seed": matrix["seed"],
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "provenance": provenance(("executorch", "coremltools", "ai-edge-litert")),
+        "rows": rows,
+    }
+    write_json(RESULTS / f"{arguments.matrix.stem}.json", result)
+    sys.exit(any(row["error"] for row in rows))
+
+
+def read_matrix(path: Path) -> dict[str, Any]:
+    """The TOML file; an unknown key is an error."""
+    matrix = tomllib.loads(path.read_text())
+    if set(matrix) != _KEYS:
+        raise UsageError(f"{path} has keys {sorted(matrix)}", hint=f"it must have {sorted(_KEYS)}")
+    return matrix
+
+
+def measure_model(name: str, matrix: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row per target and precision. Targets run one after the other, so that seconds are comparable."""
+    model = seeded_model(name, matrix["seed"])
+    rows = []
+    with tempfile.TemporaryDirectory() as out:
+        for precision, targets in matrix["precisions"].items():
+            for target in targets:
+                rows.append(_measure(model, name, target, precision, out))
+    return rows
+
+
+def seeded_model(name: str, seed: int) -> torch.nn.Module:
+    """A network with seeded weights whose BatchNorms have seen four random images."""
+    torch.manual_seed(seed)
+    model = edgevit.create_model(name)
+    size = model.edgevit_spec.input_size
+    model.train()
+    with torch.no_grad():
+        model(torch.randn(4, 3, size, size))
+    load_weights(model, model.state_dict())  # refuses values that are not finite
+    return model.eval()
+
+
+def _measure(model: torch.nn.Module, name: str, target: str, precision: str, out: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"model": name, "target": target, "precision": precision, "error": ""}
+    started = time.perf_counter()
+    try:
+        artifact = edgevit.convert(model, target=target, precision=precision, out=out)
+    except EdgevitError as error:
+        return row | {"error": str(error)}
+    return row | {"total_s": round(time.perf_counter() - started, 1)} | _facts(artifact)
+
+
+def _facts(artifact: Artifact) -> dict[str, Any]:
+    manifest = artifact.manifest
+    document = manifest.to_json()
+    return {
+        "input_size": manifest.model.input_size,
+        "params": manifest.model.params,
+        "macs": manifest.model.macs,
+        "conversion_s": manifest.provenance["conversion_s"],
+        "size_bytes": manifest.entry_size_bytes,
+        "parity": document["parity"],
+        "tolerance": document["tolerance"],
+        "lowering": document["lowering"],
+        "checks": document["checks"],
+    }
+
+
+def _cpu() -> str:
+    """The processor's name as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+if __name__ == "__main__":
+    main()

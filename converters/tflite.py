@@ -1,0 +1,218 @@
+"""TFLite: a Program becomes a .tflite file with channels-last maps, run by LiteRT with XNNPACK.
+
+The ATen graph is lowered op by op, each tensor with its axis order known (`converters/_tflite`). No converter that
+guesses layouts from shapes takes part, so nothing depends on which sizes happen to be equal.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevit.conversion import Converted
+from edgevit.errors import ContractError, ConversionError, DeviceError, UsageError
+from edgevit.libraries import require, version
+from edgevit.log import captured_native_output
+from edgevit.program import Program
+from edgevit.spec import Layout, Precision, TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edgevit.contract.manifest import Lowering, Manifest
+
+MODEL_FILE = "model.tflite"
+_INTERPRETER = "ai_edge_litert.interpreter"
+_DELEGATE = "DELEGATE"  # what LiteRT calls the node that stands for a delegate's piece of the graph
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """No options yet: every op is a builtin of TFLite, and XNNPACK takes what it can."""
+
+
+class TFLiteSession:
+    """A .tflite file in LiteRT, on the CPU with XNNPACK."""
+
+    accelerator = "cpu"
+
+    def __init__(self, path: Path, manifest: Manifest, threads: int) -> None:
+        self.runtime = f"litert {_litert_version()}"
+        self.threads = threads
+        self._inputs = {spec.name: spec for spec in manifest.inputs}
+        self._interpreter = _interpreter(path, threads)
+        self._runner = self._interpreter.get_signature_runner()
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One inference; float32 arrays by input name, copies by output name."""
+        unknown = set(inputs) - set(self._inputs)
+        if unknown:
+            raise UsageError(f"no input {sorted(unknown)[0]!r}", hint=f"inputs: {', '.join(self._inputs)}")
+        return self._runner(**{name: _checked(inputs, spec) for name, spec in self._inputs.items()})
+
+    def close(self) -> None:
+        """Free the interpreter and its delegate."""
+        del self._runner, self._interpreter
+
+
+class TFLiteConverter:
+    """Writes model.tflite with builtin ops only and runs it with LiteRT."""
+
+    name = "tflite"
+    suffix = ".tflite"
+    precisions = frozenset({Precision.FP32, Precision.FP16})
+    extra = "tflite"
+    packages = ("ai-edge-litert", "flatbuffers")
+    runtime_modules = (_INTERPRETER,)
+    Options = Options
+
+    def convert(self, program: Program, options: Options, out_dir: Path) -> Converted:
+        """Lower every op and write model.tflite. Raises ConversionError naming every op without a counterpart.
+
+        FP16 stores weights as float16; LiteRT widens them when it loads, so arithmetic stays float32 on CPUs.
+        """
+        require(_INTERPRETER, "tflite")
+        from converters._tflite.flatbuffer import serialize
+        from converters._tflite.lower import lower
+
+        graph = lower(program)
+        path = out_dir / MODEL_FILE
+        path.write_bytes(serialize(graph, program.spec.name))
+        inputs = _specs(program.spec.inputs, [graph.tensors[index].shape for index in graph.inputs])
+        outputs = _specs(program.spec.outputs, [graph.tensors[index].shape for index in graph.outputs])
+        return Converted(MODEL_FILE, inputs, outputs, _lowering(path))
+
+    def check(self, folder: Path, manifest: Manifest) -> dict[str, str]:
+        """Identifier, ends, ops and weight precision of the file against the manifest."""
+        from converters._tflite.flatbuffer import IDENTIFIER, read_facts
+
+        path = folder / manifest.entry
+        facts = read_facts(path)
+        for kind, found, specs in (("inputs", facts.inputs, manifest.inputs), ("outputs", facts.outputs, manifest.outputs)):
+            declared = tuple((spec.name, spec.shape, spec.dtype) for spec in specs)
+            if found != declared:
+                raise ContractError(f"{path} has {kind} {found}, its manifest says {declared}", hint="convert again")
+        if facts.foreign_ops:
+            raise ContractError(
+                f"{path} needs ops that plain LiteRT lacks: {', '.join(facts.foreign_ops)}", hint="convert again"
+            )
+        half = facts.half_bytes > facts.single_bytes
+        if half != (manifest.precision is Precision.FP16) or (facts.half_bytes and not half):
+            raise ContractError(
+                f"{path} holds {facts.half_bytes} bytes of float16 and {facts.single_bytes} of float32, "
+                f"its manifest says {manifest.precision}",
+                hint="convert again",
+            )
+        if facts.ops["TRANSPOSE"] != manifest.lowering.transposes:
+            raise ContractError(
+                f"{path} has {facts.ops['TRANSPOSE']} transposes, its manifest says {manifest.lowering.transposes}",
+                hint="convert again",
+            )
+        return {
+            "identifier": IDENTIFIER.decode(),
+            "inputs": _shown(facts.inputs),
+            "outputs": _shown(facts.outputs),
+            "ops": str(facts.ops.total()),
+            "custom ops": "0",
+            "transposes": str(facts.ops["TRANSPOSE"]),
+            "weights": "float16" if half else "float32",
+        }
+
+    def open(self, folder: Path, manifest: Manifest, accelerator: str = "cpu", threads: int = 1) -> TFLiteSession:
+        """Load with `threads` CPU threads and the XNNPACK delegate."""
+        if accelerator != "cpu":
+            raise UsageError(f"tflite runs on cpu here, not on {accelerator!r}", hint="use --accelerator cpu")
+        return TFLiteSession(folder / manifest.entry, manifest, threads)
+
+
+def _litert_version() -> str:
+    return version("ai-edge-litert") or "unknown"
+
+
+def _interpreter(path: Path, threads: int) -> Any:
+    """A LiteRT interpreter with its memory allocated. Raises DeviceError if LiteRT refuses the file."""
+    litert = require(_INTERPRETER, "tflite")
+    with captured_native_output() as native:  # LiteRT announces its delegate on stderr
+        try:
+            interpreter = litert.Interpreter(str(path), num_threads=threads)
+            interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            lines = [line for line in (native() or str(error)).splitlines() if line.strip()]
+            raise DeviceError(
+                f"LiteRT cannot load {path}: {lines[-1].strip()[:300]}",
+                hint="the file is damaged or newer than this LiteRT; convert again with this version",
+            ) from error
+    return interpreter
+
+
+def _checked(inputs: Mapping[str, np.ndarray], spec: TensorSpec) -> np.ndarray:
+    """The named input as a contiguous array, its shape and dtype checked."""
+    import numpy as np
+
+    if spec.name not in inputs:
+        raise UsageError(f"no input {spec.name!r}", hint=f"given: {', '.join(inputs) or 'none'}")
+    array = np.ascontiguousarray(inputs[spec.name])
+    if array.shape != spec.shape or array.dtype != spec.dtype:
+        raise UsageError(
+            f"input {spec.name!r} is {array.dtype} {array.shape}", hint=f"it must be {spec.dtype} {spec.shape}"
+        )
+    return array
+
+
+def _specs(declared: tuple[TensorSpec, ...], shapes: list[tuple[int, ...]]) -> tuple[TensorSpec, ...]:
+    """The ends as the file has them: maps are channels-last there."""
+    return tuple(
+        TensorSpec(spec.name, shape, spec.dtype, Layout.NHWC if len(shape) == 4 else Layout.FLAT)
+        for spec, shape in zip(declared, shapes, strict=True)
+    )
+
+
+def _lowering(path: Path) -> Lowering:
+    """Count ops, and which of them XNNPACK takes, by loading the file as a session would."""
+    from edgevit.contract.manifest import Lowering
+
+    try:
+        details = _interpreter(path, threads=1)._get_ops_details()
+    except DeviceError as error:
+        raise ConversionError(f"LiteRT refuses its own format: {error.message}", hint="report this with the model") from error
+    nodes = [detail for detail in details if detail["op_name"] != _DELEGATE]
+    delegates = [detail for detail in details if detail["op_name"] == _DELEGATE]
+    inside = _delegated(nodes, delegates)
+    ops = Counter(node["op_name"] for node in nodes)
+    outside = ops - Counter(nodes[index]["op_name"] for index in inside)
+    return Lowering(
+        nodes=len(nodes),
+        delegated=len(inside),
+        regions=len(delegates),
+        transposes=ops["TRANSPOSE"],
+        outside=dict(sorted(outside.items())),
+        ops=dict(sorted(ops.items())),
+    )
+
+
+def _delegated(nodes: list[dict[str, Any]], delegates: list[dict[str, Any]]) -> set[int]:
+    """Indices of the nodes that the delegates compute: from a delegate's outputs back to its inputs.
+
+    LiteRT keeps the original nodes beside the delegate's, and says nowhere else which of them it replaced.
+    """
+    maker = {int(tensor): index for index, node in enumerate(nodes) for tensor in node["outputs"]}
+    inside: set[int] = set()
+    for delegate in delegates:
+        given = {int(tensor) for tensor in delegate["inputs"]}
+        todo = [int(tensor) for tensor in delegate["outputs"]]
+        while todo:
+            index = maker.get(tensor := todo.pop())
+            if tensor not in given and index is not None and index not in inside:
+                inside.add(index)
+                todo += [int(source) for source in nodes[index]["inputs"]]
+    return inside
+
+
+def _shown(tensors: tuple[tuple[str, tuple[int, ...], str], ...]) -> str:
+    return ", ".join(f"{name} {dtype} {'x'.join(map(str, shape))}" for name, shape, dtype in tensors)
+
+
+CONVERTER = TFLiteConverter()

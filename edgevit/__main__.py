@@ -1,0 +1,5 @@
+"""`python -m edgevit` is `edgevit`."""
+
+from edgevit.cli import main
+
+main()

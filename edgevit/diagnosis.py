@@ -1,0 +1,108 @@
+"""What works on this machine, what is missing, and the command that mends it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib.metadata import requires
+
+from edgevit import shell
+from edgevit.errors import DeviceError
+from edgevit.libraries import version
+from edgevit.plugins import converter_names, device_schemes, get_converter
+
+_IMPORT_TIMEOUT_S = 180
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. `remedy` is a command, or "" where nothing needs mending."""
+
+    kind: str  # "python", "target", "extra", "device", "tool"
+    name: str
+    works: bool
+    detail: str
+    remedy: str = ""
+
+
+def diagnose() -> list[Finding]:
+    """Look at Python, the targets (their libraries are really imported), the extras, devices and tools."""
+    findings = [_python()]
+    findings += [_target(name) for name in converter_names()]
+    findings += [_extra(extra, use) for extra, use in _EXTRAS.items()]
+    findings += [Finding("device", scheme, True, platform.platform()) for scheme in device_schemes()]
+    findings += [_tool(*row) for row in _TOOLS]
+    return findings
+
+
+def to_json(findings: list[Finding]) -> list[dict[str, object]]:
+    """Findings as plain data."""
+    return [dataclasses.asdict(finding) for finding in findings]
+
+
+_EXTRAS = {"train": "edgevit train", "demo": "the bundled digits", "report": "edgevit report"}
+# What for, the programs that serve (any one), and how Debian and Ubuntu call them.
+_TOOLS = (
+    ("C++ compiler, for tests of native code", ("g++", "clang++"), "apt-get install g++"),
+    ("headless browser, for tests of the report", ("chromium", "google-chrome", "chrome"), "apt-get install chromium"),
+    ("git, for the commit in manifests", ("git",), "apt-get install git"),
+)
+
+
+def _python() -> Finding:
+    found = platform.python_version()
+    works = (3, 11) <= sys.version_info[:2] < (3, 13)
+    return Finding("python", found, works, sys.executable, "" if works else "install Python 3.11 and run make setup")
+
+
+def _target(name: str) -> Finding:
+    converter = get_converter(name)
+    missing = _missing(converter.extra)
+    remedy = f'pip install "edgevit[{converter.extra}]"'
+    if missing:
+        return Finding("target", name, False, "missing: " + ", ".join(missing), remedy)
+    try:
+        script = "import " + ", ".join(converter.runtime_modules)
+        completed = shell.run([sys.executable, "-W", "ignore", "-c", script], timeout_s=_IMPORT_TIMEOUT_S)
+    except DeviceError as error:
+        return Finding("target", name, False, error.message, remedy)
+    if completed.returncode:
+        return Finding("target", name, False, f"import fails: {completed.last_error_line}", remedy)
+    versions = ", ".join(f"{package} {version(package)}" for package in converter.packages)
+    return Finding("target", name, True, f"{versions}; {converter.runs_here() or 'runs here'}")
+
+
+def _extra(extra: str, use: str) -> Finding:
+    missing = _missing(extra)
+    remedy = f'pip install "edgevit[{extra}]"' if missing else ""
+    return Finding("extra", extra, not missing, f"for {use}" + (f"; missing: {', '.join(missing)}" if missing else ""), remedy)
+
+
+def _missing(extra: str) -> list[str]:
+    """Requirements of one of edgevit's extras that the environment does not meet: "onnx2tf==1.28.8 (has 1.27)"."""
+    lacking = []
+    for requirement in _requirements():
+        if requirement.marker is None or not requirement.marker.evaluate({"extra": extra}):
+            continue
+        found = version(requirement.name)
+        if found is None:
+            lacking.append(f"{requirement.name}{requirement.specifier}")
+        elif requirement.specifier and not requirement.specifier.contains(found, prereleases=True):
+            lacking.append(f"{requirement.name}{requirement.specifier} (has {found})")
+    return lacking
+
+
+@functools.cache
+def _requirements() -> list:
+    from packaging.requirements import Requirement
+
+    return [Requirement(text) for text in requires("edgevit") or []]
+
+
+def _tool(use: str, programs: tuple[str, ...], remedy: str) -> Finding:
+    found = next((path for path in map(shutil.which, programs) if path), None)
+    return Finding("tool", programs[0], found is not None, f"{use}: {found or 'not found'}", "" if found else remedy)

@@ -1,0 +1,118 @@
+"""The training step as a LightningModule, and its augmentation on tensors."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from edgevit.errors import EdgevitError
+from edgevit.train.recipe import Augmentation, Recipe
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EpochResult:
+    """One row of the training curve: mean training loss, top-1 on the test set (0 to 1), seconds since the start."""
+
+    epoch: int
+    loss: float
+    top1: float
+    seconds: float
+
+
+class Classifier(LightningModule):
+    """Trains `model`, which maps images (N, 3, S, S) to logits (N, num_classes), by a recipe.
+
+    `curve` grows by one EpochResult per epoch, each also logged. Raises EdgevitError when the loss is not finite.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe, num_classes: int) -> None:
+        super().__init__()
+        self.model = model
+        self.recipe = recipe
+        self.curve: list[EpochResult] = []
+        self._generator = torch.Generator().manual_seed(recipe.seed)
+        self._loss = MeanMetric()
+        self._top1 = MulticlassAccuracy(num_classes, average="micro")
+        self._start = time.perf_counter()
+
+    def on_fit_start(self) -> None:
+        self._start = time.perf_counter()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        images, targets = batch
+        images = augment(images, self.recipe.augmentation, self._generator)
+        loss = F.cross_entropy(self.model(images), targets, label_smoothing=self.recipe.label_smoothing)
+        if not torch.isfinite(loss):
+            raise EdgevitError(
+                f"the loss became {loss.item()} in epoch {self.current_epoch + 1}",
+                hint="lower the recipe's learning rate, or check the starting weights and the images",
+            )
+        self._loss.update(loss.detach())
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        images, targets = batch
+        self._top1.update(self.model(images), targets)
+
+    def on_train_epoch_end(self) -> None:  # Lightning validates before it ends the epoch
+        result = EpochResult(
+            epoch=self.current_epoch + 1,
+            loss=self._loss.compute().item(),
+            top1=self._top1.compute().item(),
+            seconds=time.perf_counter() - self._start,
+        )
+        self.curve.append(result)
+        log.info(
+            "epoch %d/%d  loss %.3f  top-1 %.2f %%  %.0f s",
+            result.epoch, self.recipe.epochs, result.loss, 100 * result.top1, result.seconds,
+        )  # fmt: skip
+        self._loss.reset()
+        self._top1.reset()
+
+    def configure_optimizers(self) -> dict[str, object]:
+        # Decay pulls weights to zero; for norms, biases and layer scales (1-D) that would only hold learning back.
+        matrices = [parameter for parameter in self.model.parameters() if parameter.ndim > 1]
+        vectors = [parameter for parameter in self.model.parameters() if parameter.ndim <= 1]
+        groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay)
+        total = int(self.trainer.estimated_stepping_batches)
+        warmup = total * self.recipe.warmup_epochs // self.recipe.epochs
+        schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def warmup_cosine(step: int, warmup: int, total: int) -> float:
+    """Share of the peak learning rate at `step`: linear up to 1 over `warmup` steps, then half a cosine to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Shift, scale and rotate each image (N, C, S, S) by its own random amount: the same shape.
+
+    Draws come from the CPU generator, whatever the device; the edge pixel fills what comes into view.
+    """
+    if augmentation == Augmentation():
+        return images
+    draws = torch.rand(len(images), 4, generator=generator) * 2 - 1  # (N, 4) in [-1, 1)
+    angle = draws[:, 0] * math.radians(augmentation.rotation_degrees)
+    zoom = 1 + draws[:, 1] * augmentation.scale
+    shift = draws[:, 2:] * (2 * augmentation.shift)  # grid coordinates run over 2 from edge to edge
+    cos, sin = zoom * angle.cos(), zoom * angle.sin()
+    rows = [torch.stack([cos, -sin, shift[:, 0]], dim=1), torch.stack([sin, cos, shift[:, 1]], dim=1)]
+    affine = torch.stack(rows, dim=1).to(images.device)  # (N, 2, 3)
+    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

@@ -1,0 +1,202 @@
+"""Train one model on one set of images and write its checkpoint: the first arrow of the line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from edgevit import __version__
+from edgevit.data.imageset import ImageSet
+from edgevit.data.preprocess import preprocess
+from edgevit.errors import UsageError
+from edgevit.spec import Layout, ModelSpec, Task
+from edgevit.train.checkpoint import CheckpointCard, load_weights, save_checkpoint
+from edgevit.train.module import Classifier, EpochResult
+from edgevit.train.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+_KEEP_BYTES = 512 << 20  # preprocessed sets up to this size stay in memory
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What a run came to: top1 (0 to 1) is that of the last epoch, whose weights the checkpoint holds."""
+
+    checkpoint: Path
+    top1: float
+    epochs: int
+    seconds: float
+    curve: tuple[EpochResult, ...]
+
+
+def train(
+    spec: ModelSpec,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    recipe: Recipe,
+    out: Path,
+    *,
+    weights: str | Path | None = None,
+    threads: int | None = None,
+) -> TrainingResult:
+    """Train spec's model, score it on the test set after each epoch, and write the checkpoint `out`.
+
+    spec already has the set's class count (`ModelSpec.for_task`). weights are the start, with a new head when their
+    class count differs; without them training starts from random weights. threads bounds the CPU threads. The same
+    seed on the same machine and thread count gives the same weights on a CPU. Raises UsageError for sets
+    or weights that do not fit, EdgevitError when training diverges and StorageError; then `out` is as it was.
+    """
+    _check_sets(spec, train_set, test_set)
+    start = time.perf_counter()
+    with _threads(threads), _seeded(recipe.seed):
+        model = spec.build(spec.num_classes, spec.input_size)
+        if weights is not None:
+            load_weights(model, weights, replace_head=True)
+        curve = _fit(model, spec, train_set, test_set, recipe)
+    seconds = time.perf_counter() - start
+    save_checkpoint(out, model, _card(spec, train_set, recipe, curve))
+    return TrainingResult(Path(out), curve[-1].top1, recipe.epochs, seconds, tuple(curve))
+
+
+class PreprocessedSet(Dataset[tuple[Tensor, int]]):
+    """An ImageSet behind the exact preprocessing: index -> (float32 (3, S, S), target). Small sets are kept."""
+
+    def __init__(self, images: ImageSet, spec: ModelSpec) -> None:
+        self._images = images
+        self._preprocess = spec.preprocess
+        self._kept: dict[int, Tensor] | None = {} if len(images) * 12 * spec.input_size**2 <= _KEEP_BYTES else None
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if self._kept is None:
+            return self._tensor(index), int(self._images.targets[index])
+        if index not in self._kept:
+            self._kept[index] = self._tensor(index)
+        return self._kept[index], int(self._images.targets[index])
+
+    def _tensor(self, index: int) -> Tensor:
+        pixels, _ = self._images[index]
+        return torch.from_numpy(preprocess(pixels, self._preprocess, Layout.NCHW)[0])  # (3, S, S)
+
+
+def _check_sets(spec: ModelSpec, train_set: ImageSet, test_set: ImageSet) -> None:
+    if spec.task is not Task.CLASSIFY:
+        raise UsageError(f"{spec.name} does not classify images", hint="train a classification model")
+    if train_set.labels != test_set.labels:
+        raise UsageError(f"{train_set.name} and {test_set.name} have other labels", hint="give both the same classes")
+    if len(train_set.labels) != spec.num_classes:
+        raise UsageError(
+            f"{train_set.name} has {len(train_set.labels)} classes, {spec.name} {spec.num_classes}",
+            hint=f"build the model for {len(train_set.labels)} classes",
+        )
+    if spec.num_classes < 2 or len(train_set) < 2 or not len(test_set):
+        raise UsageError(
+            f"{spec.num_classes} classes, {len(train_set)} training and {len(test_set)} test images are too few",
+            hint="training takes 2 classes, 2 training images and 1 test image at least",
+        )
+
+
+def _fit(
+    model: nn.Module, spec: ModelSpec, train_set: ImageSet, test_set: ImageSet, recipe: Recipe
+) -> list[EpochResult]:
+    """Run all epochs; `model` holds the trained weights afterwards, on the CPU and in eval mode."""
+    classifier = Classifier(model, recipe, spec.num_classes)
+    batch_size = min(recipe.batch_size, len(train_set))
+    # drop_last: a rest of one image has no batch statistics. Shuffling leaves out other images each epoch.
+    batches = DataLoader(
+        PreprocessedSet(train_set, spec),
+        batch_size,
+        shuffle=True,
+        drop_last=True,
+        generator=torch.Generator().manual_seed(recipe.seed),
+    )
+    scored = DataLoader(PreprocessedSet(test_set, spec), batch_size)
+    with _quiet_lightning():
+        trainer = Trainer(
+            accelerator="cuda" if torch.cuda.is_available() else "cpu",
+            devices=1,
+            max_epochs=recipe.epochs,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(classifier, batches, scored)
+    model.cpu().eval()
+    return classifier.curve
+
+
+def _card(spec: ModelSpec, train_set: ImageSet, recipe: Recipe, curve: list[EpochResult]) -> CheckpointCard:
+    return CheckpointCard(
+        model=spec.name,
+        num_classes=spec.num_classes,
+        input_size=spec.input_size,
+        labels=train_set.labels,
+        preprocess=spec.preprocess,
+        edgevit_version=__version__,
+        training={
+            "data": train_set.name,
+            "recipe": dataclasses.asdict(recipe),
+            "top1": curve[-1].top1,
+            "curve": [dataclasses.asdict(result) for result in curve],
+        },
+    )
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global generators for initial weights and drop-path; the caller's state returns afterwards."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Bound torch's CPU threads to `count`, None to leave them."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's tips and warnings off stderr, and turn its exit on Ctrl-C back into KeyboardInterrupt."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    except SystemExit as exit_:
+        if isinstance(exit_.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        logger.setLevel(level)
+        if in_main_thread:  # Lightning leaves SIGINT ignored after a Ctrl-C
+            signal.signal(signal.SIGINT, handler)

@@ -1,0 +1,57 @@
+"""Converted artifacts that many tests share: each conversion is a process of its own, so it is done once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import edgevit
+from edgevit.artifact import Artifact, load_artifact
+from tests.tiny import TinyClassifier, TinySegmenter, classifier_spec, seeded, segmenter_spec
+
+
+@pytest.fixture(scope="session")
+def classifier_artifact(tmp_path_factory) -> Artifact:
+    """TinyClassifier in ExecuTorch with labels; read only."""
+    return edgevit.convert(
+        seeded(TinyClassifier),
+        spec=classifier_spec(),
+        target="executorch",
+        labels=("ant", "bee", "cat", "dog", "eel"),
+        out=tmp_path_factory.mktemp("artifacts"),
+    )
+
+
+@pytest.fixture(scope="session")
+def segmenter_artifact(tmp_path_factory) -> Artifact:
+    """TinySegmenter in ExecuTorch; read only."""
+    out = tmp_path_factory.mktemp("artifacts")
+    return edgevit.convert(seeded(TinySegmenter), spec=segmenter_spec(), target="executorch", out=out)
+
+
+@pytest.fixture
+def classifier_copy(classifier_artifact, tmp_path) -> Artifact:
+    """A copy of the classifier's folder that a test may damage."""
+    folder = tmp_path / "copies" / classifier_artifact.name
+    shutil.copytree(classifier_artifact.path, folder)
+    return load_artifact(folder)
+
+
+@pytest.fixture
+def my_model(tmp_path) -> Path:
+    """A user's own file with factories, good and bad."""
+    path = tmp_path / "my_model.py"
+    path.write_text(
+        "from torch import nn\n"
+        "def build(num_classes=4):\n"
+        "    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1),\n"
+        "                         nn.Flatten(), nn.Linear(8, num_classes))\n"
+        "def three_outputs():\n"
+        "    return nn.Conv1d(3, 3, 1)\n"
+        "def no_module():\n"
+        "    return 5\n"
+        "number = 3\n"
+    )
+    return path

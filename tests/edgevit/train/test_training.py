@@ -1,0 +1,196 @@
+"""Training on a toy: two colours, a network of a few hundred weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import signal
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgevit.data.imageset import ImageSet
+from edgevit.errors import EdgevitError, StorageError, UsageError
+from edgevit.spec import ModelSpec, Preprocess, Task, Tier, class_logits, image_input, logit_map
+from edgevit.train.checkpoint import read_checkpoint
+from edgevit.train.module import augment, warmup_cosine
+from edgevit.train.recipe import Augmentation, Recipe
+from edgevit.train.training import train
+
+RECIPE = Recipe(
+    "toy", epochs=3, batch_size=8, learning_rate=2e-2, augmentation=Augmentation(0.1, 0.1, 10.0), label_smoothing=0.0
+)
+
+
+def build(num_classes: int, input_size: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, num_classes),
+    )  # fmt: skip
+
+
+def toy_spec(classes: int = 2) -> ModelSpec:
+    return ModelSpec(
+        name="toy",
+        task=Task.CLASSIFY,
+        tier=Tier.EDGE,
+        build=build,
+        inputs=image_input(8),
+        outputs=class_logits(classes),
+        preprocess=Preprocess.for_input(8),
+        params=0,
+        macs=0,
+        paper="none",
+    )
+
+
+def colours(count: int, *, labels: tuple[str, ...] = ("red", "blue"), name: str = "colours") -> ImageSet:
+    """Noisy 10x9 images whose channel 0 or 2 is bright, in turn."""
+    random = np.random.default_rng(count)
+    targets = np.arange(count) % len(labels)
+    images = random.integers(0, 60, (count, 10, 9, 3), dtype=np.uint8)
+    for image, target in zip(images, targets, strict=True):
+        image[..., 2 * target] += 150
+    return ImageSet(tuple(images), targets.astype(np.int64), labels, name)
+
+
+def test_loss_falls_and_the_card_tells_what_was_trained(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="edgevit"):
+        result = train(toy_spec(), colours(64), colours(20), RECIPE, tmp_path / "toy.pt")
+    assert [epoch.epoch for epoch in result.curve] == [1, 2, 3]
+    assert result.curve[-1].loss < 0.7 * result.curve[0].loss
+    assert result.top1 == result.curve[-1].top1 == 1.0
+    assert result.epochs == 3 and result.seconds > 0
+
+    card = read_checkpoint(result.checkpoint).card
+    assert card.labels == ("red", "blue") and card.model == "toy" and card.input_size == 8
+    assert card.preprocess == toy_spec().preprocess
+    assert card.training["recipe"]["augmentation"] == dataclasses.asdict(RECIPE.augmentation)
+    assert card.training["top1"] == 1.0 and len(card.training["curve"]) == 3
+
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[-1].startswith("epoch 3/3  loss ") and "top-1 100.00 %" in lines[-1]
+
+
+def test_run_prints_and_leaves_nothing_else(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    train(toy_spec(), colours(16), colours(4), dataclasses.replace(RECIPE, epochs=1), tmp_path / "toy.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.pt"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_same_seed_gives_the_same_weights_and_another_does_not(tmp_path):
+    def weights(seed: int, name: str) -> dict[str, torch.Tensor]:
+        torch.rand(3)  # the caller's generator must not matter
+        recipe = dataclasses.replace(RECIPE, seed=seed)
+        train(toy_spec(), colours(24), colours(4), recipe, tmp_path / name, threads=1)
+        return read_checkpoint(tmp_path / name).state_dict
+
+    first, again, other = weights(3, "a.pt"), weights(3, "b.pt"), weights(4, "c.pt")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["0.weight"], other["0.weight"])
+
+
+def test_caller_keeps_its_random_state_and_threads(tmp_path):
+    torch.manual_seed(1)
+    state, threads = torch.random.get_rng_state(), torch.get_num_threads()
+    train(toy_spec(), colours(16), colours(4), dataclasses.replace(RECIPE, epochs=1), tmp_path / "t.pt", threads=1)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+
+
+def test_weights_are_the_start_and_get_a_new_head_for_other_classes(tmp_path):
+    still = dataclasses.replace(RECIPE, epochs=1, learning_rate=1e-12)
+    train(toy_spec(), colours(64), colours(20), RECIPE, tmp_path / "a.pt")
+    start = read_checkpoint(tmp_path / "a.pt").state_dict
+    three = colours(16, labels=("r", "b")), colours(4, labels=("r", "b"))
+    three = tuple(dataclasses.replace(part, labels=("r", "b", "none")) for part in three)
+    train(toy_spec(3), *three, still, tmp_path / "b.pt", weights=tmp_path / "a.pt")
+    tuned = read_checkpoint(tmp_path / "b.pt")
+    torch.testing.assert_close(tuned.state_dict["0.weight"], start["0.weight"])
+    assert tuned.state_dict["5.weight"].shape == (3, 8) and tuned.card.labels == ("r", "b", "none")
+
+
+def test_loss_that_is_not_finite_stops_with_a_hint_and_saves_nothing(tmp_path):
+    class Diverging(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.mean((2, 3))) / 0
+
+    spec = dataclasses.replace(toy_spec(), build=lambda classes, size: Diverging(3, classes))
+    with pytest.raises(EdgevitError, match=r"loss became nan in epoch 1 .*learning rate"):
+        train(spec, colours(16), colours(4), RECIPE, tmp_path / "toy.pt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_interrupt_is_passed_on_and_leaves_no_file(tmp_path):
+    class Interrupted(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise KeyboardInterrupt
+
+    spec = dataclasses.replace(toy_spec(), build=lambda classes, size: Interrupted(3, classes))
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(spec, colours(16), colours(4), RECIPE, tmp_path / "toy.pt")
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_unwritable_output_is_a_storage_error(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError):
+        train(toy_spec(), colours(16), colours(4), dataclasses.replace(RECIPE, epochs=1), tmp_path / "file" / "t.pt")
+
+
+def test_set_larger_than_memory_allowance_trains_the_same(tmp_path, monkeypatch):
+    train(toy_spec(), colours(16), colours(4), RECIPE, tmp_path / "kept.pt", threads=1)
+    monkeypatch.setattr("edgevit.train.training._KEEP_BYTES", 0)
+    train(toy_spec(), colours(16), colours(4), RECIPE, tmp_path / "read.pt", threads=1)
+    kept, read = (read_checkpoint(tmp_path / name).state_dict for name in ("kept.pt", "read.pt"))
+    assert all(torch.equal(kept[name], read[name]) for name in kept)
+
+
+@pytest.mark.parametrize(
+    ("spec", "train_set", "test_set", "message"),
+    [
+        (toy_spec(3), colours(8), colours(4), "colours has 2 classes, toy 3"),
+        (toy_spec(), colours(8), colours(4, labels=("a", "b")), "other labels"),
+        (toy_spec(), colours(1), colours(4), "too few"),
+        (toy_spec(), colours(8), colours(0), "too few"),
+        (
+            dataclasses.replace(toy_spec(), task=Task.SEGMENT, outputs=logit_map(2, 8)),
+            colours(8),
+            colours(4),
+            "does not classify",
+        ),
+    ],
+)
+def test_sets_that_do_not_fit_are_refused(tmp_path, spec, train_set, test_set, message):
+    with pytest.raises(UsageError, match=message):
+        train(spec, train_set, test_set, RECIPE, tmp_path / "toy.pt")
+
+
+def test_augmentation_moves_each_image_within_its_bounds():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.zeros(32, 3, 16, 16)
+    images[:, :, 7:9, 7:9] = 1.0
+    moved = augment(images, Augmentation(shift=0.25), generator)
+    assert moved.shape == images.shape
+    mass = moved.sum((1, 2, 3))
+    torch.testing.assert_close(mass, images.sum((1, 2, 3)), rtol=1e-3, atol=1e-3)  # nothing left the image
+    rows = (moved.sum((1, 3)) * torch.arange(16.0)).sum(1) / moved.sum((1, 2, 3))  # centre of mass, (N,)
+    offsets = rows - 7.5
+    assert offsets.abs().max() <= 4.0 and offsets.std() > 1.0
+
+
+def test_augmentation_of_zero_is_the_identity():
+    images = torch.randn(2, 3, 4, 4)
+    assert augment(images, Augmentation(), torch.Generator()) is images
+
+
+def test_learning_rate_rises_over_warmup_and_falls_to_zero():
+    rates = [warmup_cosine(step, 4, 20) for step in range(21)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0 and rates[12] == pytest.approx(0.5) and rates[20] == pytest.approx(0.0)
+    assert warmup_cosine(0, 0, 1) == 1.0
