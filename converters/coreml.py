@@ -62,7 +62,7 @@ class CoreMLSession:
             raise UsageError(f"coreml runs on {', '.join(units)}, not on {accelerator!r}", hint="use --accelerator")
         self.runtime = f"coreml {_macos_version()}"
         self.accelerator = accelerator
-        self.threads = 0  # Core ML chooses and does not tell
+        self.threads = None  # Core ML chooses and does not tell
         self._outputs = manifest.outputs
         self._model = ct.models.MLModel(str(path), compute_units=units[accelerator])
 

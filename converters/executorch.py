@@ -90,8 +90,9 @@ class ExecuTorchConverter:
         )
         graph_module = edge.exported_program().graph_module
         _require_kernels(graph_module, program.spec.name)
+        lowering = _lowering(graph_module)  # before memory planning, which adds operations of its own to the graph
         (out_dir / MODEL_FILE).write_bytes(edge.to_executorch().buffer)
-        return Converted(MODEL_FILE, program.spec.inputs, program.spec.outputs, _lowering(graph_module))
+        return Converted(MODEL_FILE, program.spec.inputs, program.spec.outputs, lowering)
 
     def check(self, folder: Path, manifest: Manifest) -> dict[str, str]:
         """Identifier, method, shapes and dtypes of the file against the manifest."""
@@ -149,7 +150,9 @@ def _delegates(graph_module: fx.GraphModule) -> list[fx.GraphModule]:
 
 def _op_name(node: fx.Node) -> str:
     """ "aten.conv2d.default" for a torch op and for its edge form alike."""
-    return getattr(node.target, "_op", node.target).__str__()
+    from executorch.exir.dialects.edge._ops import EdgeOpOverload
+
+    return str(node.target._op if isinstance(node.target, EdgeOpOverload) else node.target)
 
 
 def _lowering(graph_module: fx.GraphModule) -> Lowering:

@@ -12,12 +12,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from edgevit.artifact import Artifact, load_artifact
-    from edgevit.bundle import bundle
+    from edgevit.bundling import bundle
+    from edgevit.diagnosis import doctor
     from edgevit.errors import EdgevitError, ParityError
     from edgevit.models import create_model, iter_specs
     from edgevit.pipeline import convert
     from edgevit.profiling import compare, profile
-    from edgevit.report import report
+    from edgevit.reporting import report
     from edgevit.sources import describe_module
     from edgevit.train.checkpoint import load_weights
     from edgevit.train.training import train
@@ -27,16 +28,17 @@ _HOMES = {
     "Artifact": "artifact",
     "EdgevitError": "errors",
     "ParityError": "errors",
-    "bundle": "bundle",
+    "bundle": "bundling",
     "compare": "profiling",
     "convert": "pipeline",
+    "doctor": "diagnosis",
     "create_model": "models",
     "describe_module": "sources",
     "iter_specs": "models",
     "load_artifact": "artifact",
     "load_weights": "train.checkpoint",
     "profile": "profiling",
-    "report": "report",
+    "report": "reporting",
     "train": "train.training",
     "verify": "verification",
 }

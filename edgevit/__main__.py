@@ -1,5 +1,5 @@
 """`python -m edgevit` is `edgevit`."""
 
-from edgevit.cli import main
+from edgevit.cli.main import main
 
 main()

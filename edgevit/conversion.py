@@ -36,7 +36,7 @@ class Session(Protocol):
 
     runtime: str  # name and version, "executorch 1.4.1"
     accelerator: str  # where it really runs: "cpu"
-    threads: int  # read back from the runtime
+    threads: int | None  # read back from the runtime, None if it does not tell
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One inference; the returned arrays are the caller's to keep."""

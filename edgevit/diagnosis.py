@@ -29,7 +29,7 @@ class Finding:
     remedy: str = ""
 
 
-def diagnose() -> list[Finding]:
+def doctor() -> list[Finding]:
     """Look at Python, the targets (their libraries are really imported), the extras, devices and tools."""
     findings = [_python()]
     findings += [_target(name) for name in converter_names()]

@@ -127,7 +127,7 @@ def measure(converter: Converter, artifact: Artifact, job: Job, inputs: Arrays, 
         first_ns = clock() - start_ns
         warmup_ns = take_samples(session, inputs, job.warmup_runs, job.warmup_s, job.max_s, clock)
         samples_ns = take_samples(session, inputs, job.runs, job.min_s, job.max_s, clock)
-        threads = session.threads or None  # 0: the runtime chooses and does not tell
+        threads = session.threads
         found = {
             Flag.WARMUP_CUT: len(warmup_ns) < job.warmup_runs,
             Flag.RUNS_CUT: len(samples_ns) < job.runs,

@@ -158,12 +158,27 @@ def verify(
     reference: Reference | None = None,
     threads: int = 1,
 ) -> Verification:
+    """`examine`, then hold the numbers to the tolerance of the manifest: raises ParityError beyond it."""
+    opened = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
+    result = examine(opened, data=data, split=split, reference=reference, threads=threads)
+    check_parity(result.parity, opened.manifest.tolerance, opened.name)
+    return result
+
+
+def examine(
+    artifact: Artifact | str | Path,
+    *,
+    data: ImageSet | None = None,
+    split: str = "test",
+    reference: Reference | None = None,
+    threads: int = 1,
+) -> Verification:
     """Check files, format and preprocessing, run the artifact, and compare it with its checkpoint.
 
     data: labelled pictures to score on; reference: the checkpoint as a function of normalised images
     (N, 3, H, W) to logits, to score and compare on the same pictures. Without them the stored goldens decide.
-    Raises ContractError (files, preprocessing) or ParityError (numbers). Where this machine has no runtime for
-    the format, the parity says executed=False and why.
+    Raises ContractError if files, format or preprocessing are not what the manifest says. Where this machine has
+    no runtime for the format, the parity says executed=False and why.
     """
     started = time.perf_counter()
     artifact = load_artifact(artifact.path if isinstance(artifact, Artifact) else artifact)
@@ -181,7 +196,6 @@ def verify(
             parity = _parity(artifact, session, answers, wanted)
         finally:
             session.close()
-    check_parity(parity, manifest.tolerance, artifact.name)
     return Verification(
         artifact.name,
         artifact.manifest_sha256,

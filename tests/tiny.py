@@ -25,7 +25,7 @@ class TinyClassifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         x = x + self.mix(self.norm(x)) * x
-        return self.head(self.drop(x.mean((2, 3))))
+        return self.head(self.drop(x.mean((2, 3), keepdim=True).flatten(1)))
 
 
 class TinySegmenter(nn.Module):

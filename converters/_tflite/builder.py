@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from converters._tflite.flatbuffer import Graph, Operator, Tensor
 from converters._tflite.layout import (
+    CHANNELS_LAST,
     Order,
     Shape,
     Value,
@@ -149,9 +150,9 @@ class Builder:
         return Value(self.emit(name, operands, stored(shape, order)), shape, order)
 
     def common_order(self, operands: list[Operand], rank: int) -> Order:
-        """The order of the largest computed operand; ties go to the one that comes first."""
+        """The order of the largest computed operand; ties go to channels-last, then to the one that comes first."""
         values = [extended(operand, rank) for operand in operands if isinstance(operand, Value)]
-        return max(values, key=_elements).order
+        return max(values, key=lambda value: (_elements(value), value.order == CHANNELS_LAST)).order
 
     def _operand(self, operand: Operand, order: Order) -> int:
         import torch

@@ -76,7 +76,8 @@ def plan_reshape(shape: Shape, order: Order, new_shape: Shape) -> tuple[Order, O
     """
     groups = _groups(shape, new_shape)
     lying = _with_data(shape, order)
-    groups.sort(key=lambda group: min(lying.index(axis) for axis in group[0]))
+    # By where each group ends: if elements must move, the innermost axis stays innermost and rows move whole.
+    groups.sort(key=lambda group: max(lying.index(axis) for axis in group[0]))
     before = [axis for axes, _ in groups for axis in axes]
     needed = order if before == lying else _completed(shape, before)
     return needed, _completed(new_shape, [axis for _, axes in groups for axis in axes])

@@ -35,8 +35,7 @@ def verify(
     from edgevit.data.imageset import open_imageset
     from edgevit.log import stage
     from edgevit.storage import write_json
-    from edgevit.verification import open_reference
-    from edgevit.verification import verify as verify_artifact
+    from edgevit.verification import check_parity, examine, open_reference
 
     opened = [load_artifact(path) for path in artifacts]
     pictures = None if data is None else open_imageset(data, split)
@@ -44,11 +43,12 @@ def verify(
     documents = []
     for artifact in opened:
         with stage("verify", artifact=artifact.name) as running:
-            result = verify_artifact(artifact, data=pictures, split=split, reference=reference, threads=threads)
+            result = examine(artifact, data=pictures, split=split, reference=reference, threads=threads)
             running.result = result.summary()
         path = (out or artifact.path.parent / "results") / f"{artifact.name}.verify.json"
         write_json(path, result.to_json())
         documents.append(result.to_json())
+        check_parity(result.parity, artifact.manifest.tolerance, artifact.name)  # after writing: a miss is a result too
         if not as_json:
             print(f"{artifact.name}: {result.summary()}")
     if as_json:

@@ -37,8 +37,9 @@ def read_document(path: Path, name: str) -> dict[str, Any]:
             raise ContractError(f"{path} is larger than {MAX_DOCUMENT_BYTES >> 20} MiB", hint=f"no {name} is that large")
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ContractError(f"cannot read {path}: {error.strerror or error}", hint="give an artifact folder that `edgevit convert` wrote") from error
+        hint = "give an artifact folder that `edgevit convert` wrote" if name == "manifest" else f"give a whole {name} file"
+        raise ContractError(f"cannot read {path}: {error.strerror or error}", hint=hint) from error
     except ValueError as error:
-        raise ContractError(f"{path} is not JSON: {error}", hint="convert again; the file was edited or cut off") from error
+        raise ContractError(f"{path} is not JSON: {error}", hint="make it again; the file was edited or cut off") from error
     validate(document, name, str(path))
     return document

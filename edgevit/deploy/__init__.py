@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from edgevit.capture import capture, example_input, to_graph_module
 from edgevit.contract.manifest import DeployStep
-from edgevit.deploy import conv_bn
+from edgevit.deploy import conv_bn, noops
 from edgevit.errors import ExportError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Pass(Protocol):
         """Rewrite in place; returns the module paths of the places changed."""
 
 
-PASSES: tuple[Pass, ...] = (conv_bn.FOLD_CONV_BN,)
+PASSES: tuple[Pass, ...] = (noops.REMOVE_NOOPS, conv_bn.FOLD_CONV_BN)
 
 
 def deploy(

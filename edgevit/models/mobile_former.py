@@ -24,6 +24,11 @@ _TOKEN_HEADS = 4  # attention among tokens
 _DOWN_EXPAND = 4  # second expansion of a downsampling block
 
 
+def _hard_tanh(x: Tensor) -> Tensor:
+    """The paper's 2 * hard_sigmoid(x) - 1, in fewer steps: any shape -> the same, in -1..1."""
+    return F.hardtanh(x / 3.0)
+
+
 def _split_heads(x: Tensor, heads: int) -> Tensor:
     """(N, C, L) -> (N * heads, C / heads, L)."""
     batch, channels, length = x.shape
@@ -74,7 +79,7 @@ class DynamicReLU(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         # A slice keeps the rank and stays in the delegate; the index 0 would not.
-        slopes = 2.0 * F.hardsigmoid(self.hyper(tokens[:, :1])) - 1.0  # (N, 1, 2C) in -1..1
+        slopes = _hard_tanh(self.hyper(tokens[:, :1]))  # (N, 1, 2C)
         slopes = slopes.reshape(-1, 2 * self.channels, 1, 1)
         first, second = slopes[:, : self.channels], slopes[:, self.channels :]
         return torch.maximum((first + 1.0) * x, second * x)
@@ -100,7 +105,7 @@ class MapToTokens(nn.Module):
         scores = torch.bmm(query.transpose(1, 2) * self.scale, pixels)  # (N*2, T, HW)
         attention = scores.softmax(-1).transpose(1, 2)  # (N*2, HW, T)
         gathered = _merge_heads(torch.bmm(pixels, attention), _BRIDGE_HEADS).transpose(1, 2)  # (N, T, C)
-        gate = 2.0 * F.hardsigmoid(self.alpha(tokens))
+        gate = _hard_tanh(self.alpha(tokens)) + 1.0  # (N, T, C) in 0..2
         return self.layer_norm(tokens + self.proj(gathered * gate))
 
 

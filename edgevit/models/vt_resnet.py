@@ -309,7 +309,7 @@ VARIANTS: tuple[ModelSpec, ...] = (
         outputs=class_logits(1000),
         preprocess=Preprocess.for_input(224, crop_ratio=0.875),
         params=10_857_528,
-        macs=0,
+        macs=1_567_973_376,
         paper="ICCV 2021, Visual Transformers: Where Do Transformers Really Belong in Vision Models?",
         size_multiple=16,
     ),

@@ -196,7 +196,8 @@ def _find_weights(content: object, ema: bool) -> dict[str, Any]:
         if inner is None:
             break
         content = inner
-    if not all(isinstance(name, str) for name in content) or not any(isinstance(v, StoredTensor) for v in content.values()):
+    named = all(isinstance(name, str) for name in content)
+    if not named or not any(isinstance(value, StoredTensor) for value in content.values()):
         raise TorchFileError(f"no weights under {', '.join(order)}", _GIVE_WEIGHTS)
     return content
 

@@ -130,7 +130,14 @@ def _rebuild_v2(storage: object, offset: object, shape: object, stride: object, 
 
 
 def _rebuild_v3(
-    storage: object, offset: object, shape: object, stride: object, _grad: object, _hooks: object, dtype: object, *_: object
+    storage: object,
+    offset: object,
+    shape: object,
+    stride: object,
+    _grad: object,
+    _hooks: object,
+    dtype: object,
+    *_: Any,
 ) -> StoredTensor | Inert:
     return _stored(storage, offset, shape, stride, dtype)
 

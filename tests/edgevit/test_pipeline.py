@@ -33,7 +33,7 @@ def test_artifact_holds_everything_an_app_needs(classifier_artifact):
     assert manifest.parity.samples == 4
     assert manifest.parity.max_relative_error <= 1e-5
     assert manifest.lowering.delegated == manifest.lowering.nodes > 0
-    assert manifest.deploy[0].name == "fold_conv_bn"
+    assert [step.name for step in manifest.deploy] == ["remove_noops", "fold_conv_bn"]
     assert manifest.provenance["weights"]["source"] == "memory"
     assert set(manifest.provenance["tools"]) == {"edgevit", "torch", "numpy", "executorch"}
 

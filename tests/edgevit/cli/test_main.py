@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from edgevit import plugins
-from edgevit.cli import COMMANDS, main
+from edgevit.cli.main import COMMANDS, main
 from edgevit.data.samples import sample_pictures
 
 HEAVY = ("torch", "numpy", "tensorflow", "coremltools", "lightning", "executorch", "plotly", "PIL", "onnx")
@@ -43,7 +43,7 @@ def fails(capsys, *arguments, code, says):
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_loads_nothing_heavy_and_answers_at_once(command):
     script = (
-        "import sys\nfrom edgevit.cli import main\n"
+        "import sys\nfrom edgevit.cli.main import main\n"
         f"try:\n    main({[*([command] if command else []), '--help']!r})\n"
         "finally:\n    print([m for m in sys.modules if m in " + repr(HEAVY) + "], file=sys.stderr)"
     )
@@ -62,7 +62,7 @@ def test_help_takes_at_most_ten_times_an_empty_program():
             times.append(time.perf_counter() - started)
         return sorted(times)[3]
 
-    assert seconds("from edgevit.cli import main; main(['--help'])") <= 10 * seconds("pass")
+    assert seconds("from edgevit.cli.main import main; main(['--help'])") <= 10 * seconds("pass")
 
 
 def test_no_argument_prints_help(capsys):

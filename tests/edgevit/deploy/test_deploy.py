@@ -11,6 +11,7 @@ from torch import nn
 from edgevit.capture import capture, example_input, to_graph_module
 from edgevit.deploy import deploy
 from edgevit.deploy.conv_bn import FOLD_CONV_BN, fold
+from edgevit.deploy.noops import REMOVE_NOOPS
 from edgevit.errors import ExportError
 from tests.tiny import TinyClassifier, classifier_spec, seeded
 
@@ -42,7 +43,7 @@ def test_fold_equals_conv_then_norm():
 def test_deploy_folds_norm_after_conv_and_keeps_the_other():
     model = seeded(TinyClassifier)
     graph_module, steps = deploy(model, classifier_spec())
-    assert [(step.name, step.changes) for step in steps] == [("fold_conv_bn", 1)]
+    assert [(step.name, step.changes) for step in steps] == [("remove_noops", 1), ("fold_conv_bn", 1)]
     assert _norms(graph_module) == 1  # the one in front of the depthwise convolution has no convolution before it
     x = example_input((1, 3, 32, 32), seed=5)
     assert torch.allclose(graph_module(x), model(x), atol=1e-5)
@@ -130,3 +131,12 @@ class _NanPass:
 def test_pass_that_makes_nan_is_stopped():
     with pytest.raises(ExportError, match="deploy pass nan"):
         deploy(seeded(TinyClassifier), classifier_spec(), passes=(_NanPass(),))
+
+
+def test_noops_leave_what_drops():
+    graph_module = _captured(nn.Sequential(nn.Dropout(0.5), nn.Dropout(0.0), nn.ReLU()), (1, 3, 4, 4))
+    first, second = graph_module.graph.find_nodes(op="call_function", target=torch.ops.aten.dropout.default)
+    first.args = (first.args[0], 0.5, True)
+    second.args = (second.args[0], 0.0, True)
+    assert REMOVE_NOOPS.apply(graph_module) == ["1"]
+    assert first in graph_module.graph.nodes

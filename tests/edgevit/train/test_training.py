@@ -62,16 +62,21 @@ def test_loss_falls_and_the_card_tells_what_was_trained(tmp_path, caplog):
     assert [epoch.epoch for epoch in result.curve] == [1, 2, 3]
     assert result.curve[-1].loss < 0.7 * result.curve[0].loss
     assert result.top1 == result.curve[-1].top1 == 1.0
-    assert result.epochs == 3 and result.seconds > 0
+    assert result.epochs == 3
+    assert result.seconds > 0
 
     card = read_checkpoint(result.checkpoint).card
-    assert card.labels == ("red", "blue") and card.model == "toy" and card.input_size == 8
+    assert card.labels == ("red", "blue")
+    assert card.model == "toy"
+    assert card.input_size == 8
     assert card.preprocess == toy_spec().preprocess
     assert card.training["recipe"]["augmentation"] == dataclasses.asdict(RECIPE.augmentation)
-    assert card.training["top1"] == 1.0 and len(card.training["curve"]) == 3
+    assert card.training["top1"] == 1.0
+    assert len(card.training["curve"]) == 3
 
     lines = [record.getMessage() for record in caplog.records]
-    assert lines[-1].startswith("epoch 3/3  loss ") and "top-1 100.00 %" in lines[-1]
+    assert lines[-1].startswith("epoch 3/3  loss ")
+    assert "top-1 100.00 %" in lines[-1]
 
 
 def test_run_prints_and_leaves_nothing_else(tmp_path, monkeypatch, capfd):
@@ -110,7 +115,8 @@ def test_weights_are_the_start_and_get_a_new_head_for_other_classes(tmp_path):
     train(toy_spec(3), *three, still, tmp_path / "b.pt", weights=tmp_path / "a.pt")
     tuned = read_checkpoint(tmp_path / "b.pt")
     torch.testing.assert_close(tuned.state_dict["0.weight"], start["0.weight"])
-    assert tuned.state_dict["5.weight"].shape == (3, 8) and tuned.card.labels == ("r", "b", "none")
+    assert tuned.state_dict["5.weight"].shape == (3, 8)
+    assert tuned.card.labels == ("r", "b", "none")
 
 
 def test_loss_that_is_not_finite_stops_with_a_hint_and_saves_nothing(tmp_path):
@@ -181,7 +187,8 @@ def test_augmentation_moves_each_image_within_its_bounds():
     torch.testing.assert_close(mass, images.sum((1, 2, 3)), rtol=1e-3, atol=1e-3)  # nothing left the image
     rows = (moved.sum((1, 3)) * torch.arange(16.0)).sum(1) / moved.sum((1, 2, 3))  # centre of mass, (N,)
     offsets = rows - 7.5
-    assert offsets.abs().max() <= 4.0 and offsets.std() > 1.0
+    assert offsets.abs().max() <= 4.0
+    assert offsets.std() > 1.0
 
 
 def test_augmentation_of_zero_is_the_identity():
@@ -192,5 +199,7 @@ def test_augmentation_of_zero_is_the_identity():
 def test_learning_rate_rises_over_warmup_and_falls_to_zero():
     rates = [warmup_cosine(step, 4, 20) for step in range(21)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert rates[4] == 1.0 and rates[12] == pytest.approx(0.5) and rates[20] == pytest.approx(0.0)
+    assert rates[4] == 1.0
+    assert rates[12] == pytest.approx(0.5)
+    assert rates[20] == pytest.approx(0.0)
     assert warmup_cosine(0, 0, 1) == 1.0

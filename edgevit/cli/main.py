@@ -1,0 +1,87 @@
+"""Finds the command, imports only that one, and turns errors into a line, a remedy and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from edgevit.errors import EdgevitError, unknown_name
+
+COMMANDS = {
+    "list": "Models, targets and devices that exist here.",
+    "train": "Train a model on labelled pictures.",
+    "convert": "Turn a checkpoint into verified artifacts.",
+    "verify": "Run an artifact and compare it with its checkpoint.",
+    "predict": "Run an artifact on a picture.",
+    "profile": "Measure latency and memory of artifacts, or compare two.",
+    "report": "Write one report over a folder of artifacts and results.",
+    "bundle": "Copy artifacts into the Android or iOS app.",
+    "doctor": "Say what works on this machine and how to mend the rest.",
+}
+_EPILOG = (
+    "Exit codes: 0 done, 2 wrong argument or input, 3 missing library, 4 export or conversion failed, "
+    "5 artifact differs from its checkpoint, 6 device failed, 7 damaged artifact or result, "
+    "8 output cannot be written, 130 interrupted."
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and exit with its code; an error with a remedy prints as two lines."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        _app(arguments)(arguments, prog_name="edgevit")
+    except EdgevitError as error:
+        if debug:
+            raise
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  fix: {error.hint}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe left; not an error
+
+
+def _app(arguments: list[str]) -> typer.Typer:
+    """The commands with their help lines; only the wanted one brings its code."""
+    app = typer.Typer(
+        name="edgevit",
+        help="Vision models from checkpoint to phone, board and server: what leaves the pipeline is what was trained.",
+        epilog=_EPILOG,
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback()(_root)
+    wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if wanted is not None and wanted not in COMMANDS:
+        raise unknown_name("command", wanted, COMMANDS)
+    for name, summary in COMMANDS.items():
+        code = getattr(importlib.import_module(f"edgevit.cli.{name}"), name) if name == wanted else _placeholder
+        app.command(name, short_help=summary)(code)
+    return app
+
+
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show traces and library output; may stand anywhere.")] = False,
+) -> None:
+    from edgevit import __version__, log
+
+    if version:
+        print(f"edgevit {__version__}")
+        raise typer.Exit
+    log.configure()
+
+
+def _placeholder() -> None:
+    """Stands in the help for a command that was not called."""
