@@ -25,7 +25,7 @@ from edgevit.artifact import Artifact
 from edgevit.errors import EdgevitError, UsageError
 from edgevit.provenance import provenance
 from edgevit.storage import write_json
-from edgevit.train.checkpoint import load_weights
+from edgevit.training.checkpoint import load_weights
 
 RESULTS = Path(__file__).parent / "results"
 _KEYS = {"models", "seed", "precisions"}

@@ -91,7 +91,8 @@ class TFLiteConverter:
 
         path = folder / manifest.entry
         facts = read_facts(path)
-        for kind, found, specs in (("inputs", facts.inputs, manifest.inputs), ("outputs", facts.outputs, manifest.outputs)):
+        ends = (("inputs", facts.inputs, manifest.inputs), ("outputs", facts.outputs, manifest.outputs))
+        for kind, found, specs in ends:
             declared = tuple((spec.name, spec.shape, spec.dtype) for spec in specs)
             if found != declared:
                 raise ContractError(f"{path} has {kind} {found}, its manifest says {declared}", hint="convert again")
@@ -177,7 +178,7 @@ def _lowering(path: Path) -> Lowering:
     try:
         details = _interpreter(path, threads=1)._get_ops_details()
     except DeviceError as error:
-        raise ConversionError(f"LiteRT refuses its own format: {error.message}", hint="report this with the model") from error
+        raise ConversionError(error.message, hint="report this with the model") from error
     nodes = [detail for detail in details if detail["op_name"] != _DELEGATE]
     delegates = [detail for detail in details if detail["op_name"] == _DELEGATE]
     inside = _delegated(nodes, delegates)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from edgevit.profiling import compare, profile
     from edgevit.reporting import report
     from edgevit.sources import describe_module
-    from edgevit.train.checkpoint import load_weights
-    from edgevit.train.training import train
+    from edgevit.training.checkpoint import load_weights
+    from edgevit.training.trainer import train
     from edgevit.verification import verify
 
 _HOMES = {
@@ -36,10 +36,10 @@ _HOMES = {
     "describe_module": "sources",
     "iter_specs": "models",
     "load_artifact": "artifact",
-    "load_weights": "train.checkpoint",
+    "load_weights": "training.checkpoint",
     "profile": "profiling",
     "report": "reporting",
-    "train": "train.training",
+    "train": "training.trainer",
     "verify": "verification",
 }
 __all__ = sorted(_HOMES)

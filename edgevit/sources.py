@@ -21,7 +21,7 @@ from edgevit.spec import ModelSpec, Preprocess, Task, Tier, class_logits, image_
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgevit.train.checkpoint import Checkpoint
+    from edgevit.training.checkpoint import Checkpoint
 
 _DEFAULT_SIZE = 224
 
@@ -60,7 +60,7 @@ def open_source(
     with `spec`). A checkpoint of ours brings classes, size, labels and preprocessing; arguments override it.
     Raises UsageError for names, files, weights and labels that do not fit together.
     """
-    from edgevit.train.checkpoint import load_weights, read_checkpoint
+    from edgevit.training.checkpoint import load_weights, read_checkpoint
 
     checkpoint = None if weights is None else read_checkpoint(weights)
     card = None if checkpoint is None else checkpoint.card

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ _FUSING = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "
 Operand = "Value | torch.Tensor | float"
 
 
-class Unsupported(Exception):
+class Unsupported(Exception):  # noqa: N818, a finding that is collected, not a failure
     """An op, or a form of it, that has no exact counterpart here; the message says what."""
 
 
@@ -166,8 +167,8 @@ class Builder:
     def activated(self, name: str, value: Value) -> Value:
         """RELU and its kin: inside the operator that made `value` if nothing else reads its plain result."""
         operator, maker = self._makers.get(value.tensor, (None, None))
-        fusable = operator is not None and operator.name in _FUSING and "fusedActivationFunction" not in operator.options
-        if fusable and maker is self.node.args[0] and len(maker.users) == 1:
+        free = operator is not None and operator.name in _FUSING and "fusedActivationFunction" not in operator.options
+        if free and maker is self.node.args[0] and len(maker.users) == 1:
             operator.options["fusedActivationFunction"] = _ACTIVATIONS[name]
             return value
         return self.unary(name, value)
@@ -189,8 +190,6 @@ class Builder:
 
 
 def _elements(value: Value) -> int:
-    import math
-
     return math.prod(value.shape)
 
 

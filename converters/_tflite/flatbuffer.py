@@ -109,12 +109,12 @@ class Graph:
         for operator in reversed(self.operators):
             if operator.output in needed:
                 needed.update(operator.inputs)
-                operators.insert(0, operator)
+                operators.append(operator)
         kept = sorted(needed | set(self.inputs))
         index = {old: new for new, old in enumerate(kept)}
         return Graph(
             [self.tensors[old] for old in kept],
-            [Operator(o.name, [index[i] for i in o.inputs], index[o.output], o.options) for o in operators],
+            [Operator(o.name, [index[i] for i in o.inputs], index[o.output], o.options) for o in reversed(operators)],
             [index[i] for i in self.inputs],
             [index[i] for i in self.outputs],
         )
@@ -122,7 +122,11 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What a .tflite file declares. tensors: (name, shape, dtype); half/single: bytes of float constants."""
+    """What a .tflite file declares.
+
+    Inputs and outputs are (name, shape, dtype) of its signature; foreign_ops are custom codes, Flex ops among them;
+    half_bytes and single_bytes are the sizes of its float16 and float32 constants.
+    """
 
     inputs: tuple[tuple[str, tuple[int, ...], str], ...]
     outputs: tuple[tuple[str, tuple[int, ...], str], ...]
@@ -240,38 +244,37 @@ def read_facts(path: Path) -> FileFacts:
         return _facts(schema, model)
     except Exception as error:  # a damaged flatbuffer sends its reader anywhere: each type means the same
         raise ContractError(
-            f"{path} is damaged: its flatbuffer cannot be read ({type(error).__name__})", hint="copy or convert it again"
+            f"{path} is damaged: its flatbuffer cannot be read ({type(error).__name__})",
+            hint="copy it again, or convert again",
         ) from error
 
 
 def _facts(schema: ModuleType, model: Any) -> FileFacts:
     (subgraph,) = model.subgraphs
-    codes = _names(schema.BuiltinOperator)
-    dtypes = {value: key.lower() for key, value in vars(schema.TensorType).items() if isinstance(value, int)}
-    ops = [(code := model.operatorCodes[operator.opcodeIndex], codes[_code(code)])[1] for operator in subgraph.operators]
-    signature = model.signatureDefs[0]
-    sizes = Counter()
+    (signature,) = model.signatureDefs
+    dtypes = {value: name.lower() for value, name in _names(schema.TensorType).items()}
+    known = _names(schema.BuiltinOperator)
+    names = [known[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in model.operatorCodes]
+    codes = zip(names, model.operatorCodes, strict=True)
+    sizes: Counter[str] = Counter()
     for tensor in subgraph.tensors:
         data = model.buffers[tensor.buffer].data
         sizes[dtypes[tensor.type]] += 0 if data is None else len(data)
 
-    def declared(maps: Sequence[Any]) -> tuple[tuple[str, tuple[int, ...], str], ...]:
-        tensors = [(entry.name.decode(), subgraph.tensors[entry.tensorIndex]) for entry in maps]
+    def declared(entries: Sequence[Any]) -> tuple[tuple[str, tuple[int, ...], str], ...]:
+        tensors = [(entry.name.decode(), subgraph.tensors[entry.tensorIndex]) for entry in entries]
         return tuple((name, tuple(int(size) for size in t.shape), dtypes[t.type]) for name, t in tensors)
 
     return FileFacts(
         inputs=declared(signature.inputs),
         outputs=declared(signature.outputs),
-        ops=Counter(ops),
-        foreign_ops=tuple(sorted({(c.customCode or b"?").decode() for c in model.operatorCodes if codes[_code(c)] == "CUSTOM"})),
+        ops=Counter(names[operator.opcodeIndex] for operator in subgraph.operators),
+        foreign_ops=tuple(sorted((code.customCode or b"?").decode() for name, code in codes if name == "CUSTOM")),
         half_bytes=sizes["float16"],
         single_bytes=sizes["float32"],
     )
 
 
 def _names(enum: type) -> dict[int, str]:
-    return {value: key for key, value in vars(enum).items() if isinstance(value, int)}
-
-
-def _code(code: Any) -> int:
-    return max(code.builtinCode, code.deprecatedBuiltinCode)
+    """Member names of an enumeration of the schema, by value."""
+    return {value: name for name, value in vars(enum).items() if isinstance(value, int)}

@@ -65,7 +65,7 @@ def without(order: Order, axes: Sequence[int]) -> Order:
 
 def with_last(order: Order, axis: int) -> Order:
     """The same order with logical `axis` innermost."""
-    return tuple(a for a in order if a != axis) + (axis,)
+    return (*(a for a in order if a != axis), axis)
 
 
 def plan_reshape(shape: Shape, order: Order, new_shape: Shape) -> tuple[Order, Order]:

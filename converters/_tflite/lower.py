@@ -5,15 +5,15 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING, Any
 
+from converters._tflite import axes, elementwise, maps, products, reductions  # noqa: F401, they fill HANDLERS
 from converters._tflite.builder import Builder, Unsupported
 from converters._tflite.flatbuffer import Graph, Tensor
 from converters._tflite.layout import CHANNELS_LAST, Value, identity, stored
-from converters._tflite.ops import HANDLERS, handle
+from converters._tflite.registry import HANDLERS, handle
 from edgevit.errors import ConversionError
 from edgevit.program import Program, describe, module_path
 
 if TYPE_CHECKING:
-    import torch
     from torch import fx
     from torch.export import ExportedProgram
 
@@ -58,18 +58,20 @@ class _Lowering:
                 elif node.op == "output" and not self.problems:
                     self._finish(node)
         if self.problems:
+            model = self.program.spec.name
             raise ConversionError(
-                f"tflite cannot take {len(self.problems)} op(s) of {self.program.spec.name}: {'; '.join(self.problems)}",
+                f"tflite cannot take {len(self.problems)} op(s) of {model}: {'; '.join(self.problems)}",
                 hint="rewrite those modules with convolutions, products, plain arithmetic and reshapes",
             )
         return self.builder.finished(self.program.spec.name)
 
     def _placeholder(self, node: fx.Node) -> Any:
         signature = self.exported.graph_signature
-        for names in (signature.inputs_to_parameters, signature.inputs_to_buffers, signature.inputs_to_lifted_tensor_constants):
-            if node.name in names:
-                name = names[node.name]
-                return (self.exported.state_dict | self.exported.constants)[name]
+        weights = (
+            signature.inputs_to_parameters | signature.inputs_to_buffers | signature.inputs_to_lifted_tensor_constants
+        )
+        if node.name in weights:
+            return (self.exported.state_dict | self.exported.constants)[weights[node.name]]
         spec = self.program.spec.inputs[signature.user_inputs.index(node.name)]
         order = _end_order(spec.shape)
         tensor = self.builder.graph.add_tensor(Tensor(spec.name, stored(spec.shape, order)))
@@ -113,7 +115,7 @@ def _end_order(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _stand_in(node: fx.Node) -> Any:
-    """A value of the right shape in place of one that could not be made, so that the walk finds the other problems."""
+    """A value of the right shape for one that could not be made, so that the walk finds the other problems."""
     result = node.meta["val"]
     shapes = [tuple(part.shape) for part in (result if isinstance(result, (tuple, list)) else (result,))]
     values = tuple(Value(0, shape, identity(len(shape))) for shape in shapes)

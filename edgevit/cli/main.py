@@ -30,10 +30,10 @@ _EPILOG = (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command and exit with its code; an error with a remedy prints as two lines."""
+    """Run one command and exit with its code; an error with a remedy prints as two lines. None takes sys.argv."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
+    arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     try:
         _app(arguments)(arguments, prog_name="edgevit")
     except EdgevitError as error:
@@ -57,7 +57,6 @@ def _app(arguments: list[str]) -> typer.Typer:
         help="Vision models from checkpoint to phone, board and server: what leaves the pipeline is what was trained.",
         epilog=_EPILOG,
         add_completion=False,
-        no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )

@@ -6,11 +6,11 @@ Inferred here, with counts that fix most of it (12,224,969 parameters for C = 64
 - Widths C = 64 (`segnetr_64`) and C = 32 (`segnetr_32`); all norms are batch norms, so that they fold when deployed.
 - MBConv: expansion 4, Swish, squeeze to a quarter of the input's channels. The first one, from the image, expands 3 to
   C / 2 channels and squeezes to C / 8: an expansion counted from 3 channels would starve it.
-- Patch merging keeps every other channel and has no weights. Channels of the space-to-depth are counted pixel by pixel,
-  so that dropping every other one before it or after it is the same, and `patch_reverse(patch_merge(x))` is `x[:, ::2]`.
-- A block's gate is the sum of a local and a global softmax, each times one learned number that starts at 1. Both branches
-  gate the same map, so one multiplication by the summed gate does for both. The spatial MLP is Linear, GELU, Linear
-  with biases, all n x n for n positions; for one position its softmax is 1 and there is no MLP.
+- Patch merging keeps every other channel and has no weights. Channels of the space-to-depth are counted pixel by
+  pixel: dropping every other one before it or after it is the same, and `patch_reverse(patch_merge(x))` is `x[:, ::2]`.
+- A block's gate is the sum of a local and a global softmax, each times one learned number that starts at 1. Both
+  branches gate the same map, so one multiplication by the summed gate does for both. The spatial MLP is Linear, GELU,
+  Linear with biases, all n x n for n positions; for one position its softmax is 1 and there is no MLP.
 - Positions of a global window are counted window by window, then pixel by pixel: a relabelling of its MLP's channels.
 - The last decoder block, at full resolution, has windows of 8 as the one before it. The 1x1 convolutions of the decoder
   have biases and no norm. The output has one logit map per class: one class is foreground against background.
@@ -63,7 +63,7 @@ def _conv_norm(in_channels: int, channels: int, kernel: int, *, groups: int = 1)
 
 
 def partition(grid: Tensor, side: int) -> Tensor:
-    """Gather windows into channels, rows of a window first: (N, H, W, c) -> (N, H / side, W / side, side * side * c)."""
+    """Gather windows into channels, row by row: (N, H, W, c) -> (N, H / side, W / side, side * side * c)."""
     _, height, width, channels = grid.shape
     rows = grid.reshape(-1, side, width // side, side * channels)  # (N * H / side, side, W / side, side * c)
     return rows.transpose(1, 2).reshape(-1, height // side, width // side, side * side * channels)
@@ -80,8 +80,8 @@ def unpartition(grid: Tensor, side: int) -> Tensor:
 def displace(grid: Tensor) -> Tensor:
     """Displace windows along rows and columns: (N, h, w, c), h and w even -> same. Its own inverse.
 
-    Counted from 1, odd windows move one place back and even ones one place on, with wrap-around: h windows come to stand
-    in the order h, 3, 2, 5, 4, ..., 1. So any two that are neighbours now were three apart, or an edge was between.
+    Counted from 1, odd windows move one place back and even ones one place on, with wrap-around: h windows come to
+    stand in the order h, 3, 2, 5, 4, ..., 1. Those that share a global window were then three apart, around the edge.
     """
     batch, height, width, channels = grid.shape
     grid = _swap_across_pairs(grid.reshape(batch, height, 1, width * channels))
@@ -178,7 +178,7 @@ def patch_reverse(x: Tensor) -> Tensor:
 class SegNetr(nn.Module):
     """U-shaped network of four merges and four reverses: images (N, 3, S, S) -> logits (N, num_classes, S, S).
 
-    S is a multiple of 32: windows are 8 pixels wide at half resolution, and displaced windows need an even number of them.
+    S is a multiple of 32: windows are 8 pixels wide at half resolution, and displacing needs an even number of them.
     A skip is what a merge gives; the decoder takes it back by `patch_reverse`.
     """
 
@@ -232,7 +232,7 @@ def _spec(name: str, *, width: int, params: int, macs: int) -> ModelSpec:
         preprocess=Preprocess.for_input(224),
         params=params,
         macs=macs,
-        paper="MICCAI 2023, SegNetr: Rethinking the Local-Global Interactions and Skip Connections in U-Shaped Networks",
+        paper="MICCAI 2023, SegNetr",
         size_multiple=32,
     )
 

@@ -1,19 +1,19 @@
 """VT-ResNet: a ResNet whose last stage is Visual Transformer modules on a few tokens (Wu et al., ICCV 2021).
 
 "Visual Transformers: Where Do Transformers Really Belong in Vision Models?" has no official code. Its equations and
-tables fix most of the network; this file infers the rest, so that 18, 34, 50 and 101 come nearest to the published sizes:
+tables fix most of the network; this file infers the rest, so that 18, 34, 50 and 101 come near the published sizes:
 
 - Stage 5 of VT-ResNet18/34 works on 512 channels (the appendix's table, not the body's 256) behind a 1x1 convolution
   with batch norm and ReLU; that of 50/101 works on the 1024 channels of layer3 as they are.
 - Pixels (keys, values, projector queries) go through 1x1 convolutions in 16 groups, one per head; tokens through dense
   linear layers. All have biases. A bias that adds one number to every score of a softmax (in the filter tokenizer, the
   recurrent keys, the transformer's query and the projector's keys) changes nothing and gets a zero gradient.
-- Scores are divided by sqrt(C) in the filter tokenizer, by sqrt(C / heads) in the recurrent tokenizer and the projector,
-  by sqrt(512) in the transformer. The transformer's keys and queries have 512 channels, its MLP a quarter of the tokens'.
+- Scores are divided by sqrt(C) in the filter tokenizer, by sqrt(C / heads) in the recurrent tokenizer and the
+  projector, by sqrt(512) in the transformer, whose keys and queries have 512 channels and whose MLP has 256.
 - No position encoding, no layer norm, no dropout or stochastic depth inside (the last two belong to the recipe).
 - `project_last`: the head reads tokens, so the last module's projector serves only callers of `forward_features`, and
-  training for classification gives its parameters no gradient. With it VT-ResNet18 has the published 1.569 GMACs and is
-  nearest to the published 11.7 M parameters (10.86 M; without it 9.79 M and 1.546 GMACs). Export drops the unread branch.
+  training for classification gives its parameters no gradient. With it VT-ResNet18 has the published 1.569 GMACs and
+  10.86 M of the published 11.7 M parameters; without it 1.546 GMACs and 9.79 M. Export drops the unread branch.
 
 Attention folds heads into the batch: rank 3 throughout, softmax on the last axis.
 """
@@ -52,7 +52,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (strided) and 1x1 convolutions and a shortcut: (N, C_in, H, W) -> (N, 4 width, H / stride, W / stride)."""
+    """1x1, 3x3 (strided) and 1x1 convolutions: (N, C_in, H, W) -> (N, 4 width, H / stride, W / stride)."""
 
     expansion = 4
 
@@ -144,7 +144,7 @@ class RecurrentTokenizer(nn.Module):
 
 
 class TokenTransformer(nn.Module):
-    """Attention among the tokens, whose values are the tokens themselves, and an MLP: (N, L, CT) -> same. Section 3.2."""
+    """Attention whose values are the tokens themselves, and an MLP: (N, L, CT) -> same. Paper section 3.2."""
 
     def __init__(self, token_channels: int) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -55,3 +56,12 @@ def my_model(tmp_path) -> Path:
         "number = 3\n"
     )
     return path
+
+
+@pytest.fixture(autouse=True)
+def _own_log():
+    """The command line sends log lines to stderr; what one test configured must not reach the next."""
+    logger = logging.getLogger("edgevit")
+    before = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.level, logger.propagate = before

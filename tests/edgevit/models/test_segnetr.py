@@ -8,7 +8,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgevit.errors import UsageError
 from edgevit.models import create_model, get_spec
-from edgevit.models.segnetr import SegNetrBlock, WindowGate, displace, partition, patch_merge, patch_reverse, unpartition
+from edgevit.models.segnetr import (
+    SegNetrBlock,
+    WindowGate,
+    displace,
+    partition,
+    patch_merge,
+    patch_reverse,
+    unpartition,
+)
 from edgevit.spec import Task
 
 NAMES = ("segnetr_64", "segnetr_32")
@@ -28,10 +36,13 @@ def randomize(module: nn.Module) -> nn.Module:
     return module
 
 
-@pytest.mark.parametrize(("name", "params", "published_macs"), [
-    ("segnetr_64", 12_224_969, 7.55e9),
-    ("segnetr_32", 3_417_385, 1.97e9),
-])
+@pytest.mark.parametrize(
+    ("name", "params", "published_macs"),
+    [
+        ("segnetr_64", 12_224_969, 7.55e9),
+        ("segnetr_32", 3_417_385, 1.97e9),
+    ],
+)
 def test_parameters_and_macs_are_the_documented_ones(name, params, published_macs):
     spec = get_spec(name)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
@@ -66,7 +77,8 @@ def test_other_class_count_changes_the_head_only(model):
 def test_batch_equals_its_images_one_by_one(model):
     images = torch.randn(2, 3, 96, 96)
     with torch.no_grad():
-        torch.testing.assert_close(model(images), torch.cat([model(image[None]) for image in images]), rtol=1e-4, atol=1e-5)
+        one_by_one = torch.cat([model(image[None]) for image in images])
+        torch.testing.assert_close(model(images), one_by_one, rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_reach_every_parameter():
@@ -76,7 +88,7 @@ def test_gradients_reach_every_parameter():
     assert [name for name, parameter in model.named_parameters() if not parameter.grad.isfinite().all()] == []
 
 
-def test_features_of_the_deployed_graph_stay_in_rank_4(model):
+def test_exported_graph_stays_in_rank_4(model):
     program = torch.export.export(model, (torch.randn(1, 3, 64, 64),), strict=False).run_decompositions({})
     values = [node.meta["val"] for node in program.graph.nodes if node.op == "call_function"]
     assert max(value.ndim for value in values if isinstance(value, torch.Tensor)) == 4
@@ -90,12 +102,15 @@ def test_partition_is_the_usual_six_dimensional_one_and_unpartition_undoes_it(si
     assert torch.equal(unpartition(partition(grid, side), side), grid)
 
 
-@pytest.mark.parametrize(("count", "order"), [
-    (2, [2, 1]),
-    (4, [4, 3, 2, 1]),
-    (6, [6, 3, 2, 5, 4, 1]),
-    (14, [14, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 1]),
-])
+@pytest.mark.parametrize(
+    ("count", "order"),
+    [
+        (2, [2, 1]),
+        (4, [4, 3, 2, 1]),
+        (6, [6, 3, 2, 5, 4, 1]),
+        (14, [14, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 1]),
+    ],
+)
 def test_displacement_gives_the_described_order_along_both_axes(count, order):
     rows, columns = torch.meshgrid(torch.arange(1, count + 1), torch.arange(1, 9), indexing="ij")
     grid = torch.stack((rows, columns), -1)[None]  # each window holds its own place, counted from 1
@@ -128,7 +143,8 @@ def naive_gate(gate: WindowGate, image: torch.Tensor) -> torch.Tensor:
         for top in range(0, height, side):
             for left in range(0, width, side):
                 place = (slice(top, top + side), slice(left, left + side))
-                result[place] += gate.local_weight * mlp_softmax(gate.local, mean[place].reshape(-1)).reshape(side, side)
+                weights = mlp_softmax(gate.local, mean[place].reshape(-1))
+                result[place] += gate.local_weight * weights.reshape(side, side)
     rows, columns = displaced_pairs(height // side), displaced_pairs(width // side)
     for row_pair in rows:
         for column_pair in columns:

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from edgevit.errors import UsageError
-from edgevit.train.recipe import RECIPES, Augmentation, Recipe, get_recipe
+from edgevit.training.recipe import RECIPES, Augmentation, Recipe, get_recipe
 
 
 def test_digits_recipe_is_found_by_name():

@@ -16,7 +16,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from edgevit.errors import EdgevitError
-from edgevit.train.recipe import Augmentation, Recipe
+from edgevit.training.recipe import Augmentation, Recipe
 
 log = logging.getLogger(__name__)
 

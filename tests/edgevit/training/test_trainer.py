@@ -14,10 +14,10 @@ from torch import nn
 from edgevit.data.imageset import ImageSet
 from edgevit.errors import EdgevitError, StorageError, UsageError
 from edgevit.spec import ModelSpec, Preprocess, Task, Tier, class_logits, image_input, logit_map
-from edgevit.train.checkpoint import read_checkpoint
-from edgevit.train.module import augment, warmup_cosine
-from edgevit.train.recipe import Augmentation, Recipe
-from edgevit.train.training import train
+from edgevit.training.checkpoint import read_checkpoint
+from edgevit.training.module import augment, warmup_cosine
+from edgevit.training.recipe import Augmentation, Recipe
+from edgevit.training.trainer import train
 
 RECIPE = Recipe(
     "toy", epochs=3, batch_size=8, learning_rate=2e-2, augmentation=Augmentation(0.1, 0.1, 10.0), label_smoothing=0.0
@@ -151,7 +151,7 @@ def test_unwritable_output_is_a_storage_error(tmp_path):
 
 def test_set_larger_than_memory_allowance_trains_the_same(tmp_path, monkeypatch):
     train(toy_spec(), colours(16), colours(4), RECIPE, tmp_path / "kept.pt", threads=1)
-    monkeypatch.setattr("edgevit.train.training._KEEP_BYTES", 0)
+    monkeypatch.setattr("edgevit.training.trainer._KEEP_BYTES", 0)
     train(toy_spec(), colours(16), colours(4), RECIPE, tmp_path / "read.pt", threads=1)
     kept, read = (read_checkpoint(tmp_path / name).state_dict for name in ("kept.pt", "read.pt"))
     assert all(torch.equal(kept[name], read[name]) for name in kept)

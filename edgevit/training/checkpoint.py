@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from edgevit.errors import MissingDependency, UsageError
 from edgevit.spec import Interpolation, Preprocess
 from edgevit.storage import write_bytes
-from edgevit.train.torchfile import StoredTensor, TorchFile, TorchFileError, read_torch_file
+from edgevit.training.torchfile import StoredTensor, TorchFile, TorchFileError, read_torch_file
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from torch import nn
 
 from edgevit.errors import MissingDependency, StorageError, UsageError
 from edgevit.spec import Interpolation, Preprocess
-from edgevit.train.checkpoint import CheckpointCard, load_weights, read_checkpoint, save_checkpoint
+from edgevit.training.checkpoint import CheckpointCard, load_weights, read_checkpoint, save_checkpoint
 
 
 def tiny(classes: int = 10) -> nn.Sequential:

@@ -23,9 +23,9 @@ from edgevit.data.imageset import ImageSet
 from edgevit.data.preprocess import preprocess
 from edgevit.errors import UsageError
 from edgevit.spec import Layout, ModelSpec, Task
-from edgevit.train.checkpoint import CheckpointCard, load_weights, save_checkpoint
-from edgevit.train.module import Classifier, EpochResult
-from edgevit.train.recipe import Recipe
+from edgevit.training.checkpoint import CheckpointCard, load_weights, save_checkpoint
+from edgevit.training.module import Classifier, EpochResult
+from edgevit.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
