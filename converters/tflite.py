@@ -7,7 +7,7 @@ guesses layouts from shapes takes part, so nothing depends on which sizes happen
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from edgevit.spec import Layout, Precision, TensorSpec
 if TYPE_CHECKING:
     import numpy as np
 
+    from converters._tflite.flatbuffer import FileFacts
     from edgevit.contract.manifest import Lowering, Manifest
 
 MODEL_FILE = "model.tflite"
@@ -91,27 +92,8 @@ class TFLiteConverter:
 
         path = folder / manifest.entry
         facts = read_facts(path)
-        ends = (("inputs", facts.inputs, manifest.inputs), ("outputs", facts.outputs, manifest.outputs))
-        for kind, found, specs in ends:
-            declared = tuple((spec.name, spec.shape, spec.dtype) for spec in specs)
-            if found != declared:
-                raise ContractError(f"{path} has {kind} {found}, its manifest says {declared}", hint="convert again")
-        if facts.foreign_ops:
-            raise ContractError(
-                f"{path} needs ops that plain LiteRT lacks: {', '.join(facts.foreign_ops)}", hint="convert again"
-            )
-        half = facts.half_bytes > facts.single_bytes
-        if half != (manifest.precision is Precision.FP16) or (facts.half_bytes and not half):
-            raise ContractError(
-                f"{path} holds {facts.half_bytes} bytes of float16 and {facts.single_bytes} of float32, "
-                f"its manifest says {manifest.precision}",
-                hint="convert again",
-            )
-        if facts.ops["TRANSPOSE"] != manifest.lowering.transposes:
-            raise ContractError(
-                f"{path} has {facts.ops['TRANSPOSE']} transposes, its manifest says {manifest.lowering.transposes}",
-                hint="convert again",
-            )
+        for contradiction in _contradictions(facts, manifest):
+            raise ContractError(f"{path} {contradiction}", hint="convert again")
         return {
             "identifier": IDENTIFIER.decode(),
             "inputs": _shown(facts.inputs),
@@ -119,7 +101,7 @@ class TFLiteConverter:
             "ops": str(facts.ops.total()),
             "custom ops": "0",
             "transposes": str(facts.ops["TRANSPOSE"]),
-            "weights": "float16" if half else "float32",
+            "weights": f"{facts.half_bytes} bytes of float16, {facts.single_bytes} of float32",
         }
 
     def open(self, folder: Path, manifest: Manifest, accelerator: str = "cpu", threads: int = 1) -> TFLiteSession:
@@ -127,6 +109,25 @@ class TFLiteConverter:
         if accelerator != "cpu":
             raise UsageError(f"tflite runs on cpu here, not on {accelerator!r}", hint="use --accelerator cpu")
         return TFLiteSession(folder / manifest.entry, manifest, threads)
+
+
+def _contradictions(facts: FileFacts, manifest: Manifest) -> Iterator[str]:
+    """Each way in which the file is not what its manifest says."""
+    from converters._tflite.builder import HALF_FROM_ELEMENTS
+
+    ends = (("inputs", facts.inputs, manifest.inputs), ("outputs", facts.outputs, manifest.outputs))
+    for kind, found, specs in ends:
+        declared = tuple((spec.name, spec.shape, spec.dtype) for spec in specs)
+        if found != declared:
+            yield f"has {kind} {found}, its manifest says {declared}"
+    if facts.foreign_ops:
+        yield f"needs ops that plain LiteRT lacks: {', '.join(facts.foreign_ops)}"
+    if manifest.precision is Precision.FP32 and facts.half_bytes:
+        yield f"holds {facts.half_bytes} bytes of float16, its manifest says fp32"
+    if manifest.precision is Precision.FP16 and facts.largest_single >= HALF_FROM_ELEMENTS:
+        yield f"holds a float32 constant of {facts.largest_single} elements, its manifest says fp16"
+    if facts.ops["TRANSPOSE"] != manifest.lowering.transposes:
+        yield f"has {facts.ops['TRANSPOSE']} transposes, its manifest says {manifest.lowering.transposes}"
 
 
 def _litert_version() -> str:

@@ -211,5 +211,4 @@ def _run_worker(folder: Path, target: str, model: str, stop: threading.Event) ->
 def _environment() -> dict[str, str]:
     """The workers share the cores: more threads than cores only make them wait for each other."""
     threads = str(max(1, (os.cpu_count() or 1) // 2))
-    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0", "PYTHONUNBUFFERED": "1"}
-    return {**os.environ, **quiet, "OMP_NUM_THREADS": threads}
+    return {**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}

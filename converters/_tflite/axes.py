@@ -13,6 +13,7 @@ from converters._tflite.registry import lowers
 if TYPE_CHECKING:
     import torch
 
+
 @lowers("alias.default", "clone.default", "contiguous.default", "detach.default", "lift_fresh_copy.default")
 def _same(b: Builder, x: Value, memory_format: Any = None) -> Value:
     return x

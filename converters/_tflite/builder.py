@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import fx
 
 # Constants this large are stored as float16 on request; smaller ones (biases, scalars) weigh nothing.
-_HALF_FROM_ELEMENTS = 256
+HALF_FROM_ELEMENTS = 256
 _LARGEST_HALF = 65504.0
 _ACTIVATIONS = {"RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}
 _FUSING = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "SUB", "MUL"})
@@ -63,7 +63,7 @@ class Builder:
         """Index of a constant; equal ones are stored once. Large float ones as float16 if the precision asks."""
         import numpy as np
 
-        if self.precision is Precision.FP16 and array.dtype == np.float32 and array.size >= _HALF_FROM_ELEMENTS:
+        if self.precision is Precision.FP16 and array.dtype == np.float32 and array.size >= HALF_FROM_ELEMENTS:
             return self._half_constant(array)
         key = (str(array.dtype), array.shape, array.tobytes())
         if key not in self._constants:

@@ -125,7 +125,8 @@ class FileFacts:
     """What a .tflite file declares.
 
     Inputs and outputs are (name, shape, dtype) of its signature; foreign_ops are custom codes, Flex ops among them;
-    half_bytes and single_bytes are the sizes of its float16 and float32 constants.
+    half_bytes and single_bytes are the sizes of all its float16 and float32 constants, largest_single the number of
+    elements in the largest float32 one.
     """
 
     inputs: tuple[tuple[str, tuple[int, ...], str], ...]
@@ -134,6 +135,7 @@ class FileFacts:
     foreign_ops: tuple[str, ...]
     half_bytes: int
     single_bytes: int
+    largest_single: int
 
 
 def _schema() -> ModuleType:
@@ -256,10 +258,11 @@ def _facts(schema: ModuleType, model: Any) -> FileFacts:
     known = _names(schema.BuiltinOperator)
     names = [known[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in model.operatorCodes]
     codes = zip(names, model.operatorCodes, strict=True)
-    sizes: Counter[str] = Counter()
+    sizes: dict[str, list[int]] = {"float16": [], "float32": []}  # bytes of each constant
     for tensor in subgraph.tensors:
         data = model.buffers[tensor.buffer].data
-        sizes[dtypes[tensor.type]] += 0 if data is None else len(data)
+        if data is not None:
+            sizes.setdefault(dtypes[tensor.type], []).append(len(data))
 
     def declared(entries: Sequence[Any]) -> tuple[tuple[str, tuple[int, ...], str], ...]:
         tensors = [(entry.name.decode(), subgraph.tensors[entry.tensorIndex]) for entry in entries]
@@ -270,8 +273,9 @@ def _facts(schema: ModuleType, model: Any) -> FileFacts:
         outputs=declared(signature.outputs),
         ops=Counter(names[operator.opcodeIndex] for operator in subgraph.operators),
         foreign_ops=tuple(sorted((code.customCode or b"?").decode() for name, code in codes if name == "CUSTOM")),
-        half_bytes=sizes["float16"],
-        single_bytes=sizes["float32"],
+        half_bytes=sum(sizes["float16"]),
+        single_bytes=sum(sizes["float32"]),
+        largest_single=max(sizes["float32"], default=0) // 4,
     )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SAME, VALID = 0, 1  # of the schema's Padding
 
+
 @lowers("conv2d.default")
 def conv2d(
     b: Builder, x: Value, weight: torch.Tensor, bias: torch.Tensor | None = None, stride: Any = 1, padding: Any = 0,

@@ -14,6 +14,7 @@ from converters._tflite.registry import lowers
 if TYPE_CHECKING:
     import torch
 
+
 @lowers("linear.default")
 def linear(b: Builder, x: Value, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Value:
     """x (..., I), weight (O, I) -> (..., O): FULLY_CONNECTED over the innermost axis."""

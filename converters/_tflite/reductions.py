@@ -12,6 +12,7 @@ from converters._tflite.registry import lowers
 if TYPE_CHECKING:
     import torch
 
+
 def reduced(b: Builder, name: str, x: Value, dims: Sequence[int] | None, keepdim: bool) -> Value:
     """MEAN, SUM or REDUCE_MAX over logical axes; None or none means all."""
     rank = len(x.shape)

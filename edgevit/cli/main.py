@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -33,6 +34,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit with its code; an error with a remedy prints as two lines. None takes sys.argv."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    if not debug:
+        warnings.simplefilter("ignore")  # libraries warn their developers; edgevit's own messages are log lines
+    # Threads that wait by spinning starve each other on a busy machine; read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     try:
         _app(arguments)(arguments, prog_name="edgevit")

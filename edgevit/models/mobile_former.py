@@ -68,7 +68,7 @@ def _pointwise(in_channels: int, channels: int, groups: int) -> nn.Conv2d:
 
 
 class DynamicReLU(nn.Module):
-    """max(a1 * x, a2 * x) per channel, slopes from token 0: map (N, C, H, W), tokens (N, T, d) -> map. Section 3.3."""
+    """max(a1 * x, a2 * x) per channel, slopes from token 0: map (N, C, H, W), tokens (N, T, d) -> map. Section 3.2."""
 
     def __init__(self, channels: int, token_dim: int) -> None:
         super().__init__()
@@ -127,9 +127,10 @@ class Former(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         value = _split_heads(tokens.transpose(1, 2), _TOKEN_HEADS)  # (N*4, d/4, T)
         query = _split_heads(self.q(tokens).transpose(1, 2), _TOKEN_HEADS)  # (N*4, d/4, T)
-        scores = torch.bmm(query.transpose(1, 2) * self.scale, value)  # (N*4, T, T): query, key
-        attention = scores.softmax(-1).transpose(1, 2)  # (N*4, T, T): key, query
-        mixed = _merge_heads(torch.bmm(value, attention), _TOKEN_HEADS).transpose(1, 2)  # (N, T, d)
+        attention = torch.bmm(query.transpose(1, 2) * self.scale, value).softmax(-1)  # (N*4, T, T)
+        # Transpose the value, never the attention: onnx2tf can lose the transpose of a square.
+        mixed = torch.bmm(attention, value.transpose(1, 2)).transpose(1, 2)  # (N*4, d/4, T)
+        mixed = _merge_heads(mixed, _TOKEN_HEADS).transpose(1, 2)  # (N, T, d)
         tokens = self.layer_norm(tokens + self.channel_mlp(mixed))
         return self.ffn_norm(tokens + self.ffn(tokens))
 
@@ -179,7 +180,7 @@ class LiteBlock(nn.Module):
 
 
 class BottleneckBlock(nn.Module):
-    """Inverted bottleneck at full resolution, between Mobile -> Former and Former -> Mobile. Figure 3.
+    """Inverted bottleneck at full resolution, between Mobile -> Former and Former -> Mobile. Section 3.2.
 
     Map (N, C_in, H, W) -> (N, C, H, W), tokens (N, T, d) -> tokens.
     """
@@ -210,7 +211,7 @@ class BottleneckBlock(nn.Module):
 
 
 class DownsampleBlock(nn.Module):
-    """Two depthwise-pointwise pairs, the first with stride 2, between the two bridges. Section 3.2, "downsample".
+    """Two depthwise-pointwise pairs, the first with stride 2, between the two bridges. Section 3.3.
 
     Map (N, C_in, H, W) -> (N, C, H/2, W/2), tokens (N, T, d) -> tokens.
     """
@@ -278,7 +279,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One row of the paper's table 12 family: widths, tokens and blocks of a variant."""
+    """Widths, tokens and blocks of a variant."""
 
     stem: int
     tokens: int
@@ -292,7 +293,7 @@ class Config:
 class MobileFormer(nn.Module):
     """Stem, blocks that carry a map and tokens side by side, classifier: (N, 3, S, S) -> logits (N, num_classes).
 
-    S is a multiple of 32. Paper section 4.
+    S is a multiple of 32. Section 3.3.
     """
 
     def __init__(self, num_classes: int, config: Config) -> None:

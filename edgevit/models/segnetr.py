@@ -107,7 +107,8 @@ class WindowSoftmax(nn.Module):
         self.fc2 = nn.Linear(positions, positions)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x))).softmax(-1)
+        windows = x.reshape(-1, x.shape[-1])  # (N * h * w, n): a matrix leaves converters no layout to guess
+        return self.fc2(F.gelu(self.fc1(windows))).softmax(-1).reshape(x.shape)
 
 
 class WindowGate(nn.Module):

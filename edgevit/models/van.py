@@ -103,7 +103,7 @@ class PatchEmbed(nn.Module):
 class VAN(nn.Module):
     """Four stages of patch embedding, blocks and layer norm, then a pooled linear head.
 
-    (N, 3, S, S) -> logits (N, num_classes), S a multiple of 32. Paper section 3.2, table 2; drop_path is the rate of
+    (N, 3, S, S) -> logits (N, num_classes), S a multiple of 32. Paper section 3.2; drop_path is the rate of
     the last block, rates before it grow linearly from 0.
     """
 

@@ -61,8 +61,8 @@ def test_params_and_macs_are_those_of_the_spec(spec):
 
 
 @pytest.mark.parametrize("spec", VARIANTS, ids=lambda spec: spec.name)
-def test_macs_stay_below_the_paper_by_at_most_its_elementwise_work(spec):
-    # A variant is named by its published count, which is up to 9.5M higher than convolutions and products alone.
+def test_macs_are_at_most_10_percent_below_the_published_count(spec):
+    # The published count, which names the variant, is 2.4M to 9.5M above convolutions and matrix products alone.
     published = int(spec.name.removeprefix("mobile_former_").removesuffix("m")) * 1_000_000
     assert 0.90 * published < spec.macs < published
 
