@@ -45,6 +45,7 @@ class ExecuTorchSession:
             self.threads = int(bindings._threadpool_get_thread_count())
             try:
                 self._module = bindings._load_for_executorch(str(path))
+                self._module.method_meta("forward")  # loading is lazy: this reads the program
             except RuntimeError as error:
                 raise DeviceError(
                     f"ExecuTorch cannot load {path}: {_last_line(native(), error)}",

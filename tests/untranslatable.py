@@ -17,7 +17,7 @@ class _Digamma(nn.Module):
 
 
 class Untranslatable(nn.Module):
-    """Two ops that neither ONNX nor a phone knows, each in a module of its own."""
+    """Two ops that no phone knows, each in a module of its own."""
 
     def __init__(self) -> None:
         super().__init__()

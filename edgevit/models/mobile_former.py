@@ -128,7 +128,7 @@ class Former(nn.Module):
         value = _split_heads(tokens.transpose(1, 2), _TOKEN_HEADS)  # (N*4, d/4, T)
         query = _split_heads(self.q(tokens).transpose(1, 2), _TOKEN_HEADS)  # (N*4, d/4, T)
         attention = torch.bmm(query.transpose(1, 2) * self.scale, value).softmax(-1)  # (N*4, T, T)
-        # Transpose the value, never the attention: onnx2tf can lose the transpose of a square.
+        # Transpose the value, never the attention: a converter that goes by shapes can lose the transpose of a square.
         mixed = torch.bmm(attention, value.transpose(1, 2)).transpose(1, 2)  # (N*4, d/4, T)
         mixed = _merge_heads(mixed, _TOKEN_HEADS).transpose(1, 2)  # (N, T, d)
         tokens = self.layer_norm(tokens + self.channel_mlp(mixed))

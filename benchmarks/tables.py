@@ -1,0 +1,78 @@
+"""`python -m benchmarks.tables`: puts the committed results into README, between its markers.
+
+A marker pair is `<!-- table: NAME -->` ... `<!-- /table -->`; NAME is a function here. A test renders README again
+and compares, so a number that was typed by hand does not survive.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+_MARKED = re.compile(r"(<!-- table: ([a-z_]+) -->\n).*?(<!-- /table -->)", re.S)
+
+
+def render(text: str) -> str:
+    """README's text with every marked table made anew."""
+    return _MARKED.sub(lambda match: match[1] + globals()[match[2]]() + match[3], text)
+
+
+def conversion() -> str:
+    """Every model in every target: parity with the checkpoint, size, seconds, what the delegate took."""
+    result = _result("conversion")
+    lines = [
+        "| model | target | precision | parity with the checkpoint | MB | converted in | delegated | regions | transposes |",
+        "|---|---|---|---|---:|---:|---:|---:|---:|",
+        *(_conversion_row(row) for row in result["rows"]),
+        "",
+        f"{result['cpu']}, {result['cores']} cores; {_tools(result['provenance']['tools'])}; seeded random weights, "
+        f"224x224, 2 pictures and 2 random inputs per row; made by `make matrix`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _result(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def _conversion_row(row: dict[str, Any]) -> str:
+    if row["error"]:
+        return f"| {row['model']} | {row['target']} | {row['precision']} | failed: {row['error']} | | | | | |"
+    lowering = row["lowering"]
+    delegated = "–" if lowering["delegated"] is None else f"{lowering['delegated']} of {lowering['nodes']}"
+    cells = (
+        row["model"],
+        row["target"],
+        row["precision"],
+        _parity(row),
+        f"{row['size_bytes'] / 1e6:.1f}",
+        f"{row['conversion_s']:.1f} s",
+        delegated,
+        _number(lowering["regions"]),
+        _number(lowering["transposes"]),
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def _parity(row: dict[str, Any]) -> str:
+    parity = row["parity"]
+    if not parity["executed"]:
+        return f"checked, not executed (spec {row['checks']['specification version']})"
+    return f"rel. error {parity['max_relative_error']:.1e}, {parity['snr_db']:.0f} dB"
+
+
+def _number(value: int | None) -> str:
+    return "–" if value is None else str(value)
+
+
+def _tools(tools: dict[str, str | None]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in tools.items() if version and name != "edgevit")
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(render(readme.read_text()))

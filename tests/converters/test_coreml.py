@@ -1,0 +1,122 @@
+"""Core ML on a machine without it: what the package says, checked statically, and damage found."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+
+import pytest
+
+from converters.coreml import CONVERTER, Options
+from edgevit.artifact import file_entries
+from edgevit.conversion import NotExecutable
+from edgevit.deploy import deploy
+from edgevit.errors import ContractError, ConversionError
+from edgevit.export import export
+from edgevit.spec import Precision
+from tests.edgevit.contract.test_manifest import make_manifest
+from tests.tiny import TinyClassifier, classifier_spec, seeded
+from tests.untranslatable import Untranslatable
+
+LABELS = ("ant", "bee", "cat", "dog", "eel")
+
+
+def _convert(folder, precision, **options):
+    module, _ = deploy(seeded(TinyClassifier), classifier_spec())
+    program = export(module, classifier_spec(), precision=precision, labels=LABELS)
+    chosen = Options(**options)
+    result = CONVERTER.convert(program, chosen, folder)
+    manifest = make_manifest()
+    return dataclasses.replace(
+        manifest,
+        target="coreml",
+        precision=precision,
+        entry=result.entry,
+        inputs=result.inputs,
+        outputs=result.outputs,
+        labels=LABELS,
+        files=file_entries(folder),
+        lowering=result.lowering,
+        provenance=manifest.provenance | {"options": dataclasses.asdict(chosen)},
+    )
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    """Folder and manifest of TinyClassifier in fp16."""
+    folder = tmp_path_factory.mktemp("coreml")
+    return folder, _convert(folder, Precision.FP16)
+
+
+def test_check_reads_version_names_dtypes_labels_and_weights(half):
+    folder, manifest = half
+    facts = CONVERTER.check(folder, manifest)
+    assert facts["specification version"] == "8"
+    assert facts["inputs"] == "image float32 (1, 3, 32, 32)"
+    assert facts["outputs"] == "logits float32 (1, 5)"
+    assert facts["precision"] == "fp16"
+    assert json.loads(facts["labels"]) == list(LABELS)
+    assert int(facts["weights"].split()[0]) > 0
+    assert manifest.lowering.ops["conv"] == 2
+
+
+def test_fp32_computes_in_fp32_and_target_follows_the_option(tmp_path):
+    manifest = _convert(tmp_path, Precision.FP32, deployment_target="iOS18", author="Ada")
+    facts = CONVERTER.check(tmp_path, manifest)
+    assert (facts["precision"], facts["specification version"]) == ("fp32", "9")
+
+
+def test_same_program_gives_the_same_bytes(half, tmp_path):
+    folder, _ = half
+    _convert(tmp_path, Precision.FP16)
+    assert file_entries(tmp_path) == file_entries(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "fact"),
+    [
+        ({"precision": Precision.FP32}, "precision is fp16"),
+        ({"labels": LABELS[::-1]}, "labels is"),
+        ({"outputs": classifier_spec(6).outputs}, r"outputs is logits float32 \(1, 5\)"),
+    ],
+)
+def test_manifest_that_disagrees_is_caught(half, change, fact):
+    folder, manifest = half
+    with pytest.raises(ContractError, match=fact):
+        CONVERTER.check(folder, dataclasses.replace(manifest, **change))
+
+
+def test_truncated_weights_and_program_are_caught(half, tmp_path):
+    folder, manifest = half
+    data = "model.mlpackage/Data/com.apple.CoreML"
+    for file, keep, message in (("weights/weight.bin", 64, "cut off"), ("model.mlmodel", 100, "is no Core ML model")):
+        copy = tmp_path / file.replace("/", "-")
+        shutil.copytree(folder, copy)
+        path = copy / data / file
+        path.write_bytes(path.read_bytes()[:keep])
+        with pytest.raises(ContractError, match=message):
+            CONVERTER.check(copy, manifest)
+
+
+def test_reading_does_not_rewrite_the_package(half):
+    folder, manifest = half
+    path = folder / "model.mlpackage" / "Manifest.json"
+    before = path.stat().st_mtime_ns
+    CONVERTER.check(folder, manifest)
+    assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS runs Core ML")
+def test_running_it_here_says_why_not(half):
+    folder, manifest = half
+    with pytest.raises(NotExecutable, match="macOS and iOS only"):
+        CONVERTER.open(folder, manifest)
+
+
+def test_ops_without_a_form_are_all_named_with_their_modules(tmp_path):
+    with pytest.raises(ConversionError, match="no form for 2 op") as caught:
+        CONVERTER.convert(export(Untranslatable().eval(), classifier_spec()), Options(), tmp_path)
+    for word in ("special_bessel_j0", "digamma"):
+        assert word in caught.value.message
