@@ -5,16 +5,16 @@ DEMO := artifacts/demo
 CODE := $(wildcard edgevit/*.py edgevit/*/*.py converters/*.py converters/*/*.py)
 READY := .venv/ready
 
-.PHONY: help setup demo test test-fast lint goldens matrix clean
+.PHONY: help setup demo test test-fast lint goldens matrix demo-result clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
 
-setup: $(READY)  ## .venv/ with every runtime and converter (about 4 GB)
+setup: $(READY)  ## .venv/ with every runtime and converter (about 2 GB)
 
 $(READY): pyproject.toml constraints.txt
-	@echo "== installing into .venv (about 4 GB, some minutes the first time)"
+	@echo "== installing into .venv (about 2 GB, some minutes the first time)"
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 13) else "Python 3.11 or 3.12 is needed, this is " + sys.version.split()[0] + "; install it or run: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt --editable '.[dev]'
@@ -55,6 +55,11 @@ goldens: $(READY)  ## rewrite the golden vectors; review the diff
 
 matrix: $(READY)  ## measure the conversion matrix at full size (about half an hour)
 	$(BIN)/python -m benchmarks.matrix benchmarks/conversion.toml
+	$(BIN)/python -m benchmarks.tables
+
+demo-result: $(DEMO)/report.html  ## keep the demo's numbers for README
+	cp $(DEMO)/report.json benchmarks/results/demo.json
+	$(BIN)/python -m benchmarks.tables
 
 clean:  ## remove artifacts and the environment
 	rm -rf artifacts .venv

@@ -35,6 +35,33 @@ def conversion() -> str:
     return "\n".join(lines) + "\n"
 
 
+def demo() -> str:
+    """The digits demo: accuracy of checkpoint and artifacts, parity, size, latency on the machine that ran it."""
+    rows = _result("demo")["artifacts"]
+    lines = [
+        "| artifact | top-1 checkpoint | top-1 artifact | parity with the checkpoint | MB | latency p50, 1 thread |",
+        "|---|---:|---:|---|---:|---:|",
+        *(_demo_row(row) for row in rows),
+        "",
+        "Made by `make demo`; latency is of a small shared x86 machine, not of a phone.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _demo_row(row: dict[str, Any]) -> str:
+    accuracy, agreement = row["accuracy"], row["agreement"]
+    executed = agreement["executed"]
+    cells = (
+        row["name"],
+        f"{100 * accuracy['checkpoint']:.1f} %",
+        f"{100 * accuracy['artifact']:.1f} %" if executed else "–",
+        f"rel. error {agreement['max_relative_error']:.1e}, {agreement['snr_db']:.0f} dB" if executed else "not executed",
+        f"{row['size_bytes'] / 1e6:.1f}",
+        f"{row['latencies'][0]['p50_ms']:.2f} ms" if row["latencies"] else "–",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
 def _result(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text())
 

@@ -265,7 +265,7 @@ def _score(
     agreement = None
     if wanted is not None and answers is not None:
         agreement = float((wanted.argmax(axis=1) == answers.argmax(axis=1)).mean())
-    return DataScore(data.name, split, len(labels), "top-1", top1(wanted), top1(answers), agreement)
+    return DataScore(data.name.removesuffix(f"/{split}"), split, len(labels), "top-1", top1(wanted), top1(answers), agreement)
 
 
 def _agreement(actual: np.ndarray, expected: np.ndarray, task: Task) -> float:
