@@ -25,7 +25,7 @@ def conversion() -> str:
     """Every model in every target: parity with the checkpoint, size, seconds, what the delegate took."""
     result = _result("conversion")
     lines = [
-        "| model | target | precision | parity with the checkpoint | MB | converted in | delegated | regions | transposes |",
+        "| model | target | precision | parity with the checkpoint | MB | seconds | delegated | regions | transposes |",
         "|---|---|---|---|---:|---:|---:|---:|---:|",
         *(_conversion_row(row) for row in result["rows"]),
         "",
@@ -55,7 +55,9 @@ def _demo_row(row: dict[str, Any]) -> str:
         row["name"],
         f"{100 * accuracy['checkpoint']:.1f} %",
         f"{100 * accuracy['artifact']:.1f} %" if executed else "–",
-        f"rel. error {agreement['max_relative_error']:.1e}, {agreement['snr_db']:.0f} dB" if executed else "not executed",
+        f"rel. error {agreement['max_relative_error']:.1e}, {agreement['snr_db']:.0f} dB"
+        if executed
+        else "not executed",
         f"{row['size_bytes'] / 1e6:.1f}",
         f"{row['latencies'][0]['p50_ms']:.2f} ms" if row["latencies"] else "–",
     )
@@ -77,7 +79,7 @@ def _conversion_row(row: dict[str, Any]) -> str:
         row["precision"],
         _parity(row),
         f"{row['size_bytes'] / 1e6:.1f}",
-        f"{row['conversion_s']:.1f} s",
+        f"{row['conversion_s']:.1f}",
         delegated,
         _number(lowering["regions"]),
         _number(lowering["transposes"]),

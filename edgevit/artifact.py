@@ -155,7 +155,11 @@ def check_files(folder: Path, entries: tuple[FileEntry, ...]) -> None:
             raise ContractError(f"{path} has {found} bytes, its manifest says {entry.size_bytes}", hint=mend)
         if sha256_file(path) != entry.sha256:
             raise ContractError(f"{path} does not match the hash in its manifest", hint=mend)
-    present = {path.as_posix() for path in list_files(folder) if not path.name.startswith(".")}  # .DS_Store and the like
+    present = {
+        path.as_posix() for path in list_files(folder) if not path.name.startswith(".")
+    }  # .DS_Store and the like
     strangers = present - {entry.path for entry in entries} - {FILE_NAME}
     if strangers:
-        raise ContractError(f"{folder} holds files that its manifest does not know: {', '.join(sorted(strangers))}", hint=mend)
+        raise ContractError(
+            f"{folder} holds files that its manifest does not know: {', '.join(sorted(strangers))}", hint=mend
+        )

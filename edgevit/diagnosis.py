@@ -79,7 +79,9 @@ def _target(name: str) -> Finding:
 def _extra(extra: str, use: str) -> Finding:
     missing = _missing(extra)
     remedy = f'pip install "edgevit[{extra}]"' if missing else ""
-    return Finding("extra", extra, not missing, f"for {use}" + (f"; missing: {', '.join(missing)}" if missing else ""), remedy)
+    return Finding(
+        "extra", extra, not missing, f"for {use}" + (f"; missing: {', '.join(missing)}" if missing else ""), remedy
+    )
 
 
 def _missing(extra: str) -> list[str]:

@@ -85,8 +85,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """A UsageError for a name that does not exist, with the nearest names that do."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    if near:
-        hint = "did you mean " + " or ".join(near) + "?"
-    else:
-        hint = "one of: " + ", ".join(known)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"one of: {', '.join(known)}"
     return UsageError(f"unknown {kind} {name!r}", hint=hint)

@@ -161,9 +161,7 @@ def _prepare(
 def _reference_pictures(source: Source, goldens: Sequence[str | Path]) -> list[Reference]:
     pictures = sample_pictures() | {f"picture{i}": as_rgb(path) for i, path in enumerate(goldens)}
     tensors = {name: preprocess(pixels, source.spec.preprocess) for name, pixels in pictures.items()}
-    return [
-        Reference(name, pixels, tensors[name], source.run(tensors[name])) for name, pixels in pictures.items()
-    ]
+    return [Reference(name, pixels, tensors[name], source.run(tensors[name])) for name, pixels in pictures.items()]
 
 
 def _one_by_one(source: Source, tensors: np.ndarray) -> np.ndarray:

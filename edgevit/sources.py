@@ -80,10 +80,13 @@ def open_source(
         load_weights(module, checkpoint, replace_head=replace_head)
     elif isinstance(model, str):
         logger.warning("WARNING   no --weights given: %s has random weights, its answers mean nothing", spec.name)
-    counted = dataclasses.replace(
-        spec, params=count_params(module), macs=count_macs(module, spec.inputs[0].shape)
+    counted = dataclasses.replace(spec, params=count_params(module), macs=count_macs(module, spec.inputs[0].shape))
+    return Source(
+        module,
+        counted,
+        labels,
+        _weights_facts(module, checkpoint, random=checkpoint is None and isinstance(model, str)),
     )
-    return Source(module, counted, labels, _weights_facts(module, checkpoint, random=checkpoint is None and isinstance(model, str)))
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
@@ -91,7 +94,9 @@ def read_labels(path: Path) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read labels {path}: {error}", hint="give a UTF-8 text file, one label a line") from error
+        raise UsageError(
+            f"cannot read labels {path}: {error}", hint="give a UTF-8 text file, one label a line"
+        ) from error
     if not lines:
         raise UsageError(f"labels {path} is empty", hint="write one label a line")
     return tuple(line.strip() for line in lines)
@@ -156,7 +161,9 @@ def _import_attribute(path: Path, attribute: str) -> Any:
     try:
         loader.loader.exec_module(module)
     except Exception as error:
-        raise UsageError(f"{path} fails when imported: {type(error).__name__}: {error}", hint="run it on its own first") from error
+        raise UsageError(
+            f"{path} fails when imported: {type(error).__name__}: {error}", hint="run it on its own first"
+        ) from error
     finally:
         sys.path.pop(0)
     if not hasattr(module, attribute):
@@ -205,7 +212,9 @@ def describe_module(
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else None
     if shape is None or len(shape) not in (2, 4):
         found = shape or type(output).__name__
-        raise UsageError(f"{name} returns {found}", hint="return one tensor of logits: (N, classes) or (N, classes, H, W)")
+        raise UsageError(
+            f"{name} returns {found}", hint="return one tensor of logits: (N, classes) or (N, classes, H, W)"
+        )
     segments = len(shape) == 4
     if segments and shape[2:] != (input_size, input_size):
         raise UsageError(f"{name} returns a map {shape}", hint=f"enlarge it to the input's {input_size}x{input_size}")

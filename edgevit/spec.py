@@ -83,10 +83,14 @@ class Preprocess:
                 hint="make resize at least as large as the crop",
             )
         if min(self.std) <= 0:
-            raise UsageError(f"std {self.std} has a value that is not positive", hint="std divides; give 3 positive numbers")
+            raise UsageError(
+                f"std {self.std} has a value that is not positive", hint="std divides; give 3 positive numbers"
+            )
 
     @classmethod
-    def for_input(cls, size: int, *, crop_ratio: float = 1.0, interpolation: Interpolation = Interpolation.BILINEAR) -> Preprocess:
+    def for_input(
+        cls, size: int, *, crop_ratio: float = 1.0, interpolation: Interpolation = Interpolation.BILINEAR
+    ) -> Preprocess:
         """Centre crop `size` out of a short side of size / crop_ratio (floor), ImageNet mean and std."""
         return cls(resize=int(size / crop_ratio), crop=(size, size), interpolation=interpolation)
 

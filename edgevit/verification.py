@@ -121,7 +121,9 @@ def check_parity(parity: Parity, tolerance: Tolerance, name: str) -> None:
         return
     misses = []
     if tolerance.max_relative_error is not None and not parity.max_relative_error <= tolerance.max_relative_error:
-        misses.append(f"max rel. error {parity.max_relative_error:.2e}, at most {tolerance.max_relative_error:.0e} allowed")
+        misses.append(
+            f"max rel. error {parity.max_relative_error:.2e}, at most {tolerance.max_relative_error:.0e} allowed"
+        )
     if tolerance.min_snr_db is not None and parity.snr_db is not None and not parity.snr_db >= tolerance.min_snr_db:
         misses.append(f"SNR {parity.snr_db:.1f} dB, at least {tolerance.min_snr_db:.0f} dB needed")
     if misses:
@@ -146,7 +148,8 @@ def open_reference(artifacts: list[Artifact], weights: str | Path, model: str | 
     for artifact in artifacts:
         if artifact.manifest.provenance["weights"]["state_sha256"] != source.weights["state_sha256"]:
             raise UsageError(
-                f"{artifact.name} was not made from {weights}", hint="give the checkpoint that was converted, or convert again"
+                f"{artifact.name} was not made from {weights}",
+                hint="give the checkpoint that was converted, or convert again",
             )
     known: dict[bytes, np.ndarray] = {}  # several artifacts of one checkpoint see the same pictures
 
@@ -222,7 +225,9 @@ def _answers(
     from edgevit.data.preprocess import preprocess
 
     answers, wanted = [], []
-    for start in range(0, 0 if data is None else len(data), _CHUNK):  # pixels of a large set never sit in memory at once
+    for start in range(
+        0, 0 if data is None else len(data), _CHUNK
+    ):  # pixels of a large set never sit in memory at once
         pictures = (data.images[i] for i in range(start, min(start + _CHUNK, len(data))))
         tensor = np.concatenate([preprocess(image, artifact.manifest.preprocess, Layout.NCHW) for image in pictures])
         if session is not None:
@@ -244,18 +249,14 @@ def _parity(artifact: Artifact, session: Session, answers: np.ndarray | None, wa
     if answers is not None and wanted is not None:
         actual.append(answers)
         expected.append(wanted)
-    return measure(
-        np.concatenate(actual), np.concatenate(expected), task=manifest.model.task, runtime=session.runtime
-    )
+    return measure(np.concatenate(actual), np.concatenate(expected), task=manifest.model.task, runtime=session.runtime)
 
 
 def _model_form(array: np.ndarray, layout: Layout) -> np.ndarray:
     return array if layout is Layout.FLAT else to_layout(array, layout, Layout.NCHW)
 
 
-def _score(
-    data: ImageSet, split: str, wanted: np.ndarray | None, answers: np.ndarray | None
-) -> DataScore:
+def _score(data: ImageSet, split: str, wanted: np.ndarray | None, answers: np.ndarray | None) -> DataScore:
     """Top-1 accuracy of both, and how often they agree."""
     labels = np.asarray(data.targets)
 
@@ -265,7 +266,9 @@ def _score(
     agreement = None
     if wanted is not None and answers is not None:
         agreement = float((wanted.argmax(axis=1) == answers.argmax(axis=1)).mean())
-    return DataScore(data.name.removesuffix(f"/{split}"), split, len(labels), "top-1", top1(wanted), top1(answers), agreement)
+    return DataScore(
+        data.name.removesuffix(f"/{split}"), split, len(labels), "top-1", top1(wanted), top1(answers), agreement
+    )
 
 
 def _agreement(actual: np.ndarray, expected: np.ndarray, task: Task) -> float:

@@ -35,7 +35,7 @@ _FUSING = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "
 Operand = "Value | torch.Tensor | float"
 
 
-class Unsupported(Exception):  # noqa: N818, a finding that is collected, not a failure
+class Unsupported(Exception):, a finding that is collected, not a failure
     """An op, or a form of it, that has no exact counterpart here; the message says what."""
 
 

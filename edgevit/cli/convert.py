@@ -15,13 +15,15 @@ def convert(
         str, typer.Argument(help="Name from `edgevit list`, or path/to/file.py:factory.", show_default=False)
     ],
     target: Annotated[
-        list[str], typer.Option("--target", "-t", help="executorch, coreml, tflite or all; may repeat.", show_default=False)
+        list[str],
+        typer.Option("--target", "-t", help="executorch, coreml, tflite or all; may repeat.", show_default=False),
     ],
     weights: Weights = None,
     precision: Annotated[str, typer.Option("--precision", help="fp32 or fp16.")] = "fp32",
     out: Annotated[Path, typer.Option("--out", help="Folder for the artifact folders.")] = Path("artifacts"),
     classes: Annotated[
-        int | None, typer.Option("--classes", help="Classes of your task; a checkpoint of ours knows.", show_default=False)
+        int | None,
+        typer.Option("--classes", help="Classes of your task; a checkpoint of ours knows.", show_default=False),
     ] = None,
     input_size: Annotated[
         int | None, typer.Option("--input-size", help="Pixels of each side.", show_default=False)
@@ -30,7 +32,8 @@ def convert(
         Path | None, typer.Option("--labels", help="Text file, one label a line.", show_default=False)
     ] = None,
     golden: Annotated[
-        list[Path] | None, typer.Option("--golden", help="Picture to store as a golden input; may repeat.", show_default=False)
+        list[Path] | None,
+        typer.Option("--golden", help="Picture to store as a golden input; may repeat.", show_default=False),
     ] = None,
     option: Annotated[
         list[str] | None,
@@ -39,7 +42,9 @@ def convert(
     replace_head: Annotated[
         bool, typer.Option("--replace-head", help="Keep a fresh classifier where the class counts differ.")
     ] = False,
-    no_deploy: Annotated[bool, typer.Option("--no-deploy", help="Convert the plain graph, without exact rewrites.")] = False,
+    no_deploy: Annotated[
+        bool, typer.Option("--no-deploy", help="Convert the plain graph, without exact rewrites.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Turn a checkpoint into verified artifacts, one folder OUT/MODEL-PRECISION-TARGET per target."""

@@ -13,26 +13,28 @@ def list(as_json: AsJson = False) -> None:
     specs = sorted(iter_specs(), key=lambda spec: spec.name)
     targets = {name: get_converter(name) for name in converter_names()}
     if as_json:
-        print_json({
-            "models": [
-                {
-                    "name": spec.name,
-                    "task": spec.task.value,
-                    "tier": spec.tier.value,
-                    "params": spec.params,
-                    "macs": spec.macs,
-                    "input_size": spec.input_size,
-                    "num_classes": spec.num_classes,
-                    "paper": spec.paper,
-                }
-                for spec in specs
-            ],
-            "targets": [
-                {"name": name, "suffix": target.suffix, "precisions": sorted(target.precisions)}
-                for name, target in targets.items()
-            ],
-            "devices": sorted(device_schemes()),
-        })
+        print_json(
+            {
+                "models": [
+                    {
+                        "name": spec.name,
+                        "task": spec.task.value,
+                        "tier": spec.tier.value,
+                        "params": spec.params,
+                        "macs": spec.macs,
+                        "input_size": spec.input_size,
+                        "num_classes": spec.num_classes,
+                        "paper": spec.paper,
+                    }
+                    for spec in specs
+                ],
+                "targets": [
+                    {"name": name, "suffix": target.suffix, "precisions": sorted(target.precisions)}
+                    for name, target in targets.items()
+                ],
+                "devices": sorted(device_schemes()),
+            }
+        )
         return
     print_table(
         ("model", "task", "params M", "MACs G", "input", "paper"),

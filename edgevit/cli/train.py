@@ -13,12 +13,16 @@ from edgevit.cli.options import AsJson, Weights, print_json
 def train(
     model: Annotated[str, typer.Argument(help="Name from `edgevit list`.", show_default=False)],
     data: Annotated[
-        str, typer.Option("--data", help='"digits", or a folder with train/ and test/, one subfolder per class.', show_default=False)
+        str,
+        typer.Option(
+            "--data", help='"digits", or a folder with train/ and test/, one subfolder per class.', show_default=False
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Checkpoint to write.", show_default=False)],
     recipe: Annotated[str, typer.Option("--recipe", help="How to train: digits.")] = "digits",
     input_size: Annotated[
-        int | None, typer.Option("--input-size", help="Pixels of each side; default: the model's own.", show_default=False)
+        int | None,
+        typer.Option("--input-size", help="Pixels of each side; default: the model's own.", show_default=False),
     ] = None,
     weights: Weights = None,
     threads: Annotated[

@@ -23,7 +23,8 @@ def verify(
     split: Annotated[str, typer.Option("--split", help="Part of the data: test or train.")] = "test",
     threads: Threads = 1,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for results; default: results/ beside the artifact.", show_default=False)
+        Path | None,
+        typer.Option("--out", help="Folder for results; default: results/ beside the artifact.", show_default=False),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

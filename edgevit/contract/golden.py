@@ -54,7 +54,9 @@ def write_goldens(
             "L0": reference.pixels,
             "L1": apply_geometry(reference.pixels, frame, preprocess.interpolation),
             "L2": to_layout(reference.tensor, Layout.NCHW, source.layout),
-            "L3": to_layout(reference.logits, Layout.NCHW, result.layout) if result.layout != Layout.FLAT else reference.logits,
+            "L3": to_layout(reference.logits, Layout.NCHW, result.layout)
+            if result.layout != Layout.FLAT
+            else reference.logits,
             **answer(reference.logits, task),
         }
         levels = {level: _write(folder, f"{reference.name}.{level}.bin", array) for level, array in arrays.items()}

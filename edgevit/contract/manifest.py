@@ -149,21 +149,24 @@ class Manifest:
         take = {f.name: document[f.name] for f in dataclasses.fields(cls) if f.name in document}
         preprocess = dict(document["preprocess"])
         table = base64.b64decode(preprocess.pop("normalize_table"))
-        return cls(**take | {
-            "model": _build(ModelFacts, document["model"], task=Task),
-            "precision": Precision(document["precision"]),
-            "inputs": tuple(_tensor(t) for t in document["inputs"]),
-            "outputs": tuple(_tensor(t) for t in document["outputs"]),
-            "preprocess": preprocess_from_json(preprocess),
-            "normalize_table": table,
-            "labels": tuple(document["labels"]),
-            "files": tuple(_build(FileEntry, f) for f in document["files"]),
-            "goldens": tuple(_build(Golden, g) for g in document["goldens"]),
-            "tolerance": _build(Tolerance, document["tolerance"]),
-            "parity": _build(Parity, document["parity"]),
-            "lowering": _build(Lowering, document["lowering"]),
-            "deploy": tuple(_build(DeployStep, d) for d in document["deploy"]),
-        })
+        return cls(
+            **take
+            | {
+                "model": _build(ModelFacts, document["model"], task=Task),
+                "precision": Precision(document["precision"]),
+                "inputs": tuple(_tensor(t) for t in document["inputs"]),
+                "outputs": tuple(_tensor(t) for t in document["outputs"]),
+                "preprocess": preprocess_from_json(preprocess),
+                "normalize_table": table,
+                "labels": tuple(document["labels"]),
+                "files": tuple(_build(FileEntry, f) for f in document["files"]),
+                "goldens": tuple(_build(Golden, g) for g in document["goldens"]),
+                "tolerance": _build(Tolerance, document["tolerance"]),
+                "parity": _build(Parity, document["parity"]),
+                "lowering": _build(Lowering, document["lowering"]),
+                "deploy": tuple(_build(DeployStep, d) for d in document["deploy"]),
+            }
+        )
 
     def write(self, folder: Path) -> None:
         """Write manifest.json into the artifact folder: the last file, so its presence means whole."""
@@ -178,23 +181,31 @@ def read_manifest(folder: Path) -> Manifest:
 def spec_to_json(spec: ModelSpec) -> dict[str, Any]:
     """A ModelSpec without its code."""
     fields = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name != "build"}
-    return _plain({
-        key: [dataclasses.asdict(t) for t in value] if key in ("inputs", "outputs") else
-        dataclasses.asdict(value) if key == "preprocess" else value
-        for key, value in fields.items()
-    })
+    return _plain(
+        {
+            key: [dataclasses.asdict(t) for t in value]
+            if key in ("inputs", "outputs")
+            else dataclasses.asdict(value)
+            if key == "preprocess"
+            else value
+            for key, value in fields.items()
+        }
+    )
 
 
 def spec_from_json(document: dict[str, Any]) -> ModelSpec:
     """A ModelSpec from its JSON form; its `build` is None."""
-    return ModelSpec(**document | {
-        "task": Task(document["task"]),
-        "tier": Tier(document["tier"]),
-        "build": None,
-        "inputs": tuple(_tensor(t) for t in document["inputs"]),
-        "outputs": tuple(_tensor(t) for t in document["outputs"]),
-        "preprocess": preprocess_from_json(document["preprocess"]),
-    })
+    return ModelSpec(
+        **document
+        | {
+            "task": Task(document["task"]),
+            "tier": Tier(document["tier"]),
+            "build": None,
+            "inputs": tuple(_tensor(t) for t in document["inputs"]),
+            "outputs": tuple(_tensor(t) for t in document["outputs"]),
+            "preprocess": preprocess_from_json(document["preprocess"]),
+        }
+    )
 
 
 def preprocess_from_json(document: dict[str, Any]) -> Preprocess:

@@ -34,12 +34,20 @@ def read_document(path: Path, name: str) -> dict[str, Any]:
     """Read and validate a JSON file. ContractError if it is missing, huge, no JSON or against its schema."""
     try:
         if path.stat().st_size > MAX_DOCUMENT_BYTES:
-            raise ContractError(f"{path} is larger than {MAX_DOCUMENT_BYTES >> 20} MiB", hint=f"no {name} is that large")
+            raise ContractError(
+                f"{path} is larger than {MAX_DOCUMENT_BYTES >> 20} MiB", hint=f"no {name} is that large"
+            )
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        hint = "give an artifact folder that `edgevit convert` wrote" if name == "manifest" else f"give a whole {name} file"
+        hint = (
+            "give an artifact folder that `edgevit convert` wrote"
+            if name == "manifest"
+            else f"give a whole {name} file"
+        )
         raise ContractError(f"cannot read {path}: {error.strerror or error}", hint=hint) from error
     except ValueError as error:
-        raise ContractError(f"{path} is not JSON: {error}", hint="make it again; the file was edited or cut off") from error
+        raise ContractError(
+            f"{path} is not JSON: {error}", hint="make it again; the file was edited or cut off"
+        ) from error
     validate(document, name, str(path))
     return document

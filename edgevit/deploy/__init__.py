@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from typing import TYPE_CHECKING, Protocol
 
 from edgevit.capture import capture, example_input, to_graph_module
@@ -64,9 +66,9 @@ def deploy(
 
 def _own_weights(graph_module: fx.GraphModule) -> fx.GraphModule:
     """Copy the tensors, which the capture shares with the module it came from."""
-    import copy
-
-    return copy.deepcopy(graph_module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its tree specs
+        return copy.deepcopy(graph_module)
 
 
 def _run(graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Tensor:

@@ -25,7 +25,11 @@ def converted(tmp_path_factory):
     module, _ = deploy(seeded(TinyClassifier), classifier_spec())
     result = CONVERTER.convert(export(module, classifier_spec()), Options(), folder)
     manifest = dataclasses.replace(
-        make_manifest(), inputs=result.inputs, outputs=result.outputs, files=file_entries(folder), lowering=result.lowering
+        make_manifest(),
+        inputs=result.inputs,
+        outputs=result.outputs,
+        files=file_entries(folder),
+        lowering=result.lowering,
     )
     return folder, result, manifest
 

@@ -20,7 +20,15 @@ MODULES = sorted(path for folder in ("edgevit", "converters") for path in (ROOT 
 HEAVY = {"torch", "numpy", "tensorflow", "coremltools", "executorch", "lightning", "plotly", "ai_edge_litert"}
 # What converters may take from edgevit: the types they implement and the tools that all share.
 CONVERTER_MAY_IMPORT = {
-    "conversion", "program", "spec", "contract", "errors", "libraries", "log", "shell", "mil",
+    "conversion",
+    "program",
+    "spec",
+    "contract",
+    "errors",
+    "libraries",
+    "log",
+    "shell",
+    "mil",
 }
 
 

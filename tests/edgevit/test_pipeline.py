@@ -83,8 +83,12 @@ def _rewrite(artifact, change):
 
 def test_verify_catches_another_models_file(classifier_copy, tmp_path):
     torch.manual_seed(5)
-    other = edgevit.convert(TinyClassifier().eval(), spec=classifier_spec(), target="executorch", out=tmp_path / "other")
-    _rewrite(classifier_copy, lambda folder: (folder / "model.pte").write_bytes((other.path / "model.pte").read_bytes()))
+    other = edgevit.convert(
+        TinyClassifier().eval(), spec=classifier_spec(), target="executorch", out=tmp_path / "other"
+    )
+    _rewrite(
+        classifier_copy, lambda folder: (folder / "model.pte").write_bytes((other.path / "model.pte").read_bytes())
+    )
     with pytest.raises(ParityError, match="does not compute what its checkpoint computes"):
         edgevit.verify(classifier_copy.path)
 

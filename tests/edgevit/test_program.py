@@ -59,7 +59,7 @@ class _Double(nn.Module):
 
 
 def test_float64_is_refused():
-    with pytest.raises(ExportError, match="torch.float64"):
+    with pytest.raises(ExportError, match=r"torch\.float64"):
         export(_Wrapped(_Double()), classifier_spec())
 
 

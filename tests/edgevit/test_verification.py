@@ -28,7 +28,7 @@ def test_equal_outputs_are_equal_to_the_bit():
 
 
 def test_numbers_are_of_the_worst_sample():
-    parity = _measure(EXPECTED + [[0, 0, 0.2], [0, 0.4, 0]])
+    parity = _measure(np.add(EXPECTED, [[0, 0, 0.2], [0, 0.4, 0]]))
     assert parity.max_abs_error == pytest.approx(0.4)
     assert parity.max_relative_error == pytest.approx(0.1)  # 0.2 of 2 in the first, 0.4 of 8 in the second
     assert parity.snr_db == pytest.approx(10 * np.log10(5.25 / 0.04), abs=1e-4)

@@ -74,7 +74,9 @@ def test_unknown_names_come_with_the_nearest(capsys):
     fails(capsys, "convrt", code=2, says="did you mean convert")
     fails(capsys, "convert", "van_bo", "-t", "executorch", code=2, says=["unknown model 'van_bo'", "van_b0"])
     fails(capsys, "convert", "van_b0", "-t", "coremll", code=2, says=["unknown target", "coreml"])
-    fails(capsys, "convert", "van_b0", "-t", "coreml", "--precision", "fp17", code=2, says=["unknown precision", "fp16"])
+    fails(
+        capsys, "convert", "van_b0", "-t", "coreml", "--precision", "fp17", code=2, says=["unknown precision", "fp16"]
+    )
 
 
 def test_unknown_option_is_exit_2(capsys):
@@ -85,25 +87,56 @@ def test_unknown_option_is_exit_2(capsys):
 
 def test_bad_values(capsys, tmp_path):
     fails(capsys, "convert", "van_b0", "-t", "coreml", "-O", "x", code=2, says="KEY=VALUE")
-    fails(capsys, "convert", "van_b0", "-t", "coreml", "--input-size", 33, "--out", tmp_path, code=2, says="multiple of 32")
-    fails(capsys, "convert", "van_b0", "-t", "coreml", "--classes", 0, "--out", tmp_path, code=2, says="at least 1 class")
+    fails(
+        capsys,
+        "convert",
+        "van_b0",
+        "-t",
+        "coreml",
+        "--input-size",
+        33,
+        "--out",
+        tmp_path,
+        code=2,
+        says="multiple of 32",
+    )
+    fails(
+        capsys, "convert", "van_b0", "-t", "coreml", "--classes", 0, "--out", tmp_path, code=2, says="at least 1 class"
+    )
     (tmp_path / "labels.txt").write_text("a\nb\n")
     labels = ("--labels", tmp_path / "labels.txt")
     fails(
-        capsys, "convert", "van_b0", "-t", "coreml", "--out", tmp_path, "--classes", 3, *labels,
-        code=2, says="2 labels for 3 classes",
+        capsys,
+        "convert",
+        "van_b0",
+        "-t",
+        "coreml",
+        "--out",
+        tmp_path,
+        "--classes",
+        3,
+        *labels,
+        code=2,
+        says="2 labels for 3 classes",
     )
     (tmp_path / "empty.txt").write_text("\n")
-    fails(
-        capsys, "convert", "van_b0", "-t", "coreml", "--labels", tmp_path / "empty.txt", code=2, says="is empty"
-    )
+    fails(capsys, "convert", "van_b0", "-t", "coreml", "--labels", tmp_path / "empty.txt", code=2, says="is empty")
 
 
 def test_weights_of_another_model(capsys, tmp_path):
     torch.save({"stem.weight": torch.zeros(2, 2)}, tmp_path / "other.pt")
     fails(
-        capsys, "convert", "van_b0", "-t", "executorch", "--weights", tmp_path / "other.pt", "--out", tmp_path / "out",
-        code=2, says=["missing", "patch_embed1.proj.weight", "unexpected", "stem.weight"],
+        capsys,
+        "convert",
+        "van_b0",
+        "-t",
+        "executorch",
+        "--weights",
+        tmp_path / "other.pt",
+        "--out",
+        tmp_path / "out",
+        code=2,
+        says=["missing", "patch_embed1.proj.weight", "unexpected", "stem.weight"],
     )
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -113,8 +146,17 @@ def test_truncated_and_missing_checkpoints(capsys, tmp_path):
     (tmp_path / "cut.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:900])
     for name in ("cut.pt", "absent.pt"):
         fails(
-            capsys, "convert", "van_b0", "-t", "executorch", "--weights", tmp_path / name, "--out", tmp_path / "out",
-            code=2, says=name,
+            capsys,
+            "convert",
+            "van_b0",
+            "-t",
+            "executorch",
+            "--weights",
+            tmp_path / name,
+            "--out",
+            tmp_path / "out",
+            code=2,
+            says=name,
         )
 
 
@@ -125,8 +167,17 @@ def test_malicious_checkpoint_runs_nothing(capsys, tmp_path):
 
     torch.save({"state_dict": {"a": torch.zeros(1)}, "bomb": Bomb()}, tmp_path / "bomb.pt")
     fails(
-        capsys, "convert", "van_b0", "-t", "executorch", "--weights", tmp_path / "bomb.pt", "--out", tmp_path / "out",
-        code=2, says="missing",
+        capsys,
+        "convert",
+        "van_b0",
+        "-t",
+        "executorch",
+        "--weights",
+        tmp_path / "bomb.pt",
+        "--out",
+        tmp_path / "out",
+        code=2,
+        says="missing",
     )
     assert not (tmp_path / "exploded").exists()
 
@@ -147,8 +198,15 @@ def test_own_model_files(capsys, tmp_path, my_model):
 def test_output_that_cannot_be_written(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     fails(
-        capsys, "convert", "van_b0", "-t", "executorch", "--out", tmp_path / "file" / "x",
-        code=8, says=["cannot write", "--out"],
+        capsys,
+        "convert",
+        "van_b0",
+        "-t",
+        "executorch",
+        "--out",
+        tmp_path / "file" / "x",
+        code=8,
+        says=["cannot write", "--out"],
     )
 
 
@@ -170,7 +228,7 @@ def test_predict(capsys, tmp_path, classifier_artifact):
 
 def test_predict_writes_mask_and_overlay(capsys, tmp_path, segmenter_artifact):
     Image.fromarray(sample_pictures()["portrait"]).save(tmp_path / "photo.png")
-    code, out, _ = run(capsys, "predict", segmenter_artifact.path, tmp_path / "photo.png", "--out", tmp_path)
+    code, _, _ = run(capsys, "predict", segmenter_artifact.path, tmp_path / "photo.png", "--out", tmp_path)
     assert code == 0
     height, width = sample_pictures()["portrait"].shape[:2]
     mask = np.asarray(Image.open(tmp_path / "photo.mask.png"))

@@ -33,9 +33,7 @@ def _settled(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
 def test_fold_equals_conv_then_norm():
     torch.manual_seed(1)
     conv, norm = nn.Conv2d(3, 7, 3, bias=True).double(), _settled(nn.BatchNorm2d(7).double()).eval()
-    weight, bias = fold(
-        conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps
-    )
+    weight, bias = fold(conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)
     x = torch.randn(2, 3, 9, 9).double()
     assert torch.allclose(nn.functional.conv2d(x, weight, bias), norm(conv(x)), atol=1e-12)
 
