@@ -35,8 +35,8 @@ _FUSING = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "
 Operand = "Value | torch.Tensor | float"
 
 
-class Unsupported(Exception):, a finding that is collected, not a failure
-    """An op, or a form of it, that has no exact counterpart here; the message says what."""
+class Unsupported(Exception):
+    """A finding that is collected, not a failure: an op, or a form of it, without an exact counterpart here."""
 
 
 @dataclass(slots=True)
