@@ -104,6 +104,10 @@ class TFLiteConverter:
             "weights": f"{facts.half_bytes} bytes of float16, {facts.single_bytes} of float32",
         }
 
+    def runs_here(self) -> str:
+        """LiteRT comes as a package for every system that edgevit supports."""
+        return ""
+
     def open(self, folder: Path, manifest: Manifest, accelerator: str = "cpu", threads: int = 1) -> TFLiteSession:
         """Load with `threads` CPU threads and the XNNPACK delegate."""
         if accelerator != "cpu":

@@ -189,7 +189,7 @@ def _run_workers(folder: Path, targets: list[str], model: str) -> list[Artifact]
 
 def _run_worker(folder: Path, target: str, model: str, stop: threading.Event) -> Artifact:
     with stage("convert", model=model, target=target) as running:
-        argv = [sys.executable, "-W", "ignore", "-m", "edgevit.worker", folder, target]
+        argv = [sys.executable, "-W", "ignore", "-m", "edgevit.worker", folder, target, str(os.getpid())]
         completed = shell.run(argv, timeout_s=_TIMEOUT_S, env=_environment(), stop=stop)
         result = folder / f"{target}.result.json"
         if not result.is_file():

@@ -1,8 +1,9 @@
-"""One conversion in a process of its own: `python -m edgevit.worker FOLDER TARGET`.
+"""One conversion in a process of its own: `python -m edgevit.worker FOLDER TARGET PARENT`.
 
 Converters bring large libraries that clash, hang or call sys.exit; here that costs one target, never the others.
 FOLDER holds what `pipeline` wrote: the program, references.npz and TARGET.request.json. The worker writes the
-artifact atomically, after it was executed and compared, and then TARGET.result.json.
+artifact atomically, after it was executed and compared, and then TARGET.result.json. PARENT is the process that
+waits for the result.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
     from edgevit.conversion import Converter
 
 
-def main(folder: Path, target: str) -> None:
+def main(folder: Path, target: str, parent: int) -> None:
     """Convert and record the outcome; errors with a remedy become part of the result."""
-    _die_with_parent()
+    _die_with(parent)
     request = json.loads((folder / f"{target}.request.json").read_text())
     try:
         path = convert(load_program(folder), folder, target, request)
@@ -152,17 +153,16 @@ def _execute(artifact: Artifact, folder: Path) -> Parity:
         session.close()
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> None:
     """End as soon as the process that asked for the work is gone: nobody would take the result."""
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(0.5)
+            time.sleep(0.2)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -201,6 +201,7 @@ class SegNetr(nn.Module):
         # The block at full resolution is followed by the head instead.
         self.reduce = nn.ModuleList(nn.Conv2d(channels, channels // 4, 1) for channels in decoder_widths[:-1])
         self.head = nn.Conv2d(half, num_classes, 1)
+        self.apply(_init_weights)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)  # (N, C / 2, S, S)
@@ -216,6 +217,16 @@ class SegNetr(nn.Module):
             if index < len(self.reduce):
                 x = self.reduce[index](x)
         return self.head(x)
+
+
+def _init_weights(module: nn.Module) -> None:
+    """Keep the size of activations; PyTorch's own start shrinks them until the head's bias is all that one sees."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    elif isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+    if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
 def _build(num_classes: int, input_size: int, *, width: int) -> SegNetr:  # every input size gives the same network

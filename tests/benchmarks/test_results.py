@@ -1,0 +1,61 @@
+"""The committed results keep the promises that README makes of them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks.matrix import read_matrix
+from benchmarks.tables import RESULTS, ROOT, render
+from edgevit.errors import UsageError
+
+MODELS = ("van_b0", "mobile_former_26m", "mobile_former_294m", "vt_resnet18", "segnetr_64", "segnetr_32")
+ROWS = [("executorch", "fp32"), ("tflite", "fp32"), ("tflite", "fp16"), ("coreml", "fp32"), ("coreml", "fp16")]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    result = json.loads((RESULTS / "conversion.json").read_text())
+    return {(row["model"], row["target"], row["precision"]): row for row in result["rows"]}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("target", "precision"), ROWS)
+def test_conversion_matrix_holds(rows, model, target, precision):
+    row = rows[model, target, precision]
+    assert row["error"] == ""
+    assert row["input_size"] == 224
+    if target == "coreml":
+        assert row["checks"]["precision"] == precision
+        assert row["checks"]["specification version"] == "8"
+        assert "float32" in row["checks"]["outputs"]
+        return
+    assert row["parity"]["executed"]
+    if precision == "fp32":
+        assert row["parity"]["max_relative_error"] <= 1e-5
+    else:
+        assert row["parity"]["snr_db"] >= 50
+    if target == "tflite":
+        assert row["checks"]["custom ops"] == "0"
+
+
+def test_demo_keeps_its_accuracy():
+    artifacts = json.loads((RESULTS / "demo.json").read_text())["artifacts"]
+    assert {a["target"] for a in artifacts} == {"executorch", "coreml", "tflite"}
+    for artifact in artifacts:
+        accuracy = artifact["accuracy"]
+        assert accuracy["checkpoint"] >= 0.95
+        if artifact["agreement"]["executed"]:
+            assert 100 * (accuracy["checkpoint"] - accuracy["artifact"]) <= 0.3
+
+
+def test_table_replaces_what_somebody_typed():
+    readme = (ROOT / "README.md").read_text()
+    assert render(readme.replace("| van_b0 | executorch |", "| van_b0 | magic |", 1)) == readme
+
+
+def test_unknown_key_in_a_matrix_is_an_error(tmp_path):
+    (tmp_path / "m.toml").write_text('models = []\nseed = 0\nprecision = "fp32"\n')
+    with pytest.raises(UsageError, match="precisions"):
+        read_matrix(tmp_path / "m.toml")

@@ -1,0 +1,47 @@
+"""Every model of the matrix at 224x224, in the runtimes that this machine has."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from benchmarks.matrix import seeded_model
+from edgevit.capture import example_input
+from edgevit.contract.manifest import Tolerance
+from edgevit.deploy import deploy
+from edgevit.export import export
+from edgevit.layout import to_layout
+from edgevit.plugins import get_converter
+from edgevit.sources import open_source
+from edgevit.spec import Layout, Precision
+from edgevit.verification import TOLERANCES, check_parity, measure
+from tests.benchmarks.test_results import MODELS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_full_size_model_keeps_its_answers(name, tmp_path):
+    source = open_source(seeded_model(name, 0))
+    module, _ = deploy(source.module, source.spec)
+    program = export(module, source.spec)
+    tensor = example_input(source.spec.inputs[0].shape, seed=3).numpy()
+    expected = source.run(tensor)
+    for target, precision in (("tflite", Precision.FP32), ("tflite", Precision.FP16), ("executorch", Precision.FP32)):
+        folder = tmp_path / f"{target}-{precision}"
+        folder.mkdir()
+        answer = _run(get_converter(target), dataclasses.replace(program, precision=precision), folder, tensor)
+        parity = measure(answer, expected, task=source.spec.task, runtime=target)
+        check_parity(parity, TOLERANCES[precision], f"{name} {target} {precision}")
+        check_parity(parity, Tolerance(min_snr_db=50), name)
+
+
+def _run(converter, program, folder, tensor) -> np.ndarray:
+    """Convert, open and run once; logits in NCHW form."""
+    converted = converter.convert(program, converter.Options(), folder)
+    session = converter.open(folder, converted)
+    source, result = converted.inputs[0], converted.outputs[0]
+    answer = session.run({source.name: to_layout(tensor, Layout.NCHW, source.layout)})[result.name]
+    session.close()
+    return answer if result.layout is Layout.FLAT else to_layout(answer, result.layout, Layout.NCHW)

@@ -1,0 +1,60 @@
+"""doctor: what works is really imported, and what is missing comes with its command."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from edgevit import diagnosis
+from edgevit.cli.main import main
+from edgevit.diagnosis import doctor
+from edgevit.plugins import converter_names
+
+
+def _by_name(findings, kind):
+    return {finding.name: finding for finding in findings if finding.kind == kind}
+
+
+def test_installed_targets_work_and_say_where_they_run(monkeypatch):
+    targets = _by_name(doctor(), "target")
+    assert set(targets) == set(converter_names())
+    assert all(target.works for target in targets.values()), targets
+    assert "executorch 1." in targets["executorch"].detail
+
+
+def test_missing_library_names_the_version_wanted_and_the_command(monkeypatch):
+    real = diagnosis.version
+    monkeypatch.setattr(diagnosis, "version", lambda name: None if name == "coremltools" else real(name))
+    finding = _by_name(doctor(), "target")["coreml"]
+    assert not finding.works
+    assert finding.detail == "missing: coremltools==9.0"
+    assert finding.remedy == 'pip install "edgevit[coreml]"'
+
+
+def test_wrong_version_is_missing_too(monkeypatch):
+    real = diagnosis.version
+    monkeypatch.setattr(diagnosis, "version", lambda name: "0.1" if name == "ai-edge-litert" else real(name))
+    assert _by_name(doctor(), "target")["tflite"].detail == "missing: ai-edge-litert==2.3.0 (has 0.1)"
+
+
+def test_broken_library_is_found_by_importing_it(monkeypatch):
+    broken = diagnosis.shell.Completed(1, "", "Traceback\nImportError: libfoo.so not found\n")
+    monkeypatch.setattr(diagnosis.shell, "run", lambda *args, **kwargs: broken)
+    finding = _by_name(doctor(), "target")["tflite"]
+    assert not finding.works
+    assert "libfoo.so not found" in finding.detail
+
+
+def test_absent_tool_comes_with_its_package(monkeypatch):
+    monkeypatch.setattr(diagnosis.shutil, "which", lambda program: None)
+    tool = _by_name(doctor(), "tool")["chromium"]
+    assert (tool.works, tool.remedy) == (False, "apt-get install chromium")
+
+
+def test_command_prints_json(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", "--json"])
+    assert ended.value.code == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {"kind", "name", "works", "detail", "remedy"} == set(document[0])
