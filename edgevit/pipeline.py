@@ -24,9 +24,9 @@ from edgevit.data.images import as_rgb
 from edgevit.data.preprocess import preprocess
 from edgevit.data.samples import sample_pictures
 from edgevit.deploy import PASSES, deploy
-from edgevit.errors import ConversionError, EdgevitError, UsageError, unknown_name
+from edgevit.errors import ConversionError, UsageError, unknown_name
 from edgevit.export import export
-from edgevit.log import stage
+from edgevit.log import logger, stage
 from edgevit.plugins import converter_names, get_converter
 from edgevit.program import save_program
 from edgevit.sources import Source, open_source
@@ -180,8 +180,7 @@ def _run_workers(folder: Path, targets: list[str], model: str) -> list[Artifact]
             stop.set()
             raise
     for failure in failures[1:]:
-        if isinstance(failure, EdgevitError):
-            print(f"also failed: {failure}", file=sys.stderr)
+        logger.error("also failed: %s", failure)
     if failures:
         raise failures[0]
     return [future.result() for future in running]
@@ -191,6 +190,7 @@ def _run_worker(folder: Path, target: str, model: str, stop: threading.Event) ->
     with stage("convert", model=model, target=target) as running:
         argv = [sys.executable, "-W", "ignore", "-m", "edgevit.worker", folder, target, str(os.getpid())]
         completed = shell.run(argv, timeout_s=_TIMEOUT_S, env=_environment(), stop=stop)
+        logger.debug("output of the %s worker:\n%s%s", target, completed.stdout, completed.stderr)
         result = folder / f"{target}.result.json"
         if not result.is_file():
             raise ConversionError(

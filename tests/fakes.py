@@ -62,7 +62,7 @@ class FakeSession:
     durations_ns: Iterator[int] = field(default_factory=lambda: iter(()))
     runtime: str = "fake 1.2"
     accelerator: str = "cpu"
-    threads: int = 1
+    threads: int | None = 1
     runs: int = 0
     closed: bool = False
 

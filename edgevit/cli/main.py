@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
         warnings.simplefilter("ignore")  # libraries warn their developers; edgevit's own messages are log lines
     # Threads that wait by spinning starve each other on a busy machine; read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
+    # The flag may stand anywhere; the parser knows it in front only.
+    arguments = ["--debug"] * debug + [argument for argument in arguments if argument != "--debug"] or ["--help"]
     try:
         _app(arguments)(arguments, prog_name="edgevit")
     except EdgevitError as error:
@@ -79,12 +80,14 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show traces and library output; may stand anywhere.")] = False,
 ) -> None:
+    import logging
+
     from edgevit import __version__, log
 
     if version:
         print(f"edgevit {__version__}")
         raise typer.Exit
-    log.configure()
+    log.configure(logging.DEBUG if debug else logging.INFO)
 
 
 def _placeholder() -> None:

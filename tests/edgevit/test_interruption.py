@@ -14,7 +14,14 @@ import pytest
 
 def _start(my_model: Path, out: Path) -> subprocess.Popen:
     argv = [sys.executable, "-m", "edgevit", "convert", f"{my_model}:build", "-t", "executorch", "--out", str(out)]
-    return subprocess.Popen(argv, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True)
+    return subprocess.Popen(
+        argv,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a run in the background ignores it
+    )
 
 
 def _finished_looking(out: Path) -> list[str]:

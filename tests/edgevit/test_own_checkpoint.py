@@ -42,8 +42,18 @@ def workshop(tmp_path_factory):
             pixels = np.clip(rng.normal(colour, 12, (20 + i, 24, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / "data" / name / f"{i}.png")
     _run(
-        "convert", f"{folder / 'net.py'}:build", "-t", "tflite", "--weights", folder / "w.pt", "--input-size", 32,
-        "--labels", folder / "labels.txt", "--out", folder / "out",
+        "convert",
+        f"{folder / 'net.py'}:build",
+        "-t",
+        "tflite",
+        "--weights",
+        folder / "w.pt",
+        "--input-size",
+        32,
+        "--labels",
+        folder / "labels.txt",
+        "--out",
+        folder / "out",
     )
     return folder
 
@@ -63,13 +73,25 @@ def test_artifact_names_the_checkpoint(workshop):
 
 def test_verify_scores_artifact_and_checkpoint_on_the_same_pictures(workshop, capsys):
     _run(
-        "verify", workshop / "out/net-fp32-tflite", "--weights", workshop / "w.pt", "--model",
-        f"{workshop / 'net.py'}:build", "--data", workshop / "data", "--json",
+        "verify",
+        workshop / "out/net-fp32-tflite",
+        "--weights",
+        workshop / "w.pt",
+        "--model",
+        f"{workshop / 'net.py'}:build",
+        "--data",
+        workshop / "data",
+        "--json",
     )
     (document,) = json.loads(capsys.readouterr().out)
     assert document["data"] == {
-        "source": "data", "split": "test", "samples": 12, "metric": "top-1",
-        "checkpoint": 1.0, "artifact": 1.0, "agreement": 1.0,
+        "source": "data",
+        "split": "test",
+        "samples": 12,
+        "metric": "top-1",
+        "checkpoint": 1.0,
+        "artifact": 1.0,
+        "agreement": 1.0,
     }
     assert document["parity"]["samples"] == 2 + 12
 
@@ -84,9 +106,15 @@ def test_another_checkpoint_is_not_taken_for_the_reference(workshop, capsys, tmp
     state = torch.load(workshop / "w.pt", weights_only=True)["state_dict"]
     torch.save({name: tensor + 1 for name, tensor in state.items()}, tmp_path / "other.pt")
     with pytest.raises(SystemExit) as ended:
-        main([
-            "verify", str(workshop / "out/net-fp32-tflite"), "--weights", str(tmp_path / "other.pt"),
-            "--model", f"{workshop / 'net.py'}:build",
-        ])
+        main(
+            [
+                "verify",
+                str(workshop / "out/net-fp32-tflite"),
+                "--weights",
+                str(tmp_path / "other.pt"),
+                "--model",
+                f"{workshop / 'net.py'}:build",
+            ]
+        )
     assert ended.value.code == 2
     assert "was not made from" in capsys.readouterr().err

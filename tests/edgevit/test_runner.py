@@ -102,7 +102,7 @@ def test_session_that_took_another_way_is_flagged(artifact):
 
 
 def test_runtime_that_hides_its_threads_leaves_them_unknown(artifact):
-    report = execute(artifact, session=FakeSession(threads=0))
+    report = execute(artifact, session=FakeSession(threads=None))
     assert report.threads.used is None
     assert report.flags == ()
 

@@ -80,6 +80,8 @@ def test_time_out_kills_the_grandchildren_and_tells_the_last_words():
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
 def test_interrupt_kills_the_whole_group(tmp_path):
+    # A test run in the background starts with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     note = tmp_path / "pid"
     code = FAMILY + f"open({str(note)!r}, 'w').write(str(p.pid)); time.sleep(60)"
 
@@ -89,8 +91,11 @@ def test_interrupt_kills_the_whole_group(tmp_path):
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        python(code, timeout_s=60)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            python(code, timeout_s=60)
+    finally:
+        signal.signal(signal.SIGINT, before)
     thread.join()
     assert wait_until(lambda: not is_alive(int(note.read_text())))
 
