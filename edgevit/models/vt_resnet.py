@@ -183,7 +183,7 @@ class Projector(nn.Module):
 
 
 class VTModule(nn.Module):
-    """Tokenizer, transformer and (if `project`) projector; the first module of a stage has `recurrent` off. Figure 2.
+    """Tokenizer, transformer and (if `project`) projector; the first module of a stage has `recurrent` off.
 
     x (N, C, H, W), tokens (N, L, CT) or None in the first module -> the same pair, both renewed.
     """
