@@ -1,0 +1,1 @@
+"""Core ML programs without a Mac: reads packages, checks them and evaluates them."""
