@@ -29,8 +29,6 @@ _FP16, _FP32 = 10, 11  # MIL_pb2.DataType
 _FLOATS = ("fp16", "fp32", "fp64")
 # Ops through which an infinite constant is a mask, not an accident.
 _MASKING = {"add", "sub", "select", "maximum", "minimum", "clip", "fill", "fill_like", "scaled_dot_product_attention"}
-# Not in the interpreter's table: they need its environment.
-_ENVIRONMENT_OPS = {"const", "cond", "while_loop", "classify", "read_state", "coreml_update_state", "write_state"}
 _SHOWN = 3  # names listed in a finding about many ops
 
 
@@ -220,19 +218,16 @@ def _known_ops(view: View) -> Iterator[Finding]:
     if newer:
         names = ", ".join(f"{name} ({deployment_target(INTRODUCED[name])})" for name in sorted(newer))
         yield Finding(Level.ERROR, "op-newer-than-op-set", f"{view.function.opset} does not have {names}", view.name)
-    evaluated = _evaluated_ops()
-    beyond = sorted({o.type for o in view.operations} - evaluated - set(unknown)) if evaluated else []
-    if beyond:
+    if beyond := sorted({o.type for o in view.operations} - _evaluated_ops() - set(unknown)):
         yield Finding(Level.WARNING, "not-verifiable", f"the interpreter does not have {', '.join(beyond)}", view.name)
 
 
 def _evaluated_ops() -> frozenset[str]:
-    """Ops that the interpreter evaluates; empty where its table cannot be imported."""
-    try:
-        from edgevit.mil.ops import OPS
-    except ImportError:
-        return frozenset()
-    return frozenset(OPS) | _ENVIRONMENT_OPS
+    """Ops that the interpreter evaluates; asked late, for its table brings torch."""
+    from edgevit.mil.ops import OPS
+    from edgevit.mil.program import CONTROL_FLOW
+
+    return CONTROL_FLOW | OPS.keys()
 
 
 def _numbers(view: View) -> Iterator[Finding]:

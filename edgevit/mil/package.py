@@ -241,6 +241,8 @@ def open_package(path: str | Path) -> Package:
     program = _program_path(folder)
     package = Package(folder, program, _parse(program))
     for name, function in package.functions.items():
+        if not name.isprintable():
+            raise ContractError(f"{program}: a function is named {name[:80]!r}", hint=_MEND)
         _check_function(function, f"{program}: function {name[:80]}")
     return package
 
@@ -348,6 +350,8 @@ def _check_block(block: Message, outer: tuple[set[str], ...], where: str) -> Non
     scopes = (*outer, own)
     _declare(block.inputs, own, where)
     for operation in block.operations:
+        if not operation.type.isprintable():
+            raise ContractError(f"{where}: an op has the type {operation.type[:80]!r}", hint=_MEND)
         place = f"{where}, {operation.type[:80]} {_first_output(operation)}".rstrip()
         for argument in operation.inputs.values():
             for binding in argument.arguments:
@@ -368,6 +372,8 @@ def _first_output(operation: Message) -> str:
 def _declare(values: Any, own: set[str], where: str) -> None:
     """Add the names of new values to `own`, the names of their block, after a look at their types."""
     for value in values:
+        if not value.name.isprintable():
+            raise ContractError(f"{where}: a value is named {value.name[:80]!r}", hint=_MEND)
         if value.name in own:
             raise ContractError(f"{where}: {value.name[:80]!r} is defined twice", hint=_MEND)
         own.add(value.name)
