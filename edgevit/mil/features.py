@@ -90,7 +90,8 @@ class Feature:
         planes = np.clip(np.rint(planes), 0, 255).astype(np.uint8)
         if self.color == "GRAYSCALE":
             return Image.fromarray(planes[0])
-        return Image.fromarray(np.ascontiguousarray((planes[::-1] if self.color == "BGR" else planes).transpose(1, 2, 0)))
+        planes = planes[::-1] if self.color == "BGR" else planes
+        return Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0)))
 
 
 def features_of(descriptions: Iterable[Message], types: Mapping[str, Message]) -> tuple[Feature, ...]:

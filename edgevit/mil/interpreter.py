@@ -20,7 +20,7 @@ from torch import Tensor
 from edgevit.errors import ContractError, UsageError, unknown_name
 from edgevit.mil.features import Feature, features_of
 from edgevit.mil.package import Package, body, open_package
-from edgevit.mil.program import Numerics, Plan, Step, evaluate, kind_of, plan, require_supported
+from edgevit.mil.program import Numerics, Plan, Step, evaluate, kind_of, plan, require_supported, settled
 from edgevit.mil.table import number
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class Interpreter:
             results = [values[name] for name in step.inputs["loop_vars"]]
             while number(self._run(condition, _bound(condition, results, values), observe)[0]):
                 results = self._run(repeated, _bound(repeated, results, values), observe)
-        return {name: self._numerics.settle(value, kind) for (name, kind), value in zip(step.outputs, results, strict=True)}
+        return settled(step, results, self._numerics)
 
 
 def _bound(block: Plan, arguments: list[Any], outer: dict[str, Any]) -> dict[str, Any]:

@@ -255,8 +255,6 @@ def local_response_norm(
 
 
 @op
-def scaled_dot_product_attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None
-) -> Tensor:
+def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
     """query (B, ..., L, E), key (B, ..., S, E), value (B, ..., S, EV) -> (B, ..., L, EV)."""
     return F.scaled_dot_product_attention(query, key, value, attn_mask)

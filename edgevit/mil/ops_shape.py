@@ -96,9 +96,7 @@ def reverse(x: Tensor, axes: Tensor | None = None) -> Tensor:
 
 
 @op
-def reverse_sequence(
-    x: Tensor, lengths: Tensor, seq_axis: Tensor | int = 0, batch_axis: Tensor | int = 0
-) -> Tensor:
+def reverse_sequence(x: Tensor, lengths: Tensor, seq_axis: Tensor | int = 0, batch_axis: Tensor | int = 0) -> Tensor:
     """Reverse the first lengths[b] positions of `seq_axis` in each batch element b."""
     seq, batch = number(seq_axis) % x.ndim, number(batch_axis) % x.ndim
     moved = x.movedim((batch, seq), (0, 1))  # (B, S, ...)
@@ -163,9 +161,7 @@ def _cut(
             slices.append(slice(first, first + 1))
             drops.append(axis)
             continue
-        bounds = slice(
-            None if from_first[axis] else begins[axis], None if to_last[axis] else ends[axis], steps[axis]
-        )
+        bounds = slice(None if from_first[axis] else begins[axis], None if to_last[axis] else ends[axis], steps[axis])
         positions = range(*bounds.indices(size))
         if positions.step < 0 and len(positions):
             flips.append(axis)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -174,9 +174,12 @@ def evaluate(step: Step, values: dict[str, Any], numerics: Numerics) -> dict[str
     results = step.function(**arguments)
     if not isinstance(results, tuple):
         results = (results,)
-    return {
-        name: numerics.settle(value, kind) for (name, kind), value in zip(step.outputs, results, strict=True)
-    }
+    return settled(step, results, numerics)
+
+
+def settled(step: Step, results: Iterable[Any], numerics: Numerics) -> dict[str, Any]:
+    """The step's results by name, as their declared types have them."""
+    return {name: numerics.settle(value, kind) for (name, kind), value in zip(step.outputs, results, strict=True)}
 
 
 def literal(package: Package, value: Message, numerics: Numerics) -> Any:
