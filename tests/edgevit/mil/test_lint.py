@@ -10,15 +10,19 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from converters.coreml import CONVERTER
 from edgevit.cli.lint import lint as lint_command
 from edgevit.contract.manifest import Manifest
+from edgevit.deploy import deploy
 from edgevit.errors import ContractError
+from edgevit.export import export
 from edgevit.mil import protos
 from edgevit.mil.lint import Finding, Level, lint
 from edgevit.mil.opsets import INTRODUCED, OPSETS
 from edgevit.spec import Precision, TensorSpec
 from tests.edgevit.contract.test_manifest import make_manifest
 from tests.edgevit.mil.packages import PROGRAM, Builder, small
+from tests.tiny import TinyClassifier, classifier_spec, seeded
 
 LABELS = ("ant", "bee", "cat", "dog")
 
@@ -324,3 +328,28 @@ def test_table_of_ops_is_coremltools_own():
     written_by_passes = {"coreml_update_state", "write_state"}
     assert first == {name: version for name, version in INTRODUCED.items() if name not in written_by_passes}
     assert set(INTRODUCED.values()) <= set(OPSETS.values())
+
+
+@pytest.fixture(scope="module")
+def program():
+    """TinyClassifier, exported in either precision."""
+    module, _ = deploy(seeded(TinyClassifier), classifier_spec())
+    return lambda precision: export(module, classifier_spec(), precision=precision, labels=(*LABELS, "eel"))
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_what_our_converter_writes_is_clean_and_agrees_with_its_manifest(program, tmp_path, precision):
+    options = CONVERTER.Options(author="Ada", license="MIT", model_version="1")
+    result = CONVERTER.convert(program(precision), options, tmp_path)
+    manifest = _manifest(
+        precision=precision,
+        inputs=result.inputs,
+        outputs=result.outputs,
+        labels=(*LABELS, "eel"),
+        provenance={"options": dataclasses.asdict(options)},
+        model=dataclasses.replace(make_manifest().model, name="tiny_classifier"),
+    )
+    findings = lint(tmp_path / result.entry, manifest=manifest)
+    assert not _rules(findings, Level.ERROR)
+    assert not {rule for rule in _rules(findings, Level.WARNING) if not rule.startswith("engine-")}
+    assert f"{precision.value}: " in _one(findings, "precision", Level.INFO).message
