@@ -171,11 +171,6 @@ def gelu_is_left_out(s: Subject) -> None:
 
 
 @_graph
-def relu6_becomes_relu(s: Subject) -> None:
-    s.find("relu6").type = "relu"
-
-
-@_graph
 def silu_becomes_sigmoid(s: Subject) -> None:
     s.find("silu").type = "sigmoid"
 

@@ -40,7 +40,7 @@ _LABELS = ("ant", "bee", "cat", "dog", "eel")
 
 
 class Mixed(nn.Module):
-    """Ops that the tiny classifier and VAN lack: concat, attention, LayerNorm, ReLU6, SiLU, upsampling, slices."""
+    """Ops that the tiny classifier and VAN lack: concat, attention, LayerNorm, SiLU, upsampling, slices."""
 
     def __init__(self) -> None:
         super().__init__()
