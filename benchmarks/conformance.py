@@ -60,6 +60,7 @@ def run(processes: int, mode: str, select: str) -> list[dict[str, Any]]:
     """The plugin's lines of all processes; each runs its share of the tests."""
     package = importlib.util.find_spec("coremltools").submodule_search_locations[0]
     command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-W", "ignore", "-p", "no:cacheprovider"]
+    command += ["-c", os.devnull]  # else pytest takes the configuration of the project whose .venv holds the wheel
     command += ["-p", "benchmarks.conformance_plugin", "-k", select, str(Path(package) / _TESTS)]
     with tempfile.TemporaryDirectory() as folder:
         logs = [Path(folder) / f"{index}.jsonl" for index in range(processes)]
@@ -69,6 +70,7 @@ def run(processes: int, mode: str, select: str) -> list[dict[str, Any]]:
                 "CONFORMANCE_LOG": str(log),
                 "CONFORMANCE_MODE": mode,
                 "CONFORMANCE_SHARD": f"{index}/{processes}",
+                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
                 "PYMIL_TEST_TARGETS": "mlprogram",  # the suite's own switch: no models of the older format
                 "PYTHONPATH": str(_ROOT),
             }

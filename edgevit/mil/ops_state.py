@@ -16,10 +16,10 @@ def read_state(input: Any) -> Tensor:
 
 
 @op
-def coreml_update_state(state: Any, value: Tensor) -> Tensor:
-    """Replace the value in a state's slot and return it."""
-    state.value = value
-    return value
+def write_state(input: Any, data: Tensor) -> tuple[()]:
+    """Replace the value in a state's slot; no result."""
+    input.value = data
+    return ()
 
 
 @op

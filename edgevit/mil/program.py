@@ -149,7 +149,7 @@ def _arguments(
     found: dict[str, list[str]] = {}
 
     def inline(parameter: str, value: Message) -> str:
-        name = f"{operation.outputs[0].name}.{parameter}.{len(found.get(parameter, ()))}"
+        name = f"{operation.type}.{parameter}.{len(visible)}"  # MIL's identifiers have no dots
         constants[name] = visible[name] = literal(package, value, numerics)
         return name
 
