@@ -5,7 +5,7 @@ DEMO := artifacts/demo
 CODE := $(wildcard edgevit/*.py edgevit/*/*.py converters/*.py converters/*/*.py)
 READY := .venv/ready
 
-.PHONY: help setup demo test test-fast lint goldens matrix clean
+.PHONY: help setup demo test test-fast lint goldens matrix conformance clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -55,6 +55,9 @@ goldens: $(READY)  ## rewrite the golden vectors; review the diff
 
 matrix: $(READY)  ## measure the conversion matrix at full size (about half an hour)
 	$(BIN)/python -m benchmarks.matrix benchmarks/conversion.toml
+
+conformance: $(READY)  ## coremltools' own op tests on the interpreter (about 10 minutes on two cores)
+	$(BIN)/python -m benchmarks.conformance
 
 clean:  ## remove artifacts and the environment
 	rm -rf artifacts .venv

@@ -33,7 +33,14 @@ MIN_TESTS = 1390
 _TESTS = "converters/mil/mil/ops/tests"
 _ROOT = Path(__file__).resolve().parent.parent
 # Reasons that are not ours to mend, found by reading the tests; the first pattern that fits the failure names it.
-_KNOWN: tuple[tuple[str, str, str], ...] = ()
+_KNOWN = (
+    ("", "neural network of the older format", "the test makes a neural network, not an ML Program"),
+    (
+        "TestCropResize::test_builder_to_backend_smoke",
+        "Not equal to tolerance",
+        "a box that ends before it starts: the whole image is expected, which no documentation says",
+    ),
+)
 
 
 def main() -> None:

@@ -94,7 +94,15 @@ def test_tiny_networks_agree_with_torch_in_every_mode(network, spec, image, tmp_
                 assert snr_db(ours, reference) >= MIN_SNR_DB
 
 
-@pytest.mark.parametrize("name", ["van_b0", "segnetr_32", "mobile_former_26m", "vt_resnet18"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vt_resnet18",
+        pytest.param("van_b0", marks=pytest.mark.slow),
+        pytest.param("segnetr_32", marks=pytest.mark.slow),
+        pytest.param("mobile_former_26m", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
 def test_models_of_the_zoo_agree_with_torch(name, precision, tmp_path):
     torch.manual_seed(0)
