@@ -5,7 +5,7 @@ DEMO := artifacts/demo
 CODE := $(wildcard edgevit/*.py edgevit/*/*.py converters/*.py converters/*/*.py)
 READY := .venv/ready
 
-.PHONY: help setup demo test test-fast lint goldens matrix demo-result clean
+.PHONY: help setup demo test test-fast lint goldens matrix conformance demo-result clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -56,6 +56,9 @@ goldens: $(READY)  ## rewrite the golden vectors; review the diff
 matrix: $(READY)  ## measure the conversion matrix at full size (about half an hour)
 	$(BIN)/python -m benchmarks.matrix benchmarks/conversion.toml
 	$(BIN)/python -m benchmarks.tables
+
+conformance: $(READY)  ## coremltools' own op tests on the interpreter (about 10 minutes)
+	$(BIN)/python -m benchmarks.conformance
 
 demo-result: $(DEMO)/report.html  ## keep the demo's numbers for README
 	cp $(DEMO)/report.json benchmarks/results/demo.json
