@@ -206,9 +206,17 @@ def _mixed(out: Path) -> Artifact:
     torch.manual_seed(0)
     module = Mixed().eval()
     spec = ModelSpec(
-        name="mixed", task=Task.CLASSIFY, tier=Tier.EDGE, build=lambda classes, size: Mixed(),
-        inputs=image_input(32), outputs=class_logits(len(_LABELS)), preprocess=Preprocess.for_input(32),
-        params=sum(parameter.numel() for parameter in module.parameters()), macs=0, paper="", size_multiple=4,
+        name="mixed",
+        task=Task.CLASSIFY,
+        tier=Tier.EDGE,
+        build=lambda classes, size: Mixed(),
+        inputs=image_input(32),
+        outputs=class_logits(len(_LABELS)),
+        preprocess=Preprocess.for_input(32),
+        params=sum(parameter.numel() for parameter in module.parameters()),
+        macs=0,
+        paper="",
+        size_multiple=4,
     )
     return edgevit.convert(module, spec=spec, target="coreml", labels=_LABELS, out=out)
 

@@ -1,24 +1,26 @@
-"""Core ML: a Program becomes an .mlpackage (ML Program). Written and checked anywhere, executed on macOS only."""
+"""Core ML: a Program becomes an .mlpackage (ML Program).
+
+Written and checked anywhere. Core ML itself runs it on macOS; elsewhere edgevit's reference interpreter evaluates it,
+which proves what the program means, not what a device computes.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import sys
 import uuid
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from edgevit.conversion import Converted, NotExecutable
+from edgevit.conversion import INTERPRETER, Converted
 from edgevit.errors import ContractError, ConversionError, UsageError
 from edgevit.libraries import require
-from edgevit.log import captured_native_output
+from edgevit.mil.opsets import SPEC_VERSIONS
+from edgevit.mil.protos import coremltools, quiet
 from edgevit.program import Program, describe
 from edgevit.spec import Precision
 
@@ -26,12 +28,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from edgevit.contract.manifest import Lowering, Manifest
+    from edgevit.mil.package import Package
 
 MODEL_FILE = "model.mlpackage"
-# Specification version that each deployment target writes (coremltools' own table).
-SPEC_VERSIONS = {"iOS15": 6, "iOS16": 7, "iOS17": 8, "iOS18": 9}
-_PROGRAM = "Data/com.apple.CoreML/model.mlmodel"
-_WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 _NAMESPACE = uuid.UUID("9c1ed8b5-9a52-4f6e-8f43-6d0b7c9d9a37")  # of the package's item identifiers
 
 
@@ -56,7 +55,7 @@ class CoreMLSession:
     """An .mlpackage in Core ML itself (macOS)."""
 
     def __init__(self, path: Path, manifest: Manifest, accelerator: str) -> None:
-        ct = _coremltools()
+        ct = coremltools()
         units = {"cpu": ct.ComputeUnit.CPU_ONLY, "gpu": ct.ComputeUnit.CPU_AND_GPU, "ane": ct.ComputeUnit.CPU_AND_NE}
         if accelerator not in units:
             raise UsageError(f"coreml runs on {', '.join(units)}, not on {accelerator!r}", hint="use --accelerator")
@@ -76,6 +75,32 @@ class CoreMLSession:
         del self._model
 
 
+class InterpreterSession:
+    """An .mlpackage in edgevit's reference interpreter: fp16 programs with every result rounded to fp16."""
+
+    accelerator = INTERPRETER
+    threads = None
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        from edgevit.mil import Interpreter
+        from edgevit.mil.shapes import shape_check
+
+        mode = "declared" if manifest.precision is Precision.FP16 else "fp32"
+        self.runtime = f"reference interpreter, {mode}"
+        self._outputs = manifest.outputs
+        self._interpreter = Interpreter(path, mode=mode)
+        self._observe = shape_check(self._interpreter.package, self._interpreter.function)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One evaluation; float32 arrays by input name, copies by output name."""
+        results = self._interpreter.predict(dict(inputs), observe=self._observe)
+        return {spec.name: results[spec.name].astype(spec.dtype) for spec in self._outputs}
+
+    def close(self) -> None:
+        """Free the weights."""
+        del self._interpreter
+
+
 class CoreMLConverter:
     """Writes model.mlpackage with float32 inputs and outputs and fp32 or fp16 arithmetic."""
 
@@ -89,10 +114,10 @@ class CoreMLConverter:
 
     def convert(self, program: Program, options: Options, out_dir: Path) -> Converted:
         """Write model.mlpackage. Raises ConversionError naming every op that Core ML has no form for."""
-        ct = _coremltools()
+        ct = coremltools()
         _require_ops(program)
         half = program.precision is Precision.FP16
-        with _quiet():
+        with quiet():
             model = ct.convert(
                 program.exported,
                 inputs=[_float32(ct, spec.name, spec.shape) for spec in program.spec.inputs],
@@ -104,73 +129,46 @@ class CoreMLConverter:
             _describe(model, program, options)
             model.save(str(out_dir / MODEL_FILE))
         _make_reproducible(out_dir / MODEL_FILE)
-        return Converted(MODEL_FILE, program.spec.inputs, program.spec.outputs, _lowering(model.get_spec()))
+        return Converted(MODEL_FILE, program.spec.inputs, program.spec.outputs, _lowering(out_dir / MODEL_FILE))
 
     def check(self, folder: Path, manifest: Manifest) -> dict[str, str]:
-        """Specification version, names, shapes, dtypes, precision, labels and weights against the manifest."""
-        package = folder / manifest.entry
-        spec = _read_spec(package)
-        facts = {
-            "specification version": str(spec.specificationVersion),
-            "inputs": _features(spec.description.input),
-            "outputs": _features(spec.description.output),
-            "precision": _precision(spec),
-            "labels": spec.description.metadata.userDefined["edgevit.labels"],
-            "weights": f"{(package / _WEIGHTS).stat().st_size} bytes",
-        }
-        expected = {
-            "specification version": str(SPEC_VERSIONS[manifest.provenance["options"]["deployment_target"]]),
-            "inputs": _declared(manifest.inputs),
-            "outputs": _declared(manifest.outputs),
+        """Lint the package and hold it to the manifest. Raises ContractError for the first error-level finding."""
+        from edgevit.mil.lint import Level, features, lint
+        from edgevit.mil.package import open_package
+
+        package = open_package(folder / manifest.entry)
+        findings = lint(package, manifest=manifest)
+        errors = [finding for finding in findings if finding.level is Level.ERROR]
+        if errors:
+            raise ContractError(f"{package.path}: {errors[0].message}", hint="convert again")
+        warnings = sum(finding.level is Level.WARNING for finding in findings)
+        description = package.spec.description
+        return {
+            "specification version": str(package.spec.specificationVersion),
+            "inputs": _shown(features(description.input)),
+            "outputs": _shown(features(description.output)),
             "precision": manifest.precision.value,
-            "labels": json.dumps(list(manifest.labels)),
+            "labels": description.metadata.userDefined["edgevit.labels"],
+            "weights": f"{sum(file.size for file in package.weight_files())} bytes",
+            "lint": f"no errors, {warnings} warnings",
         }
-        for fact, wanted in expected.items():
-            if facts[fact] != wanted:
-                raise ContractError(
-                    f"{package}: {fact} is {facts[fact][:120]}, its manifest says {wanted[:120]}", hint="convert again"
-                )
-        _check_weights(spec, package)
-        return facts
 
     def runs_here(self) -> str:
         """Core ML itself exists on Apple's systems alone."""
-        return "" if sys.platform == "darwin" else "Core ML programs run on macOS and iOS only"
+        return "" if sys.platform == "darwin" else "evaluated by the reference interpreter; Core ML itself needs macOS"
 
-    def open(self, folder: Path, manifest: Manifest, accelerator: str = "cpu", threads: int = 1) -> CoreMLSession:
-        """Load in Core ML. Raises NotExecutable on anything but macOS."""
-        if reason := self.runs_here():
-            raise NotExecutable(reason, hint="verify and profile on a Mac")
-        return CoreMLSession(folder / manifest.entry, manifest, accelerator)
-
-
-def _coremltools() -> ModuleType:
-    """coremltools, imported without TensorFlow, which it would load along and does not need here."""
-    if "coremltools" in sys.modules:
-        return sys.modules["coremltools"]
-    hidden = "tensorflow" not in sys.modules
-    if hidden:
-        sys.modules["tensorflow"] = None  # makes `import tensorflow` fail, as on a machine without it
-    try:
-        with _quiet():
-            return require("coremltools", "coreml")
-    finally:
-        if hidden:
-            del sys.modules["tensorflow"]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back coremltools' warnings of untested versions, its progress bars and its missing macOS libraries."""
-    logger = logging.getLogger("coremltools")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    with captured_native_output(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
+    def open(
+        self, folder: Path, manifest: Manifest, accelerator: str = "cpu", threads: int = 1
+    ) -> CoreMLSession | InterpreterSession:
+        """Load in Core ML; in the reference interpreter where there is none, or as accelerator "interpreter"."""
+        path = folder / manifest.entry
+        if sys.platform == "darwin" and accelerator != INTERPRETER:
+            return CoreMLSession(path, manifest, accelerator)
+        if accelerator not in ("cpu", INTERPRETER):
+            raise UsageError(
+                f"coreml has no {accelerator!r} without Core ML", hint="use a Mac, or leave --accelerator out"
+            )
+        return InterpreterSession(path, manifest)
 
 
 def _float32(ct: ModuleType, name: str, shape: tuple[int, ...] | None = None) -> Any:
@@ -223,88 +221,25 @@ def _make_reproducible(package: Path) -> None:
     manifest.write_text(json.dumps(document, indent=4, sort_keys=True))
 
 
-def _read_spec(package: Path) -> Any:
-    """The package's protobuf, read without opening it as a model, which would rewrite its manifest."""
-    _coremltools()
-    from coremltools.proto import Model_pb2
-    from google.protobuf.message import DecodeError
-
-    spec = Model_pb2.Model()
-    try:
-        spec.ParseFromString((package / _PROGRAM).read_bytes())
-    except (OSError, DecodeError) as error:
-        raise ContractError(f"{package / _PROGRAM} is no Core ML model: {error}", hint="convert again") from error
-    if not spec.HasField("mlProgram"):
-        raise ContractError(f"{package} is not an ML Program", hint="convert again")
-    return spec
-
-
-def _operations(spec: Any) -> list[Any]:
+def _operations(package: Package) -> list[Any]:
     """Operations of all functions and blocks that compute something: constants are data."""
-    blocks = [
-        block for function in spec.mlProgram.functions.values() for block in function.block_specializations.values()
-    ]
-    found = []
-    while blocks:
-        for operation in blocks.pop().operations:
-            blocks.extend(operation.blocks)
-            found.append(operation)
+    from edgevit.mil.package import body, walk
+
+    found = [operation for function in package.functions.values() for operation in walk(body(function))]
     return [operation for operation in found if not operation.type.startswith("const")]
 
 
-def _constants(spec: Any) -> list[Any]:
-    blocks = [
-        block for function in spec.mlProgram.functions.values() for block in function.block_specializations.values()
-    ]
-    return [operation for block in blocks for operation in block.operations if operation.type == "const"]
-
-
-def _lowering(spec: Any) -> Lowering:
+def _lowering(path: Path) -> Lowering:
     from edgevit.contract.manifest import Lowering
+    from edgevit.mil.package import open_package
 
-    ops = Counter(operation.type for operation in _operations(spec))
+    ops = Counter(operation.type for operation in _operations(open_package(path)))
     return Lowering(nodes=ops.total(), transposes=ops["transpose"], ops=dict(sorted(ops.items())))
 
 
-def _precision(spec: Any) -> str:
-    """fp16 if any operation but a cast computes in float16, else fp32."""
-    from coremltools.proto import MIL_pb2
-
-    half = any(
-        output.type.tensorType.dataType == MIL_pb2.FLOAT16
-        for operation in _operations(spec)
-        if operation.type != "cast"
-        for output in operation.outputs
-    )
-    return (Precision.FP16 if half else Precision.FP32).value
-
-
-def _features(features: Any) -> str:
-    """ "image float32 (1, 3, 224, 224)" for each multi-array feature."""
-    from coremltools.proto import FeatureTypes_pb2
-
-    names = {FeatureTypes_pb2.ArrayFeatureType.FLOAT32: "float32", FeatureTypes_pb2.ArrayFeatureType.FLOAT16: "float16"}
-    return ", ".join(
-        f"{feature.name} {names.get(feature.type.multiArrayType.dataType, 'other')} "
-        f"{tuple(feature.type.multiArrayType.shape)}"
-        for feature in features
-    )
-
-
-def _declared(specs: Any) -> str:
-    return ", ".join(f"{spec.name} {spec.dtype} {spec.shape}" for spec in specs)
-
-
-def _check_weights(spec: Any, package: Path) -> None:
-    """Every weight that the program refers to must start inside the weight file."""
-    size = (package / _WEIGHTS).stat().st_size
-    for constant in _constants(spec):
-        value = constant.attributes["val"]
-        if value.HasField("blobFileValue") and value.blobFileValue.offset >= size:
-            raise ContractError(
-                f"{package / _WEIGHTS} has {size} bytes, but a weight starts at {value.blobFileValue.offset}",
-                hint="convert again; the file was cut off",
-            )
+def _shown(features: dict[str, tuple[str, tuple[int, ...]]]) -> str:
+    """ "image float32 (1, 3, 224, 224)" for each input or output."""
+    return ", ".join(f"{name} {dtype} {shape}" for name, (dtype, shape) in features.items())
 
 
 def _macos_version() -> str:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from edgevit.program import Program
     from edgevit.spec import Precision, TensorSpec
 
+# The accelerator that is none: a reference interpreter evaluates the file. Its numbers count, its time does not.
+INTERPRETER = "interpreter"
+
 
 class NotExecutable(DeviceError):
     """This machine has no runtime for the artifact's format; static checks are all that can be done."""

@@ -12,9 +12,10 @@ SCHEMA_VERSION = 1
 
 
 class Status(StrEnum):
-    """What may be said about an artifact's outputs; nothing but AGREES is a success."""
+    """What may be said about an artifact's outputs; AGREES alone speaks of the artifact's own runtime."""
 
     AGREES = "agrees"  # ran, and met every bound its manifest states
+    REFERENCE = "agrees in the reference interpreter"  # evaluated, and met every bound; its own runtime is elsewhere
     DIFFERS = "differs"  # ran, and broke a bound
     UNJUDGED = "no bound stated"  # ran, but its manifest states no bound
     NOT_EXECUTED = "not executed"  # no runtime for the format on that machine

@@ -12,7 +12,7 @@ from typing import Any
 from edgevit.report_data import ArtifactRow, Comparison, Latency, ReportData, Source, Status
 
 ABSENT = "\N{EN DASH}"
-SYMBOL = {Status.AGREES: "✓", Status.DIFFERS: "✕"}
+SYMBOL = {Status.AGREES: "✓", Status.REFERENCE: "✓", Status.DIFFERS: "✕"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +249,8 @@ def _why_unmeasured(row: ArtifactRow, otherwise: str) -> str:
 
 
 def _why_no_latency(row: ArtifactRow) -> str:
+    if row.agreement.status is Status.REFERENCE:
+        return "its own runtime is not on this machine"
     return _why_unmeasured(row, "not profiled yet")
 
 

@@ -28,6 +28,7 @@ from edgevit.report_data import (
 from edgevit.report_results import Results, Verification, read_results
 from edgevit.storage import write_bytes
 
+REFERENCE = "reference interpreter"  # how its runtime's name begins
 FORMATS = ("html", "md", "csv", "json")
 
 
@@ -169,7 +170,9 @@ def _judge(parity: Parity, bound: Tolerance) -> Status:
         met.append(exact or (parity.snr_db is not None and parity.snr_db >= bound.min_snr_db))
     if not met:
         return Status.UNJUDGED
-    return Status.AGREES if all(met) else Status.DIFFERS
+    if not all(met):
+        return Status.DIFFERS
+    return Status.REFERENCE if parity.runtime.startswith(REFERENCE) else Status.AGREES
 
 
 def _training(provenance: dict[str, Any]) -> Training | None:
@@ -190,7 +193,7 @@ def _without_training(provenance: dict[str, Any]) -> dict[str, Any]:
 
 def _has_accuracy(row: ArtifactRow) -> bool:
     """Whether a speed may be shown: the outputs of this very build were compared with the checkpoint's."""
-    return row.agreement.status in (Status.AGREES, Status.DIFFERS, Status.UNJUDGED)
+    return row.agreement.status in (Status.AGREES, Status.REFERENCE, Status.DIFFERS, Status.UNJUDGED)
 
 
 def _withheld(results: Results, compared: set[str]) -> list[Note]:
@@ -206,7 +209,7 @@ def _missing(rows: Iterable[ArtifactRow]) -> list[Note]:
     for row in rows:
         if row.agreement.status is Status.NOT_VERIFIED:
             notes.append(Note(NoteKind.MISSING, row.name, "not verified: its outputs were not compared"))
-        if not row.latencies and row.agreement.status is not Status.NOT_EXECUTED:
+        if not row.latencies and row.agreement.status not in (Status.NOT_EXECUTED, Status.REFERENCE):
             notes.append(Note(NoteKind.MISSING, row.name, "no profile of this build: its latency is unknown"))
     return notes
 
@@ -224,6 +227,10 @@ def _verdict(rows: tuple[ArtifactRow, ...]) -> str:
         parts.append(f"{count[Status.DIFFERS]} {_verb(count[Status.DIFFERS], 'differ')} from the checkpoint")
     if agreeing:
         parts.append(f"{agreeing} {_verb(agreeing, 'agree')} with the checkpoint")
+    if count[Status.REFERENCE]:
+        parts.append(
+            f"{count[Status.REFERENCE]} {_verb(count[Status.REFERENCE], 'agree')} in the reference interpreter"
+        )
     if count[Status.UNJUDGED]:
         parts.append(f"{count[Status.UNJUDGED]} measured without a stated bound")
     if count[Status.NOT_EXECUTED]:
@@ -245,7 +252,7 @@ def _next_commands(folder: Path, rows: tuple[ArtifactRow, ...], compared: bool) 
         if row.agreement.status in (Status.NOT_VERIFIED, Status.DIFFERS):
             why = "compare its outputs with the checkpoint's"
             commands.append(NextCommand(f"edgevit verify {path}", f"{row.name}: {why}"))
-        elif row.agreement.status is Status.NOT_EXECUTED:
+        elif row.agreement.status in (Status.NOT_EXECUTED, Status.REFERENCE):
             commands.append(NextCommand(f"edgevit verify {path}", f"{row.name}: on a machine with its runtime"))
         elif not row.latencies:
             commands.append(NextCommand(f"edgevit profile {path}", f"{row.name}: measure its latency on this machine"))

@@ -34,6 +34,7 @@ from edgevit.contract.report import (
     RecordedTensor,
     Runtime,
 )
+from edgevit.conversion import INTERPRETER, NotExecutable
 from edgevit.devices.host import describe_host, load_average, peak_memory_bytes
 from edgevit.errors import ContractError, EdgevitError, ParityError
 from edgevit.layout import to_layout
@@ -121,6 +122,9 @@ def measure(converter: Converter, artifact: Artifact, job: Job, inputs: Arrays, 
     start_ns = clock()
     session = converter.open(artifact.path, artifact.manifest, job.accelerator, job.threads)
     load_ns = clock() - start_ns
+    if session.accelerator == INTERPRETER:
+        session.close()
+        raise NotExecutable("a reference interpreter's time says nothing about a device", hint="profile on a device")
     with contextlib.closing(session), _no_collection():
         start_ns = clock()
         outputs = session.run(inputs)

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -28,8 +29,9 @@ from edgevit.data.preprocess import normalize_table
 from edgevit.plugins import get_converter
 from edgevit.program import Program, load_program
 from edgevit.provenance import provenance
+from edgevit.spec import Precision
 from edgevit.storage import atomic_folder, write_json
-from edgevit.verification import TOLERANCES, check_parity, measure
+from edgevit.verification import TOLERANCES, check_parity, describe_parity, measure
 
 if TYPE_CHECKING:
     from edgevit.conversion import Converter
@@ -64,7 +66,10 @@ def convert(program: Program, folder: Path, target: str, request: dict[str, Any]
             | provenance(converter.packages)
             | {"options": dataclasses.asdict(options), "conversion_s": round(seconds, 3)},
         )
-        manifest = dataclasses.replace(manifest, checks=converter.check(building, manifest))
+        checks = converter.check(building, manifest)
+        if program.precision is not Precision.FP32:
+            checks["fp32 twin"] = _check_graph(program, converter, options, manifest, folder)
+        manifest = dataclasses.replace(manifest, checks=checks)
         parity = _execute(Artifact(building, manifest), folder)
         check_parity(parity, manifest.tolerance, name)
         dataclasses.replace(manifest, parity=parity).write(building)
@@ -151,6 +156,20 @@ def _execute(artifact: Artifact, folder: Path) -> Parity:
         return measure(actual, expected, task=manifest.model.task, runtime=session.runtime)
     finally:
         session.close()
+
+
+def _check_graph(program: Program, converter: Converter, options: Any, manifest: Manifest, folder: Path) -> str:
+    """The same program in fp32 must match the checkpoint closely: fp16 rounding would hide a wrong operation.
+
+    The twin is thrown away; what it showed goes into the manifest's checks.
+    """
+    program = dataclasses.replace(program, precision=Precision.FP32)
+    with tempfile.TemporaryDirectory(prefix="edgevit-twin-") as temporary:
+        converted = converter.convert(program, options, Path(temporary))
+        twin = dataclasses.replace(manifest, precision=Precision.FP32, entry=converted.entry)
+        parity = _execute(Artifact(Path(temporary), twin), folder)
+    check_parity(parity, TOLERANCES[Precision.FP32], f"the fp32 twin of {manifest.name}")
+    return describe_parity(parity)
 
 
 def _die_with(parent: int) -> None:

@@ -32,9 +32,7 @@ def lint(
         document = {"schema": "edgevit.lint", "schema_version": 1, "artifact": str(artifact)}
         print_json(document | {"findings": [dataclasses.asdict(finding) for finding in findings]})
     else:
-        print_table(
-            ("level", "rule", "where", "finding"), [(f.level, f.rule, f.where, f.message) for f in findings]
-        )
+        print_table(("level", "rule", "where", "finding"), [(f.level, f.rule, f.where, f.message) for f in findings])
     errors = [finding for finding in findings if finding.level is Level.ERROR]
     if errors:
         raise ContractError(

@@ -37,8 +37,10 @@ def _starts(*prefixes: str) -> Callable[[Message, dict[str, Message]], bool]:
 
 def _computes(data_type: int) -> Callable[[Message, dict[str, Message]], bool]:
     """Arithmetic whose results have this element type; casts only hand over, constexpr ops unpack weights."""
-    return lambda operation, _: operation.type != "cast" and not operation.type.startswith("constexpr_") and any(
-        output.type.tensorType.dataType == data_type for output in operation.outputs
+    return lambda operation, _: (
+        operation.type != "cast"
+        and not operation.type.startswith("constexpr_")
+        and any(output.type.tensorType.dataType == data_type for output in operation.outputs)
     )
 
 
@@ -69,10 +71,18 @@ def _conv3d(operation: Message, types: dict[str, Message]) -> bool:
 
 HINTS = (
     Hint("engine-gather", "gathering by index", _REPORTED, _starts("gather")),
-    Hint("engine-topk", "sorting or picking the largest", "measured with MLComputePlan in an RF-DETR pull request, "
-         "not checked", _is("topk", "argsort")),
-    Hint("engine-resample", "sampling an image at computed positions", "coremltools issue 1875, not checked",
-         _is("resample", "crop_resize", "affine")),
+    Hint(
+        "engine-topk",
+        "sorting or picking the largest",
+        "measured with MLComputePlan in an RF-DETR pull request, not checked",
+        _is("topk", "argsort"),
+    ),
+    Hint(
+        "engine-resample",
+        "sampling an image at computed positions",
+        "coremltools issue 1875, not checked",
+        _is("resample", "crop_resize", "affine"),
+    ),
     Hint("engine-scatter", "writing by index", _REPORTED, _starts("scatter")),
     Hint("engine-reduce-prod", "product along an axis", _REPORTED, _is("reduce_prod")),
     Hint("engine-recurrent", "recurrent cell", _REPORTED, _is("lstm", "gru", "rnn")),

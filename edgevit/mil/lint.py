@@ -152,9 +152,13 @@ def _version(package: Package, views: list[View]) -> Iterator[Finding]:
 
 def _metadata(package: Package, views: list[View]) -> Iterator[Finding]:
     metadata = package.spec.description.metadata
-    fields = {"author": metadata.author, "licence": metadata.license, "description": metadata.shortDescription,
-              "version": metadata.versionString,
-              "preview type": metadata.userDefined.get("com.apple.coreml.model.preview.type", "")}
+    fields = {
+        "author": metadata.author,
+        "licence": metadata.license,
+        "description": metadata.shortDescription,
+        "version": metadata.versionString,
+        "preview type": metadata.userDefined.get("com.apple.coreml.model.preview.type", ""),
+    }
     if missing := [name for name, value in fields.items() if not value]:
         yield Finding(Level.INFO, "metadata", f"not filled in: {', '.join(missing)}; Xcode shows them")
 
@@ -252,8 +256,11 @@ def _shapes(view: View) -> Iterator[Finding]:
     if high := [name for name, rank in ranks.items() if rank > MAX_RANK]:
         worst = max(ranks.values())
         yield Finding(Level.ERROR, "rank", f"rank {worst}, Core ML has {MAX_RANK} at most", view.named(high))
-    dynamic = [name for name, declared in view.types.items()
-               if any(d.WhichOneof("dimension") == "unknown" for d in declared.tensorType.dimensions)]
+    dynamic = [
+        name
+        for name, declared in view.types.items()
+        if any(d.WhichOneof("dimension") == "unknown" for d in declared.tensorType.dimensions)
+    ]
     if dynamic:
         message = f"{len(dynamic)} value(s) have dimensions known at run time only"
         yield Finding(Level.WARNING, "dynamic-shape", message, view.named(dynamic))
@@ -363,7 +370,8 @@ def _against_manifest(package: Package, views: list[View], manifest: Manifest) -
     if target is not None:
         facts["deployment target"] = (deployment_target(package.spec.specificationVersion), target)
     for side, values, specs in (
-        ("inputs", description.input, manifest.inputs), ("outputs", description.output, manifest.outputs)
+        ("inputs", description.input, manifest.inputs),
+        ("outputs", description.output, manifest.outputs),
     ):
         declared = features(values)
         wanted = {spec.name: (spec.dtype, spec.shape) for spec in specs}
@@ -432,8 +440,18 @@ def _extremes(package: Package, value: Message) -> tuple[float, float]:
 
 
 PACKAGE_RULES: tuple[Callable[[Package, list[View]], Iterator[Finding]], ...] = (
-    _version, _functions, _labels, _metadata, _size,
+    _version,
+    _functions,
+    _labels,
+    _metadata,
+    _size,
 )
 FUNCTION_RULES: tuple[Callable[[View], Iterator[Finding]], ...] = (
-    _known_ops, _numbers, _shapes, _interface, _classifier, _weights, _engine,
+    _known_ops,
+    _numbers,
+    _shapes,
+    _interface,
+    _classifier,
+    _weights,
+    _engine,
 )

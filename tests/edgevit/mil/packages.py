@@ -109,8 +109,19 @@ def small(**options: Any) -> Builder:
     build.const("axes", np.array([2, 3], np.int32))
     build.const("keep", np.bool_(False))
     build.const("head", rng.normal(size=(4, 6)).astype(np.float32), blob=True)
-    build.op("conv", "features", (1, 6, 6, 6), x="image", weight="kernel", bias="bias", strides="strides",
-             pad_type="pad_type", pad="pad", dilations="dilations", groups="groups")
+    build.op(
+        "conv",
+        "features",
+        (1, 6, 6, 6),
+        x="image",
+        weight="kernel",
+        bias="bias",
+        strides="strides",
+        pad_type="pad_type",
+        pad="pad",
+        dilations="dilations",
+        groups="groups",
+    )
     build.op("gelu", "activated", (1, 6, 6, 6), x="features", mode="mode")
     build.op("reduce_mean", "pooled", (1, 6), x="activated", axes="axes", keep_dims="keep")
     build.op("linear", "logits", (1, 4), x="pooled", weight="head")

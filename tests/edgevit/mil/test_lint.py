@@ -244,9 +244,7 @@ def test_default_and_described_functions_must_exist(tmp_path):
     build.spec.description.defaultFunctionName = "gone"
     build.spec.description.functions.add(name="other")
     messages = [f.message for f in _lint(build, tmp_path) if f.rule == "functions"]
-    assert messages == [
-        "the default function 'gone' does not exist", "described or defined, but not both: main, other"
-    ]
+    assert messages == ["the default function 'gone' does not exist", "described or defined, but not both: main, other"]
 
 
 def test_compressed_share_counts_bytes(tmp_path):

@@ -20,9 +20,7 @@ from tests.edgevit.mil.packages import DATA, PROGRAM, ROOT, WEIGHTS, Builder, se
 
 def _constants(package, function="main"):
     block = body(package.functions[function])
-    return {
-        op.outputs[0].name: package.constant(op.attributes["val"]) for op in walk(block) if op.type == "const"
-    }
+    return {op.outputs[0].name: package.constant(op.attributes["val"]) for op in walk(block) if op.type == "const"}
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +31,20 @@ def storage():
 
 
 STORED = [
-    ("fp16", "write_fp16_data", np.float16), ("fp32", "write_float_data", np.float32),
-    ("int8", "write_int8_data", np.int8), ("uint8", "write_uint8_data", np.uint8),
-    ("int16", "write_int16_data", np.int16), ("uint16", "write_uint16_data", np.uint16),
-    ("int32", "write_int32_data", np.int32), ("uint32", "write_uint32_data", np.uint32),
-    ("int4", "write_int4_data", np.int8), ("uint1", "write_uint1_data", np.uint8),
-    ("uint2", "write_uint2_data", np.uint8), ("uint3", "write_uint3_data", np.uint8),
-    ("uint4", "write_uint4_data", np.uint8), ("uint6", "write_uint6_data", np.uint8),
+    ("fp16", "write_fp16_data", np.float16),
+    ("fp32", "write_float_data", np.float32),
+    ("int8", "write_int8_data", np.int8),
+    ("uint8", "write_uint8_data", np.uint8),
+    ("int16", "write_int16_data", np.int16),
+    ("uint16", "write_uint16_data", np.uint16),
+    ("int32", "write_int32_data", np.int32),
+    ("uint32", "write_uint32_data", np.uint32),
+    ("int4", "write_int4_data", np.int8),
+    ("uint1", "write_uint1_data", np.uint8),
+    ("uint2", "write_uint2_data", np.uint8),
+    ("uint3", "write_uint3_data", np.uint8),
+    ("uint4", "write_uint4_data", np.uint8),
+    ("uint6", "write_uint6_data", np.uint8),
 ]
 
 
@@ -72,9 +77,14 @@ def test_large_packed_weights_are_unpacked_in_pieces(storage, tmp_path, monkeypa
 def test_inline_values_keep_type_and_shape(tmp_path):
     build = Builder()
     contents = {
-        "matrix": np.arange(6, dtype=np.float32).reshape(2, 3), "half": np.array([1.5, -2.25], np.float16),
-        "whole": np.int32(-7), "flag": np.bool_(True), "word": "EXACT", "bytes": np.array([[-3, 4]], np.int8),
-        "none": np.zeros((0, 3), np.float32), "words": np.array(["a", "b"]),
+        "matrix": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "half": np.array([1.5, -2.25], np.float16),
+        "whole": np.int32(-7),
+        "flag": np.bool_(True),
+        "word": "EXACT",
+        "bytes": np.array([[-3, 4]], np.int8),
+        "none": np.zeros((0, 3), np.float32),
+        "words": np.array(["a", "b"]),
     }
     for name, content in contents.items():
         build.const(name, content)
