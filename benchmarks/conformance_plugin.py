@@ -74,9 +74,15 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Any:
 
 def _predict(model: Any, data: Any, state: Any = None) -> Any:
     """Stands for MLModel.predict."""
+    from edgevit.errors import UsageError
+
     test = os.environ["PYTEST_CURRENT_TEST"].rsplit(" (", 1)[0]
     _predicted[test] = _predicted.get(test, False) or _is_excluded(model.get_spec())
-    return _interpreter(model).predict(data, state)
+    interpreter = _interpreter(model)
+    try:
+        return interpreter.predict(data, state)
+    except UsageError as error:  # Core ML tells of a refused prediction in these words
+        raise RuntimeError(f"Unable to compute the prediction using ML Program: {error}") from error
 
 
 def _interpreter(model: Any) -> Any:

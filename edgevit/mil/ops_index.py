@@ -15,10 +15,15 @@ _REDUCE = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
 
 def _positions(indices: Tensor, size: int, validate: Tensor | bool) -> Tensor:
-    """Indices as non-negative int64. Raises UsageError for one outside [0, size) where the program asks for it."""
+    """Indices as non-negative int64. Raises UsageError for one out of range.
+
+    Negative ones count from the end, as before iOS17, unless the program asks for validation. From iOS17 an index
+    out of range without validation is undefined; nothing that this returned would be a reference.
+    """
     indices = indices.long()
-    if number(validate) and ((indices < 0) | (indices >= size)).any():
-        raise UsageError(f"an index is outside 0..{size - 1}, and the program validates its indices")
+    lowest = 0 if number(validate) else -size
+    if ((indices < lowest) | (indices >= size)).any():
+        raise UsageError(f"an index is outside {lowest}..{size - 1}")
     return torch.where(indices < 0, indices + size, indices)
 
 

@@ -171,11 +171,20 @@ def l2_pool(
     return torch.sqrt(_AVG_POOL[len(kernel)](torch.square(x), kernel, steps) * math.prod(kernel))
 
 
+def _alike(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Operands of a product in their common type; from iOS17 MIL allows integers beside floats."""
+    if x.dtype == y.dtype:
+        return x, y
+    common = torch.promote_types(x.dtype, y.dtype)
+    return x.to(common), y.to(common)
+
+
 @op
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., I), weight (O, I) -> (..., O); integers too, which F.linear refuses with a bias."""
+    x, weight = _alike(x, weight)
     if x.is_floating_point():
-        return F.linear(x, weight, bias)
+        return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
     product = x @ weight.T
     return product if bias is None else product + bias
 
@@ -187,7 +196,7 @@ def matmul(x: Tensor, y: Tensor, transpose_x: Tensor | bool = False, transpose_y
         x = x.transpose(-1, -2)
     if number(transpose_y) and y.ndim > 1:
         y = y.transpose(-1, -2)
-    return torch.matmul(x, y)
+    return torch.matmul(*_alike(x, y))
 
 
 @op

@@ -13,9 +13,11 @@ from edgevit.mil.table import axes_of, bools, index_tensor, ints, number, op
 
 @op
 def reshape(x: Tensor, shape: Tensor) -> Tensor:
-    """0 keeps the input's size at that position, one -1 is inferred."""
-    sizes = [x.shape[dim] if size == 0 else size for dim, size in enumerate(ints(shape))]
-    return x.reshape(sizes)
+    """0 keeps the input's size at that position, counted from the last axis (1 beyond the first); -1 is inferred."""
+    wanted = ints(shape)
+    before = max(0, len(wanted) - x.ndim)
+    aligned = (1,) * before + tuple(x.shape[x.ndim - len(wanted) + before :])
+    return x.reshape([kept if size == 0 else size for size, kept in zip(wanted, aligned, strict=True)])
 
 
 @op

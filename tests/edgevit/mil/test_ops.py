@@ -94,6 +94,13 @@ def test_slice_update_writes_where_slice_by_index_reads():
     assert (out != X).sum() == 4
 
 
+def test_reshape_zeros_count_from_the_last_axis():
+    x = torch.zeros(2, 3)
+    assert OPS["reshape"](x, vector(1, 0, -1, 0)).shape == (1, 1, 2, 3)
+    assert OPS["reshape"](x, vector(0, -1)).shape == (2, 3)
+    assert OPS["reshape"](X, vector(6, 0)).shape == (6, 4)
+
+
 def test_concat_interleaved_alternates():
     out = OPS["concat"]([torch.tensor([1, 2]), torch.tensor([3, 4])], scalar(0), interleave=True)
     assert out.tolist() == [1, 3, 2, 4]
@@ -168,6 +175,19 @@ def test_resize_bilinear_samples_where_its_mode_says(mode, expected):
     x = torch.tensor([0.0, 1.0]).reshape(1, 1, 2)
     out = OPS["resize_bilinear"](x, 1, 5, mode)
     assert out.flatten().tolist() == pytest.approx(expected)
+
+
+def test_resize_nearest_rounds_where_the_older_operation_cuts():
+    x = torch.tensor([1.0, 2.0]).reshape(1, 1, 2)
+    assert OPS["resize"](x, vector(3), scalar(1), "NEAREST_NEIGHBOR").flatten().tolist() == [1, 2, 2]
+    assert OPS["resize"](x, vector(4), scalar(1), "NEAREST_NEIGHBOR").flatten().tolist() == [1, 1, 2, 2]
+    assert OPS["resize_nearest_neighbor"](x, 1, 3).flatten().tolist() == [1, 1, 2]
+
+
+def test_products_take_integers_beside_floats():
+    whole = torch.ones(2, 2, dtype=torch.int32)
+    assert OPS["matmul"](whole, torch.full((2, 2), 0.5)).tolist() == [[1, 1], [1, 1]]
+    assert OPS["linear"](torch.full((1, 2), 0.5), whole, vector(1, 2)).tolist() == [[2, 3]]
 
 
 @pytest.mark.parametrize("align", [True, False])
