@@ -124,6 +124,31 @@ def test_interpreter_computes_what_torch_computes(half, tmp_path):
         session.close()
 
 
+class _Affine(torch.nn.Module):
+    """x * a + b per channel, eight times: what coremltools makes a batch_norm with an epsilon of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = torch.nn.Parameter(torch.tensor([1.5, 0.5, 1.1]).reshape(1, 3, 1, 1))
+        self.b = torch.nn.Parameter(torch.tensor([0.1, 0.2, -0.3]).reshape(1, 3, 1, 1))
+
+    def forward(self, x):
+        for _ in range(8):
+            x = torch.relu(x * self.a + self.b)
+        return x.mean((2, 3))
+
+
+def test_affine_maps_are_not_scaled_by_an_epsilon(tmp_path):
+    spec = dataclasses.replace(classifier_spec(3), name="affine")
+    manifest = make_manifest()
+    result = CONVERTER.convert(export(_Affine(), spec), Options(), tmp_path)
+    facts = dataclasses.replace(manifest, entry=result.entry, inputs=result.inputs, outputs=result.outputs)
+    x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(6))
+    answer = CONVERTER.open(tmp_path, facts, accelerator=INTERPRETER).run({"image": x.numpy()})["logits"]
+    expected = _Affine()(x).detach().numpy()
+    assert np.abs(answer - expected).max() <= 2e-6 * np.abs(expected).max()  # 4e-5 with the epsilon
+
+
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS runs Core ML")
 def test_other_accelerators_need_a_mac(half):
     folder, manifest = half
