@@ -49,19 +49,25 @@ def demo() -> str:
 
 
 def _demo_row(row: dict[str, Any]) -> str:
-    accuracy, agreement = row["accuracy"], row["agreement"]
-    executed = agreement["executed"]
+    accuracy = row["accuracy"]
     cells = (
         row["name"],
         f"{100 * accuracy['checkpoint']:.1f} %",
-        f"{100 * accuracy['artifact']:.1f} %" if executed else "–",
-        f"rel. error {agreement['max_relative_error']:.1e}, {agreement['snr_db']:.0f} dB"
-        if executed
-        else "not executed",
+        "–" if accuracy["artifact"] is None else f"{100 * accuracy['artifact']:.1f} %",
+        _agreement(row["agreement"]),
         f"{row['size_bytes'] / 1e6:.1f}",
         f"{row['latencies'][0]['p50_ms']:.2f} ms" if row["latencies"] else "–",
     )
     return "| " + " | ".join(cells) + " |"
+
+
+def _agreement(parity: dict[str, Any]) -> str:
+    """Relative error and SNR, and where they were measured if not in the target's own runtime."""
+    if not parity["samples"]:
+        return "checked, not executed"
+    snr = "equal to the bit" if parity["snr_db"] is None else f"{parity['snr_db']:.0f} dB"
+    place = ", interpreter" if parity["runtime"].startswith("reference") else ""
+    return f"rel. error {parity['max_relative_error']:.1e}, {snr}{place}"
 
 
 def _result(name: str) -> dict[str, Any]:
@@ -77,7 +83,7 @@ def _conversion_row(row: dict[str, Any]) -> str:
         row["model"],
         row["target"],
         row["precision"],
-        _parity(row),
+        _agreement(row["parity"]),
         f"{row['size_bytes'] / 1e6:.1f}",
         f"{row['conversion_s']:.1f}",
         delegated,
@@ -85,13 +91,6 @@ def _conversion_row(row: dict[str, Any]) -> str:
         _number(lowering["transposes"]),
     )
     return "| " + " | ".join(cells) + " |"
-
-
-def _parity(row: dict[str, Any]) -> str:
-    parity = row["parity"]
-    if not parity["executed"]:
-        return f"checked, not executed (spec {row['checks']['specification version']})"
-    return f"rel. error {parity['max_relative_error']:.1e}, {parity['snr_db']:.0f} dB"
 
 
 def _number(value: int | None) -> str:

@@ -30,7 +30,6 @@ def test_conversion_matrix_holds(rows, model, target, precision):
         assert row["checks"]["precision"] == precision
         assert row["checks"]["specification version"] == "8"
         assert "float32" in row["checks"]["outputs"]
-        return
     assert row["parity"]["executed"]
     if precision == "fp32":
         assert row["parity"]["max_relative_error"] <= 1e-5
@@ -46,7 +45,7 @@ def test_demo_keeps_its_accuracy():
     for artifact in artifacts:
         accuracy = artifact["accuracy"]
         assert accuracy["checkpoint"] >= 0.95
-        if artifact["agreement"]["executed"]:
+        if accuracy["artifact"] is not None:
             assert 100 * (accuracy["checkpoint"] - accuracy["artifact"]) <= 0.3
 
 
