@@ -48,6 +48,21 @@ def demo() -> str:
     return "\n".join(lines) + "\n"
 
 
+def interpreter() -> str:
+    """What the Core ML interpreter was held to: a foreign test suite, damaged packages, eager PyTorch."""
+    suite, damage, speed = (_result(name) for name in ("coreml-conformance", "coreml-mutations", "interpreter-speed"))
+    lines = [
+        "| check | result | command |",
+        "|---|---|---|",
+        f"| coremltools' own op tests | {suite['passed']} of {suite['counted']} pass | `make conformance` |",
+        f"| damages that change the result by more than {damage['limit']:.0e} | {damage['caught']} of "
+        f"{damage['must_catch']} caught | `python -m benchmarks.mutations` |",
+        f"| {speed['model']} at 224, time against eager PyTorch, {speed['threads']} thread | {speed['ratio']:.2f} | "
+        "`python -m benchmarks.interpreter_speed` |",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _demo_row(row: dict[str, Any]) -> str:
     accuracy = row["accuracy"]
     cells = (
