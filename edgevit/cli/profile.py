@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgevit.cli.options import AsJson, print_json, table_lines
+
 if TYPE_CHECKING:
     from edgevit.contract.report import Delegation, OutputParity
     from edgevit.profiling import Comparison, LatencyReport
@@ -31,7 +33,7 @@ def profile(
     out: Annotated[
         Path | None, typer.Option(help='Folder for the results [default: "results" beside the artifact].')
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure latency, memory and parity of artifacts, each in a fresh process."""
     from edgevit import profiling
@@ -46,16 +48,19 @@ def profile(
     if compare:
         comparison = profiling.compare(*opened, rounds=rounds, runs=runs or 15, **common)
         profiling.save_comparison(comparison, folders[0])
-        typer.echo(_dump(comparison.to_json()) if json else describe_comparison(comparison))
+        if as_json:
+            print_json(comparison.to_json())
+        else:
+            print(describe_comparison(comparison))
         return
     reports = []
     for artifact, folder in zip(opened, folders, strict=True):
         reports.append(profiling.profile(artifact, runs=runs or 50, **common))
         profiling.save_profile(reports[-1], folder)
-    if json:
-        typer.echo(_dump({"schema": "edgevit.profiles", "profiles": [report.to_json() for report in reports]}))
+    if as_json:
+        print_json({"schema": "edgevit.profiles", "profiles": [report.to_json() for report in reports]})
     else:
-        typer.echo(profile_table(reports))
+        print(profile_table(reports))
 
 
 def profile_table(reports: list[LatencyReport]) -> str:
@@ -71,24 +76,18 @@ def profile_table(reports: list[LatencyReport]) -> str:
         for report in reports
     ]
     notes = [f"{report.artifact}: {flag}" for report in reports for flag in report.flags]
-    return "\n".join([*_aligned([_HEADER, *rows]), *notes])
+    return "\n".join([*table_lines(_HEADER, rows), *notes])
 
 
 def describe_comparison(comparison: Comparison) -> str:
     """Both medians, the verdict, and the flags."""
     rows = [
-        ("artifact", "p50 ms", "round spread"),
         (comparison.a, f"{comparison.a_p50_ms:.2f}", f"{comparison.a_spread:.0%}"),
         (comparison.b, f"{comparison.b_p50_ms:.2f}", f"{comparison.b_spread:.0%}"),
     ]
-    return "\n".join([*_aligned(rows), comparison.verdict, *comparison.flags])
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """First column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    adjust = [str.ljust, *[str.rjust] * (len(widths) - 1)]
-    return ["  ".join(place(*cell) for place, *cell in zip(adjust, row, widths, strict=True)) for row in rows]
+    return "\n".join(
+        [*table_lines(("artifact", "p50 ms", "round spread"), rows), comparison.verdict, *comparison.flags]
+    )
 
 
 def _delegated(delegation: Delegation) -> str:
@@ -101,9 +100,3 @@ def _parity(parity: OutputParity) -> str:
     """ "ok 8.9e-07"; "differs" out of tolerance; "unjudged" if the manifest states no bound."""
     word = {True: "ok", False: "differs", None: "unjudged"}[parity.within_tolerance]
     return word if parity.max_relative_error is None else f"{word} {parity.max_relative_error:.1e}"
-
-
-def _dump(document: object) -> str:
-    import json as json_module
-
-    return json_module.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
