@@ -7,7 +7,9 @@ which proves what the program means, not what a device computes.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Mapping
@@ -63,7 +65,10 @@ class CoreMLSession:
         self.accelerator = accelerator
         self.threads = None  # Core ML chooses and does not tell
         self._outputs = manifest.outputs
-        self._model = ct.models.MLModel(str(path), compute_units=units[accelerator])
+        # A copy: opening a package as a model rewrites its manifest, whose hash ours holds.
+        self._folder = tempfile.TemporaryDirectory(prefix="edgevit-coreml-")
+        copy = shutil.copytree(path, Path(self._folder.name) / path.name)
+        self._model = ct.models.MLModel(str(copy), compute_units=units[accelerator])
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One inference; float32 arrays by input name, copies by output name."""
@@ -71,8 +76,9 @@ class CoreMLSession:
         return {spec.name: results[spec.name].copy() for spec in self._outputs}
 
     def close(self) -> None:
-        """Free the compiled model."""
+        """Free the compiled model and its copy."""
         del self._model
+        self._folder.cleanup()
 
 
 class InterpreterSession:
