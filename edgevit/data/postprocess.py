@@ -5,6 +5,7 @@ Ties always go to the lower index, and only softmax rounds (1e-6 between languag
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from edgevit.data.preprocess import Geometry
-from edgevit.errors import StorageError, UsageError
+from edgevit.errors import UsageError
+from edgevit.storage import write_bytes
 
 VOID = 255  # mask value of photo pixels that the model never saw
 
@@ -113,16 +115,10 @@ def palette() -> np.ndarray:
 
 
 def save_png(pixels: np.ndarray, path: str | os.PathLike[str]) -> None:
-    """Write uint8 (H, W) or (H, W, 3) as PNG: the whole file appears at once, or StorageError and no file."""
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        Image.fromarray(pixels).save(partial, format="PNG")
-        os.replace(partial, target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        reason = error.strerror or error
-        raise StorageError(f"cannot write {target}: {reason}", hint="check the folder and the free space") from error
+    """Write uint8 (H, W) or (H, W, 3) as PNG, and the folders above it: whole, or StorageError and no file."""
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, format="PNG")
+    write_bytes(Path(path), encoded.getvalue())
 
 
 def _crop_lines(photo_lines: int, resized: int, start: int, length: int) -> np.ndarray:

@@ -141,17 +141,18 @@ def test_save_png_failure_keeps_the_old_file_and_removes_the_partial_one(tmp_pat
     path = tmp_path / "mask.png"
     path.write_bytes(b"old")
 
-    def full_disk(image, file, format):
-        file.write_bytes(b"half")
+    def full_disk(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(StorageError, match="No space left"):
         save_png(noise("png", 4, 4), path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["mask.png"]
     assert path.read_bytes() == b"old"
 
 
-def test_save_png_into_missing_folder_is_a_storage_error(tmp_path):
+def test_save_png_makes_its_folder_and_refuses_a_file_in_the_way(tmp_path):
+    save_png(noise("png", 4, 4), tmp_path / "new" / "mask.png")
+    assert (tmp_path / "new" / "mask.png").is_file()
     with pytest.raises(StorageError, match="cannot write"):
-        save_png(noise("png", 4, 4), tmp_path / "absent" / "mask.png")
+        save_png(noise("png", 4, 4), tmp_path / "new" / "mask.png" / "inside.png")
