@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgevit.errors import EdgevitError, ParityError
     from edgevit.models import create_model, iter_specs
     from edgevit.pipeline import convert
+    from edgevit.prediction import predict
     from edgevit.profiling import compare, profile
     from edgevit.reporting import report
     from edgevit.sources import describe_module
@@ -37,6 +38,7 @@ _HOMES = {
     "iter_specs": "models",
     "load_artifact": "artifact",
     "load_weights": "training.checkpoint",
+    "predict": "prediction",
     "profile": "profiling",
     "report": "reporting",
     "train": "training.trainer",

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgevit.artifact import Artifact, load_artifact
 from edgevit.data.images import read_image
 from edgevit.data.postprocess import Prediction, mask_on_photo, overlay, save_png
 from edgevit.data.preprocess import geometry
 
 if TYPE_CHECKING:
-    from edgevit.artifact import Artifact
     from edgevit.conversion import Session
 
 
@@ -40,6 +40,12 @@ class Segmentation:
         """Header and rows for people."""
         rows = [(f"{100 * share:.1f}", label) for label, share in self.shares.items()]
         return ("%", "class"), [*rows, ("", f"mask {self.mask}"), ("", f"overlay {self.overlay}")]
+
+
+def predict(artifact: Artifact | str | Path, image: Any, *, top: int = 5) -> list[Prediction] | np.ndarray:
+    """Open an artifact, run one image (see `Artifact.predict`) and close it again."""
+    opened = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
+    return opened.predict(image, top=top)
 
 
 def classify_picture(artifact: Artifact, picture: Path, *, session: Session, top: int = 5) -> Classification:

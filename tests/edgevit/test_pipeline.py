@@ -59,6 +59,7 @@ def test_predict_gives_labels_from_picture_and_from_tensor(classifier_artifact):
     from_picture = classifier_artifact.predict(picture)
     from_tensor = classifier_artifact.predict(classifier_artifact.golden_input("landscape")["image"])
     assert [p.label for p in from_picture] == [p.label for p in from_tensor]
+    assert edgevit.predict(classifier_artifact.path, picture) == from_picture
     assert sum(p.probability for p in from_picture) == pytest.approx(1, abs=1e-5)
 
 
