@@ -261,7 +261,7 @@ def _check_fit(own: Mapping[str, Tensor], found: Mapping[str, Tensor], verdict: 
         only_head = head and not missing and not unexpected
         raise UsageError(
             f"{verdict}: {details}",
-            hint="only the class count differs: ask for a new head (replace_head)"
+            hint="only the class count differs: ask for a new head with --replace-head or replace_head=True"
             if only_head
             else "build the model variant, classes and input size that this checkpoint was trained with",
         )
