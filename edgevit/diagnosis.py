@@ -85,7 +85,7 @@ def _extra(extra: str, use: str) -> Finding:
 
 
 def _missing(extra: str) -> list[str]:
-    """Requirements of one of edgevit's extras that the environment does not meet: "onnx2tf==1.28.8 (has 1.27)"."""
+    """Requirements of one of edgevit's extras that the environment does not meet: "coremltools==9.0 (has 8.3)"."""
     lacking = []
     for requirement in _requirements():
         if requirement.marker is None or not requirement.marker.evaluate({"extra": extra}):
