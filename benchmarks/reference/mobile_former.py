@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 
 class HardSigmoid(nn.Module):
-    """relu6(x + 3) / 6 in the official steps: any shape -> the same, in 0..h_max."""
+    """relu6(x + 3) / 6 in the official steps: any shape -> the same, in 0..h_max.
+
+    The three numbers are integers there too; ExecuTorch keeps them so and casts each at every inference.
+    """
 
     def __init__(self, h_max: int = 1) -> None:
         super().__init__()
