@@ -34,9 +34,23 @@ def capture(module: nn.Module, inputs: tuple[Tensor, ...], name: str) -> Exporte
         ) from error
 
 
-def to_graph_module(exported: ExportedProgram) -> fx.GraphModule:
-    """The captured graph as a module with its weights as attributes; nodes keep their module paths."""
-    return exported.module(check_guards=False)
+def functional(exported: ExportedProgram) -> fx.GraphModule:
+    """The captured graph as a module of functional ATen operations, its weights as attributes.
+
+    In-place operations become functional, so that a rewrite may reorder and share; nodes keep their module paths.
+    """
+    from torch import fx
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        unlifted = to_functional(exported).module(check_guards=False)
+    return fx.GraphModule(unlifted, unlifted.graph)  # a plain one: export's own refuses train() and eval()
+
+
+def to_functional(exported: ExportedProgram) -> ExportedProgram:
+    """The same program in functional inference operations."""
+    # An empty table: no op is broken up, in-place forms become functional, the training dialect ends.
+    return exported.run_decompositions({})
 
 
 def _first_line(error: Exception) -> str:

@@ -6,9 +6,15 @@ import copy
 import warnings
 from typing import TYPE_CHECKING, Protocol
 
-from edgevit.capture import capture, example_input, to_graph_module
+from edgevit.capture import capture, example_input, functional
 from edgevit.contract.manifest import DeployStep
-from edgevit.deploy import conv_bn, noops
+from edgevit.deploy.affine import FOLD_AFFINE
+from edgevit.deploy.constants import FOLD_CONSTANTS
+from edgevit.deploy.costs import Costs, read_costs
+from edgevit.deploy.depthwise import REPLICATE_DEPTHWISE, SPLIT_DEPTHWISE
+from edgevit.deploy.duplicates import MERGE_DUPLICATES
+from edgevit.deploy.graph import Graph
+from edgevit.deploy.noops import REMOVE_NOOPS
 from edgevit.errors import ExportError
 
 if TYPE_CHECKING:
@@ -25,32 +31,40 @@ class Pass(Protocol):
 
     name: str
 
-    def apply(self, graph_module: fx.GraphModule) -> list[str]:
-        """Rewrite in place; returns the module paths of the places changed."""
+    def apply(self, graph: Graph, costs: Costs) -> list[str]:
+        """Rewrite in place where `costs` says that it pays; returns the module paths of the places changed."""
 
 
-PASSES: tuple[Pass, ...] = (noops.REMOVE_NOOPS, conv_bn.FOLD_CONV_BN)
+PASSES: tuple[Pass, ...] = (
+    REMOVE_NOOPS,
+    MERGE_DUPLICATES,
+    FOLD_CONSTANTS,
+    FOLD_AFFINE,
+    REPLICATE_DEPTHWISE,
+    SPLIT_DEPTHWISE,
+)
 
 
 def deploy(
-    module: nn.Module, spec: ModelSpec, passes: tuple[Pass, ...] = PASSES
+    module: nn.Module, spec: ModelSpec, passes: tuple[Pass, ...] = PASSES, kernels: str = "xnnpack"
 ) -> tuple[fx.GraphModule, tuple[DeployStep, ...]]:
     """Capture `module` in eval mode and apply `passes` in order; `module` itself is not touched.
 
+    kernels: the kernel library, of costs.toml, that the result shall run on.
     After each pass that changed something a probe input runs through the graph before and after.
     Raises ExportError naming the pass and the places if the outputs differ by more than
     PROBE_TOLERANCE relative to the largest output.
     """
+    costs = read_costs(kernels)
     probe = tuple(example_input(tensor.shape, seed=1) for tensor in spec.inputs)
-    graph_module = _own_weights(to_graph_module(capture(module, probe, spec.name)))
+    graph_module = _own_weights(functional(capture(module, probe, spec.name)))
+    graph = Graph(graph_module)
     before = _run(graph_module, probe)
     steps = []
     for rewrite in passes:
-        places = rewrite.apply(graph_module)
+        places = rewrite.apply(graph, costs)
         if not places:
             continue
-        graph_module.graph.lint()
-        graph_module.recompile()
         after = _run(graph_module, probe)
         error = _relative_error(after, before)
         if not error <= PROBE_TOLERANCE:
