@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from converters._executorch.moves import without_idle_moves
 from edgevit.conversion import Converted
 from edgevit.errors import ContractError, ConversionError, DeviceError, UsageError
 from edgevit.libraries import require, version
@@ -84,11 +85,12 @@ class ExecuTorchConverter:
 
         # Ops outside core ATen are let through here, so that the runtime's own list of kernels decides,
         # and all that it lacks are named at once.
-        edge = to_edge_transform_and_lower(
-            program.exported,
-            partitioner=[XnnpackPartitioner()],
-            compile_config=EdgeCompileConfig(_check_ir_validity=False),
-        )
+        with without_idle_moves():
+            edge = to_edge_transform_and_lower(
+                program.exported,
+                partitioner=[XnnpackPartitioner()],
+                compile_config=EdgeCompileConfig(_check_ir_validity=False),
+            )
         graph_module = edge.exported_program().graph_module
         _require_kernels(graph_module, program.spec.name)
         lowering = _lowering(graph_module)  # before memory planning, which adds operations of its own to the graph

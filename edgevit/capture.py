@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from torch import Tensor, fx, nn
     from torch.export import ExportedProgram
 
+_FUNCTIONAL = "edgevit.functional"  # key in the meta of a graph module
+
 
 def example_input(shape: tuple[int, ...], seed: int = 0) -> Tensor:
     """A standard normal float32 tensor, the same for the same seed."""
@@ -44,7 +46,14 @@ def functional(exported: ExportedProgram) -> fx.GraphModule:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         unlifted = to_functional(exported).module(check_guards=False)
-    return fx.GraphModule(unlifted, unlifted.graph)  # a plain one: export's own refuses train() and eval()
+    plain = fx.GraphModule(unlifted, unlifted.graph)  # export's own kind refuses train() and eval()
+    plain.meta[_FUNCTIONAL] = True
+    return plain
+
+
+def is_functional(module: nn.Module) -> bool:
+    """Whether a module is what `functional` gave, or a rewrite of it: its capture needs no decomposition."""
+    return _FUNCTIONAL in getattr(module, "meta", {})
 
 
 def to_functional(exported: ExportedProgram) -> ExportedProgram:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from edgevit.capture import capture, example_input, to_functional
+from edgevit.capture import capture, example_input, is_functional, to_functional
 from edgevit.program import Program
 from edgevit.spec import ModelSpec, Precision
 
@@ -29,5 +29,5 @@ def export(
     captured = capture(module, inputs, spec.name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        functional = to_functional(captured)
+        functional = captured if is_functional(module) else to_functional(captured)
     return Program(functional, spec, precision, labels, provenance or {})

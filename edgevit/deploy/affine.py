@@ -179,9 +179,7 @@ def _product(node: fx.Node, left: Any, right: Any, constants: list[Tensor | None
     return None
 
 
-def _addition(
-    node: fx.Node, left: Any, right: Any, constants: list[Tensor | None], sign: float
-) -> Affine | None:
+def _addition(node: fx.Node, left: Any, right: Any, constants: list[Tensor | None], sign: float) -> Affine | None:
     import torch
 
     minus = None if sign > 0 else torch.tensor(-1.0, dtype=torch.float64)

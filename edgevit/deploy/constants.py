@@ -1,4 +1,4 @@
-"""What does not depend on the input is computed once, here: the first token projections of Mobile-Former and the like."""
+"""What does not depend on the input is computed once, here: Mobile-Former's first token projections and the like."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgevit.deploy.graph import Graph, argument, is_call, place, shape
 
@@ -23,8 +23,9 @@ class RemoveNoops:
         """Returns the place of each operation removed."""
         import torch
 
-        for node in graph.calls(torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
-            node.target = torch.ops.aten.reshape.default  # a view depends on strides, which rewrites may change
+        for node in graph.calls(*_views()):
+            # One way to say it; and a view depends on strides, which rewrites may change.
+            node.target, node.args = torch.ops.aten.reshape.default, (node.args[0], list(shape(node)))
         places = []
         for node in graph.nodes:
             source = _source(graph, node)
@@ -36,6 +37,15 @@ class RemoveNoops:
 
 
 REMOVE_NOOPS = RemoveNoops()
+
+
+def _views() -> tuple[Any, ...]:
+    """The operations that give the same elements in the same sequence another shape."""
+    import torch
+
+    aten = torch.ops.aten
+    views = (aten.view.default, aten._unsafe_view.default, aten.flatten.using_ints)
+    return (*views, aten.unsqueeze.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
 
 
 def _source(graph: Graph, node: fx.Node) -> fx.Node | None:
