@@ -45,24 +45,26 @@ class ArtifactCache:
         """
         entry = self.folder / key
         try:
+            inode = entry.stat().st_ino
+        except OSError:
+            return None
+        try:
             facts = json.loads((entry / _FACTS).read_text(encoding="utf-8"))
             name, dependencies = facts["name"], dict(facts["dependencies"])
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+            if name != Path(name).name:
+                raise ValueError(f"{name!r} is no artifact's name")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            return self._drop(entry, str(error))
+            return self._drop(entry, inode, f"{entry / _FACTS}: {error}")
         if not unchanged(dependencies):
             return None
         try:
             artifact = _place(entry / name, out / name)
         except ContractError as error:
-            return self._drop(entry, error.message)
+            return self._drop(entry, inode, error.message)
         except StorageError as error:
-            number = getattr(error.__cause__, "errno", None)
-            if number in _OUTPUT_TROUBLE:
+            if getattr(error.__cause__, "errno", None) in _OUTPUT_TROUBLE:
                 raise
-            # ENOENT: another process replaced or evicted the entry meanwhile.
-            return None if number == errno.ENOENT else self._drop(entry, error.message)
+            return self._drop(entry, inode, error.message)
         with contextlib.suppress(OSError):
             os.utime(entry / _FACTS)
         return artifact
@@ -73,8 +75,7 @@ class ArtifactCache:
         manifest_sha256: of the manifest as it was written, so that a folder that another process replaced
         meanwhile is not taken for this one.
         """
-        size = sum((artifact.path / path).stat().st_size for path in list_files(artifact.path))
-        if size > self.limit_bytes:
+        if sum(file.size_bytes for file in artifact.manifest.files) > self.limit_bytes:
             return
         with self._lock:
             if not self._usable:
@@ -85,6 +86,7 @@ class ArtifactCache:
                     load_artifact(building / artifact.name)
                     if sha256_file(building / artifact.name / FILE_NAME) != manifest_sha256:
                         raise ContractError(f"{artifact.path} was replaced by another conversion")
+                    size = sum((building / path).stat().st_size for path in list_files(building))
                     facts = {"name": artifact.name, "size_bytes": size, "dependencies": dependencies}
                     write_json(building / _FACTS, facts)
                 self._trim()
@@ -97,7 +99,7 @@ class ArtifactCache:
     def _trim(self) -> None:
         """Remove entries, the least recently used first, until the rest fits; and what killed processes left."""
         entries = []
-        for folder in self.folder.iterdir():
+        for folder in list(self.folder.iterdir()):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 if folder.name.startswith("."):
                     if time.time() - folder.stat().st_mtime > _ABANDONED_S:
@@ -112,9 +114,12 @@ class ArtifactCache:
             self._remove(folder)
             total -= size
 
-    def _drop(self, entry: Path, reason: str) -> None:
-        logger.warning("WARNING   a cached artifact is damaged and converted anew: %s", reason)
-        self._remove(entry)
+    def _drop(self, entry: Path, inode: int, reason: str) -> None:
+        """Remove a damaged entry; one that another process replaced or evicted while it was read is not damaged."""
+        with contextlib.suppress(OSError):
+            if entry.stat().st_ino == inode:
+                logger.warning("WARNING   a cached artifact is damaged and converted anew: %s", reason)
+                self._remove(entry)
 
     def _remove(self, entry: Path) -> None:
         """Out of sight in one step, so that no reader takes a half-removed entry for a damaged one."""

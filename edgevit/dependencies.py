@@ -95,7 +95,7 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
         return
     if event == "open":
         path, mode, flags = arguments
-        reads = "r" in mode or "+" in mode if isinstance(mode, str) else not flags & os.O_WRONLY
+        reads = "r" in mode if isinstance(mode, str) else not flags & (os.O_WRONLY | os.O_CREAT)
         if reads and isinstance(path, (str, bytes, os.PathLike)):
             for recorded in _active:
                 recorded.opened.add(os.path.abspath(os.fsdecode(path)))
