@@ -44,10 +44,13 @@ class Dependencies:
 
 
 @contextmanager
-def record_dependencies(packages: tuple[str, ...], declared: tuple[Path, ...]) -> Iterator[Dependencies]:
+def record_dependencies(
+    packages: tuple[str, ...], declared: tuple[Path, ...], *, weights_given: bool = False
+) -> Iterator[Dependencies]:
     """Note every file read in this block: local modules that are imported, weights or tables that code opens.
 
     Installed distributions, `packages` and the files in `declared` are left out: a conversion key holds them.
+    With `weights_given` every tensor comes from a declared file, so native readers of tensors raise no doubt.
     The result is complete when the block has ended. Environment variables and the clock leave no trace.
     """
     _listen()
@@ -73,7 +76,7 @@ def record_dependencies(packages: tuple[str, ...], declared: tuple[Path, ...]) -
             recorded.doubt = recorded.doubt or f"{before[path]} was imported earlier and may differ from its file"
         recorded.files[str(path)] = digest
     unseen = [name for name in _NATIVE_READERS if name in sys.modules]
-    if unseen and not recorded.doubt:
+    if unseen and not weights_given and not recorded.doubt:
         recorded.doubt = f"{unseen[0]} may have read files unseen"
 
 

@@ -86,7 +86,8 @@ class Reuse:
             yield
             return
         packages = ("edgevit", *{converter_package(target) for target in self._requests})
-        with record_dependencies(packages, tuple(self._files)) as recorded:
+        given = self._weights is not None
+        with record_dependencies(packages, tuple(self._files), weights_given=given) as recorded:
             yield
         self._dependencies = recorded.files
         if recorded.doubt:

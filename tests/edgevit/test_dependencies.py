@@ -86,6 +86,13 @@ def test_what_files_do_not_show_raises_doubt(folder, code, event):
     assert doubt == f"its code calls {event}"
 
 
+def test_native_reader_raises_doubt_unless_the_weights_are_given(folder):
+    code = "import types; sys.modules['safetensors'] = types.ModuleType('safetensors')"
+    assert record(folder, code)[0][1] == "safetensors may have read files unseen"
+    given = SCRIPT.replace('"declared.bin"),)', '"declared.bin"),), weights_given=True')
+    assert record(folder, code, script=given)[0][1] == ""
+
+
 def test_module_imported_before_raises_doubt(folder):
     ((_, doubt),) = record(folder, "pass", script=SCRIPT.replace("rounds = []", "rounds = []; import net"))
     assert doubt == "layers was imported earlier and may differ from its file"
