@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,7 +86,7 @@ class ExecuTorchConverter:
 
         # Ops outside core ATen are let through here, so that the runtime's own list of kernels decides,
         # and all that it lacks are named at once.
-        with without_idle_moves():
+        with without_idle_moves(), shared_node_origins():
             edge = to_edge_transform_and_lower(
                 program.exported,
                 partitioner=[XnnpackPartitioner()],
@@ -124,6 +125,28 @@ class ExecuTorchConverter:
         if accelerator != "cpu":
             raise UsageError(f"executorch runs on cpu here, not on {accelerator!r}", hint="use --accelerator cpu")
         return ExecuTorchSession(folder / manifest.entry, manifest, threads)
+
+
+@contextmanager
+def shared_node_origins() -> Iterator[None]:
+    """Let graph nodes share the records of the nodes that they were made from, instead of copying them in depth.
+
+    Every one of ExecuTorch's 60 passes copies, for every node, the chain of all passes before it: a tenth of the
+    lowering. Nobody changes a record once it is made. Where torch is not as expected, nothing happens.
+    """
+    try:
+        from torch.fx.traceback import NodeSource
+    except ImportError:
+        yield
+        return
+    if hasattr(NodeSource, "__deepcopy__"):
+        yield
+        return
+    NodeSource.__deepcopy__ = lambda self, memo: self
+    try:
+        yield
+    finally:
+        del NodeSource.__deepcopy__
 
 
 def _checked(inputs: Mapping[str, np.ndarray], spec: TensorSpec) -> np.ndarray:

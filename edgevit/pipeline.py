@@ -29,6 +29,7 @@ from edgevit.export import export
 from edgevit.log import logger, stage
 from edgevit.plugins import converter_names, get_converter
 from edgevit.program import save_program
+from edgevit.reuse import Reuse
 from edgevit.sources import Source, open_source
 from edgevit.spec import ModelSpec, Precision
 from edgevit.storage import storage_errors, write_json
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 ALL = ("executorch", "coreml", "tflite")  # what `all` means: the phone targets; server targets are named one by one
 _PROBES = 2  # random inputs beside the golden pictures
-_TIMEOUT_S = 3600.0
+DEFAULT_TIMEOUT_S = 1800.0
 
 
 def convert(
@@ -58,12 +59,16 @@ def convert(
     options: Mapping[str, Any] | None = None,
     goldens: Sequence[str | Path] = (),
     plain: bool = False,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    cache: bool = True,
 ) -> Artifact | list[Artifact]:
     """Turn a model into verified artifacts, one folder out/MODEL-PRECISION-TARGET per target.
 
     model: a name of `edgevit list`, "file.py:factory", or an nn.Module (with `spec` unless create_model made it).
     target: a name, "all", or several names, which are converted side by side. options: of the converter, by name.
     goldens: more pictures to store as golden inputs beside the two built-in ones. plain skips the deploy passes.
+    timeout_s: for each target; one that takes longer fails alone. cache: reuse what was made from the same input
+    by the same code and tools (see edgevit.cache); a model in memory is always converted.
     Each artifact was executed and compared with the checkpoint before it appears; existing ones are replaced.
     Returns an Artifact for one target name, else a list in the order of the targets.
 
@@ -73,22 +78,37 @@ def convert(
     targets = _targets(target)
     requests = {name: _options(get_converter(name), options or {}, precision) for name in targets}
     out = _writable(Path(out))
-    source = open_source(
-        model,
-        weights=weights,
-        num_classes=num_classes,
-        input_size=input_size,
-        labels=tuple(labels),
-        spec=spec,
-        replace_head=replace_head,
-    )
-    with tempfile.TemporaryDirectory(prefix="edgevit-") as temporary:
-        folder = Path(temporary)
-        steps = _prepare(source, Precision(precision), folder, goldens, plain)
-        for name, chosen in requests.items():
-            request = {"options": chosen, "out": str(out.resolve()), "deploy": steps}
-            write_json(folder / f"{name}.request.json", request)
-        artifacts = _run_workers(folder, targets, source.spec.name)
+    goldens, labels = list(goldens), list(labels)
+    arguments = {
+        "precision": precision,
+        "num_classes": num_classes,
+        "input_size": input_size,
+        "labels": labels,
+        "replace_head": replace_head,
+        "plain": plain,
+    }
+    reuse = Reuse(model, weights, goldens, arguments, requests, wanted=cache)
+    found = reuse.fetch(out)
+    missing = [name for name in targets if name not in found]
+    if missing:
+        with reuse.recording():
+            source = open_source(
+                model,
+                weights=weights,
+                num_classes=num_classes,
+                input_size=input_size,
+                labels=tuple(labels),
+                spec=spec,
+                replace_head=replace_head,
+            )
+        with tempfile.TemporaryDirectory(prefix="edgevit-") as temporary:
+            folder = Path(temporary)
+            steps = _prepare(source, Precision(precision), folder, goldens, plain)
+            for name in missing:
+                request = {"options": requests[name], "out": str(out.resolve()), "deploy": steps}
+                write_json(folder / f"{name}.request.json", request)
+            found |= _run_workers(folder, missing, source.spec.name, timeout_s, reuse)
+    artifacts = [found[name] for name in targets]
     return artifacts[0] if isinstance(target, str) and target != "all" else artifacts
 
 
@@ -169,13 +189,13 @@ def _one_by_one(source: Source, tensors: np.ndarray) -> np.ndarray:
     return np.concatenate([source.run(tensors[i : i + 1]) for i in range(len(tensors))])
 
 
-def _run_workers(folder: Path, targets: list[str], model: str) -> list[Artifact]:
+def _run_workers(folder: Path, targets: list[str], model: str, timeout_s: float, reuse: Reuse) -> dict[str, Artifact]:
     """One process per target, side by side; raises the first failure after all have ended."""
     stop = threading.Event()
     with ThreadPoolExecutor(max_workers=min(len(targets), os.cpu_count() or 1)) as pool:
-        running = [pool.submit(_run_worker, folder, target, model, stop) for target in targets]
+        running = {name: pool.submit(_run_worker, folder, name, model, timeout_s, reuse, stop) for name in targets}
         try:
-            failures = [error for error in (future.exception() for future in running) if error is not None]
+            failures = [error for error in (future.exception() for future in running.values()) if error is not None]
         except BaseException:
             stop.set()
             raise
@@ -183,13 +203,21 @@ def _run_workers(folder: Path, targets: list[str], model: str) -> list[Artifact]
         logger.error("also failed: %s", failure)
     if failures:
         raise failures[0]
-    return [future.result() for future in running]
+    return {name: future.result() for name, future in running.items()}
 
 
-def _run_worker(folder: Path, target: str, model: str, stop: threading.Event) -> Artifact:
+def _run_worker(
+    folder: Path, target: str, model: str, timeout_s: float, reuse: Reuse, stop: threading.Event
+) -> Artifact:
     with stage("convert", model=model, target=target) as running:
         argv = [sys.executable, "-W", "ignore", "-m", "edgevit.worker", folder, target, str(os.getpid())]
-        completed = shell.run(argv, timeout_s=_TIMEOUT_S, env=_environment(), stop=stop)
+        try:
+            completed = shell.run(argv, timeout_s=timeout_s, env=_environment(), stop=stop)
+        except shell.TimedOut:
+            raise ConversionError(
+                f"the {target} converter did not end within {timeout_s:g} s and was stopped",
+                hint="give it more with --timeout (timeout_s in Python)",
+            ) from None
         logger.debug("output of the %s worker:\n%s%s", target, completed.stdout, completed.stderr)
         result = folder / f"{target}.result.json"
         if not result.is_file():
@@ -203,7 +231,8 @@ def _run_worker(folder: Path, target: str, model: str, stop: threading.Event) ->
         artifact = load_artifact(document["artifact"])
         size = artifact.manifest.entry_size_bytes / 1e6
         running.result = f"{artifact.path} {size:.1f} MB, {describe_parity(artifact.manifest.parity)}"
-        return artifact
+    reuse.keep(target, artifact, document["manifest_sha256"])
+    return artifact
 
 
 def _environment() -> dict[str, str]:

@@ -45,9 +45,19 @@ def convert(
     no_deploy: Annotated[
         bool, typer.Option("--no-deploy", help="Convert the plain graph, without exact rewrites.")
     ] = False,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=1, help="Seconds for each target; one that takes longer fails alone.")
+    ] = 1800,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Convert even what was converted before, and keep nothing of it.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn a checkpoint into verified artifacts, one folder OUT/MODEL-PRECISION-TARGET per target."""
+    """Turn a checkpoint into verified artifacts, one folder OUT/MODEL-PRECISION-TARGET per target.
+
+    The same input, converted by the same code and tools, is taken from a cache: ~/.cache/edgevit (or XDG_CACHE_HOME,
+    or EDGEVIT_CACHE), at most 5 GB (EDGEVIT_CACHE_GB).
+    """
     from edgevit.pipeline import convert as convert_model
     from edgevit.sources import read_labels
 
@@ -64,6 +74,8 @@ def convert(
         options=parse_options(option or []),
         goldens=golden or [],
         plain=no_deploy,
+        timeout_s=timeout,
+        cache=not no_cache,
     )
     if as_json:
         print_json([{"path": str(a.path), **a.manifest.to_json()} for a in artifacts])
