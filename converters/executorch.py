@@ -72,6 +72,7 @@ class ExecuTorchConverter:
 
     name = "executorch"
     suffix = ".pte"
+    kernels = "xnnpack"
     precisions = frozenset({Precision.FP32})
     extra = "executorch"
     packages = ("executorch",)
@@ -86,7 +87,7 @@ class ExecuTorchConverter:
 
         # Ops outside core ATen are let through here, so that the runtime's own list of kernels decides,
         # and all that it lacks are named at once.
-        with without_idle_moves(), shared_node_origins():
+        with without_idle_moves() as moves, shared_node_origins():
             edge = to_edge_transform_and_lower(
                 program.exported,
                 partitioner=[XnnpackPartitioner()],
@@ -94,7 +95,9 @@ class ExecuTorchConverter:
             )
         graph_module = edge.exported_program().graph_module
         _require_kernels(graph_module, program.spec.name)
-        lowering = _lowering(graph_module)  # before memory planning, which adds operations of its own to the graph
+        lowering = _lowering(
+            graph_module, moves.transposes
+        )  # before memory planning, which adds operations of its own to the graph
         (out_dir / MODEL_FILE).write_bytes(edge.to_executorch().buffer)
         return Converted(MODEL_FILE, program.spec.inputs, program.spec.outputs, lowering)
 
@@ -181,7 +184,8 @@ def _op_name(node: fx.Node) -> str:
     return str(node.target._op if isinstance(node.target, EdgeOpOverload) else node.target)
 
 
-def _lowering(graph_module: fx.GraphModule) -> Lowering:
+def _lowering(graph_module: fx.GraphModule, transposes: int) -> Lowering:
+    """`transposes`: those inside the delegates."""
     from edgevit.contract.manifest import Lowering
 
     delegates = _delegates(graph_module)
@@ -193,6 +197,7 @@ def _lowering(graph_module: fx.GraphModule) -> Lowering:
         nodes=inside.total() + outside.total(),
         delegated=inside.total(),
         regions=len(delegates),
+        transposes=transposes + outside["aten.permute_copy.default"],
         outside=dict(sorted(outside.items())),
         ops=dict(sorted((inside + outside).items())),
     )

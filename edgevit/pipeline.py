@@ -8,8 +8,8 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,13 @@ import numpy as np
 
 from edgevit import errors, shell
 from edgevit.artifact import Artifact, load_artifact
-from edgevit.capture import example_input
+from edgevit.capture import capture, example_input, functional
 from edgevit.contract.golden import Reference
 from edgevit.conversion import Converter
 from edgevit.data.images import as_rgb
 from edgevit.data.preprocess import preprocess
 from edgevit.data.samples import sample_pictures
-from edgevit.deploy import PASSES, deploy
+from edgevit.deploy import PASSES, Pass, deploy
 from edgevit.errors import ConversionError, UsageError, unknown_name
 from edgevit.export import export
 from edgevit.log import logger, stage
@@ -37,7 +37,7 @@ from edgevit.verification import describe_parity
 from edgevit.worker import save_references
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import fx, nn
 
 ALL = ("executorch", "coreml", "tflite")  # what `all` means: the phone targets; server targets are named one by one
 _PROBES = 2  # random inputs beside the golden pictures
@@ -103,11 +103,13 @@ def convert(
             )
         with tempfile.TemporaryDirectory(prefix="edgevit-") as temporary:
             folder = Path(temporary)
-            steps = _prepare(source, Precision(precision), folder, goldens, plain)
+            captured = _prepare(source, folder, goldens)
+            groups: dict[str, list[str]] = {}  # targets by the kernels they run on
             for name in missing:
-                request = {"options": requests[name], "out": str(out.resolve()), "deploy": steps}
-                write_json(folder / f"{name}.request.json", request)
-            found |= _run_workers(folder, missing, source.spec.name, timeout_s, reuse)
+                write_json(folder / f"{name}.request.json", {"options": requests[name], "out": str(out.resolve())})
+                groups.setdefault(get_converter(name).kernels, []).append(name)
+            programs = _programs(captured, source, Precision(precision), folder, list(groups), () if plain else PASSES)
+            found |= _run_workers(folder, groups, programs, source.spec.name, timeout_s, reuse)
     artifacts = [found[name] for name in targets]
     return artifacts[0] if isinstance(target, str) and target != "all" else artifacts
 
@@ -156,26 +158,42 @@ def _writable(out: Path) -> Path:
     return out
 
 
-def _prepare(
-    source: Source, precision: Precision, folder: Path, goldens: Sequence[str | Path], plain: bool
-) -> list[dict[str, Any]]:
-    """Reference answers, deploy and export; everything that the workers need lands in `folder`."""
+def _prepare(source: Source, folder: Path, goldens: Sequence[str | Path]) -> fx.GraphModule:
+    """The checkpoint's own answers, which land in `folder` for the workers, and its graph."""
     spec = source.spec
     with stage("reference", model=spec.name) as running:
         references = _reference_pictures(source, goldens)
         probes = np.concatenate([example_input(spec.inputs[0].shape, seed=7 + i).numpy() for i in range(_PROBES)])
         save_references(folder, references, probes, _one_by_one(source, probes))
         running.result = f"{len(references)} pictures, {_PROBES} probes through the checkpoint"
-    with stage("deploy", model=spec.name) as running:
-        module, steps = deploy(source.module, spec, () if plain else PASSES)
-        running.result = ", ".join(f"{step.name} x{step.changes}" for step in steps) or "nothing to rewrite"
-    with stage("export", model=spec.name) as running:
-        program = export(
-            module, spec, precision=precision, labels=source.labels, provenance={"weights": source.weights}
-        )
-        save_program(program, folder)
-        running.result = f"{len(program.exported.graph.nodes)} nodes"
-    return [dataclasses.asdict(step) for step in steps]
+    with stage("capture", model=spec.name) as running:
+        inputs = tuple(example_input(tensor.shape) for tensor in spec.inputs)
+        captured = functional(capture(source.module, inputs, spec.name))
+        running.result = f"{len(captured.graph.nodes)} nodes"
+    return captured
+
+
+def _programs(
+    captured: fx.GraphModule,
+    source: Source,
+    precision: Precision,
+    folder: Path,
+    kernels: Sequence[str],
+    passes: tuple[Pass, ...],
+) -> Iterator[str]:
+    """Deploy and export for each kernel library in turn; its name comes when folder/NAME holds its program."""
+    spec = source.spec
+    for name in kernels:
+        with stage("deploy", model=spec.name, kernels=name) as running:
+            module, steps = deploy(captured, spec, passes, name)
+            write_json(folder / f"{name}.deploy.json", [dataclasses.asdict(step) for step in steps])
+            running.result = ", ".join(f"{step.name} x{step.changes}" for step in steps) or "nothing to rewrite"
+        with stage("export", model=spec.name, kernels=name) as running:
+            provenance = {"weights": source.weights, "kernels": name}
+            program = export(module, spec, precision=precision, labels=source.labels, provenance=provenance)
+            save_program(program, folder / name)
+            running.result = f"{len(program.exported.graph.nodes)} nodes"
+        yield name
 
 
 def _reference_pictures(source: Source, goldens: Sequence[str | Path]) -> list[Reference]:
@@ -189,12 +207,25 @@ def _one_by_one(source: Source, tensors: np.ndarray) -> np.ndarray:
     return np.concatenate([source.run(tensors[i : i + 1]) for i in range(len(tensors))])
 
 
-def _run_workers(folder: Path, targets: list[str], model: str, timeout_s: float, reuse: Reuse) -> dict[str, Artifact]:
-    """One process per target, side by side; raises the first failure after all have ended."""
+def _run_workers(
+    folder: Path,
+    groups: Mapping[str, Sequence[str]],
+    programs: Iterator[str],
+    model: str,
+    timeout_s: float,
+    reuse: Reuse,
+) -> dict[str, Artifact]:
+    """One process per target, side by side, each begun when its program is there.
+
+    Raises the first failure after all have ended.
+    """
     stop = threading.Event()
-    with ThreadPoolExecutor(max_workers=min(len(targets), os.cpu_count() or 1)) as pool:
-        running = {name: pool.submit(_run_worker, folder, name, model, timeout_s, reuse, stop) for name in targets}
+    running: dict[str, Future[Artifact]] = {}
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         try:
+            for kernels in programs:
+                for name in groups[kernels]:
+                    running[name] = pool.submit(_run_worker, folder, name, model, timeout_s, reuse, stop)
             failures = [error for error in (future.exception() for future in running.values()) if error is not None]
         except BaseException:
             stop.set()

@@ -1,7 +1,8 @@
 """One conversion in a process of its own: `python -m edgevit.worker FOLDER TARGET PARENT`.
 
 Converters bring large libraries that clash, hang or call sys.exit; here that costs one target, never the others.
-FOLDER holds what `pipeline` wrote: the program, references.npz and TARGET.request.json. The worker writes the
+FOLDER holds what `pipeline` wrote: KERNELS/ with the program, KERNELS.deploy.json, references.npz and
+TARGET.request.json. The worker writes the
 artifact atomically, after it was executed and compared, and then TARGET.result.json. PARENT is the process that
 waits for the result.
 """
@@ -24,7 +25,7 @@ import numpy as np
 from edgevit import errors
 from edgevit.artifact import Artifact, file_entries, load_artifact
 from edgevit.contract.golden import Reference, write_goldens
-from edgevit.contract.manifest import DeployStep, Manifest, ModelFacts, Parity
+from edgevit.contract.manifest import Manifest, ModelFacts, Parity, deploy_step_from_json
 from edgevit.conversion import Converted, NotExecutable
 from edgevit.data.preprocess import normalize_table
 from edgevit.plugins import get_converter
@@ -49,7 +50,7 @@ def main(folder: Path, target: str, parent: int) -> None:
     gc.set_threshold(_GC_THRESHOLD)
     request = json.loads((folder / f"{target}.request.json").read_text())
     try:
-        path, manifest_sha256 = convert(load_program(folder), folder, target, request)
+        path, manifest_sha256 = convert(load_program(folder / get_converter(target).kernels), folder, target, request)
         result = {"artifact": str(path), "manifest_sha256": manifest_sha256}
     except errors.EdgevitError as error:
         result = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
@@ -69,7 +70,7 @@ def convert(program: Program, folder: Path, target: str, request: dict[str, Any]
         started = time.perf_counter()
         converted = converter.convert(program, options, building)
         seconds = time.perf_counter() - started
-        manifest = _describe(name, program, converter, converted, building, folder, request)
+        manifest = _describe(name, program, converter, converted, building, folder)
         manifest = dataclasses.replace(
             manifest,
             provenance=program.provenance
@@ -94,10 +95,10 @@ def _describe(
     converted: Converted,
     building: Path,
     folder: Path,
-    request: dict[str, Any],
 ) -> Manifest:
     """The manifest of what the converter wrote, with labels and goldens beside it; parity still to be measured."""
     spec = program.spec
+    steps = json.loads((folder / f"{converter.kernels}.deploy.json").read_text())
     goldens = write_goldens(
         building,
         _references(folder),
@@ -126,7 +127,7 @@ def _describe(
         tolerance=TOLERANCES[program.precision],
         parity=Parity(False, converter.name),
         lowering=converted.lowering,
-        deploy=tuple(DeployStep(**step) for step in request["deploy"]),
+        deploy=tuple(deploy_step_from_json(step) for step in steps),
         checks={},
         provenance={},
     )

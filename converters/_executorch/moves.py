@@ -17,9 +17,16 @@ from typing import Any
 _TRANSPOSE_B = 1
 
 
+@dataclasses.dataclass
+class Moves:
+    """What was left after the idle moves were taken out: transposes in all delegates together."""
+
+    transposes: int = 0
+
+
 @contextmanager
-def without_idle_moves() -> Iterator[None]:
-    """While active, every XNNPACK graph that ExecuTorch serializes is simplified first.
+def without_idle_moves() -> Iterator[Moves]:
+    """While active, every XNNPACK graph that ExecuTorch serializes is simplified first; gives what is left.
 
     ExecuTorch has no hook there, so the one function that its preprocessing calls is wrapped.
     """
@@ -27,26 +34,29 @@ def without_idle_moves() -> Iterator[None]:
 
     serialize = xnnpack_preprocess.serialize_xnnpack_binary
 
+    moves = Moves()
+
     def simplified(graph: Any, *arguments: Any) -> bytes:
         simplify(graph)
+        moves.transposes += sum(_kind(node) == "XNNStaticTranspose" for node in graph.xnodes)
         return serialize(graph, *arguments)
 
     xnnpack_preprocess.serialize_xnnpack_binary = simplified
     try:
-        yield
+        yield moves
     finally:
         xnnpack_preprocess.serialize_xnnpack_binary = serialize
 
 
 def simplify(graph: Any) -> None:
     """Remove idle data movement from an executorch XNNGraph, in place. Results stay equal to the bit."""
-    moves = _Moves(graph)
+    simplifier = _Simplifier(graph)
     for node in graph.xnodes:
-        moves.shorten(node)
-    moves.drop_unread()
+        simplifier.shorten(node)
+    simplifier.drop_unread()
 
 
-class _Moves:
+class _Simplifier:
     """The producer of each value, and rewrites of nodes that keep what every value holds."""
 
     def __init__(self, graph: Any) -> None:
@@ -61,7 +71,7 @@ class _Moves:
         for name in _input_names(operation):
             value = getattr(operation, name)
             setattr(operation, name, self._same.get(value, value))
-        kind = type(operation).__name__
+        kind = _kind(node)
         if kind == "XNNStaticTranspose":
             self._shorten_transpose(node)
         elif kind == "XNNStaticReshape":
@@ -126,14 +136,13 @@ class _Moves:
         )
 
     def _operation(self, value: int, kind: str) -> Any:
-        """The float operation of a kind that makes a value, else None."""
+        """The operation of a kind that makes a value, else None."""
         node = self._producers.get(value)
-        return node.xnode_union if node is not None and type(node.xnode_union).__name__ == kind else None
+        return node.xnode_union if node is not None and _kind(node) == kind else None
 
 
-def count_transposes(graph: Any) -> int:
-    """Transposes that move data in an XNNGraph."""
-    return sum(type(node.xnode_union).__name__ == "XNNStaticTranspose" for node in graph.xnodes)
+def _kind(node: Any) -> str:
+    return type(node.xnode_union).__name__
 
 
 def _tensor(value: Any) -> Any:

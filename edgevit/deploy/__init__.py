@@ -6,13 +6,14 @@ import copy
 import warnings
 from typing import TYPE_CHECKING, Protocol
 
-from edgevit.capture import capture, example_input, functional
+from edgevit.capture import capture, example_input, functional, is_functional
 from edgevit.contract.manifest import DeployStep
 from edgevit.deploy.affine import FOLD_AFFINE
 from edgevit.deploy.constants import FOLD_CONSTANTS
 from edgevit.deploy.costs import Costs, read_costs
 from edgevit.deploy.depthwise import REPLICATE_DEPTHWISE, SPLIT_DEPTHWISE
 from edgevit.deploy.duplicates import MERGE_DUPLICATES
+from edgevit.deploy.explain import graph_facts
 from edgevit.deploy.graph import Graph
 from edgevit.deploy.noops import REMOVE_NOOPS
 from edgevit.errors import ExportError
@@ -50,16 +51,18 @@ def deploy(
 ) -> tuple[fx.GraphModule, tuple[DeployStep, ...]]:
     """Capture `module` in eval mode and apply `passes` in order; `module` itself is not touched.
 
-    kernels: the kernel library, of costs.toml, that the result shall run on.
+    module: any network, or what `capture.functional` gave for it. kernels: the kernel library that the result shall
+    run on, a table of costs.toml.
     After each pass that changed something a probe input runs through the graph before and after.
     Raises ExportError naming the pass and the places if the outputs differ by more than
     PROBE_TOLERANCE relative to the largest output.
     """
     costs = read_costs(kernels)
     probe = tuple(example_input(tensor.shape, seed=1) for tensor in spec.inputs)
-    graph_module = _own_weights(functional(capture(module, probe, spec.name)))
+    captured = module if is_functional(module) else functional(capture(module, probe, spec.name))
+    graph_module = _own_weights(captured)
     graph = Graph(graph_module)
-    before = _run(graph_module, probe)
+    before, facts = _run(graph_module, probe), graph_facts(graph)
     steps = []
     for rewrite in passes:
         places = rewrite.apply(graph, costs)
@@ -73,7 +76,8 @@ def deploy(
                 f"{PROBE_TOLERANCE:.0e}); it had rewritten {', '.join(places[:4])}",
                 hint="report this with the model; --no-deploy converts the plain graph",
             )
-        steps.append(DeployStep(rewrite.name, len(places), error))
+        previous, facts = facts, graph_facts(graph)
+        steps.append(DeployStep(rewrite.name, len(places), error, tuple(dict.fromkeys(places)), previous, facts))
         before = after
     return graph_module, tuple(steps)
 
