@@ -30,4 +30,5 @@ def export(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         functional = captured if is_functional(module) else to_functional(captured)
+    functional.graph_module.graph.eliminate_dead_code()  # results that nothing reads, such as a norm's statistics
     return Program(functional, spec, precision, labels, provenance or {})

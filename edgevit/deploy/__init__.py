@@ -16,6 +16,7 @@ from edgevit.deploy.duplicates import MERGE_DUPLICATES
 from edgevit.deploy.explain import graph_facts
 from edgevit.deploy.graph import Graph
 from edgevit.deploy.noops import REMOVE_NOOPS
+from edgevit.deploy.slices import PICK_CHANNELS
 from edgevit.errors import ExportError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ PASSES: tuple[Pass, ...] = (
     REMOVE_NOOPS,
     MERGE_DUPLICATES,
     FOLD_CONSTANTS,
+    PICK_CHANNELS,
     FOLD_AFFINE,
     REPLICATE_DEPTHWISE,
     SPLIT_DEPTHWISE,

@@ -17,7 +17,7 @@ class Costs:
     """Picoseconds of one thread on the machine that measured them; only their ratios matter.
 
     depthwise: taps up to which a kernel class reaches, ascending -> cost of one output element; the last class has
-    no bound (taps 0) and costs per tap. elementwise and copy: one element. mac: one multiplication and addition of a
+    no bound (taps 0) and costs per tap. elementwise and copy: one element; strided_slice: one picked element. mac: one multiplication and addition of a
     dense product. grouped_mac: the same in a grouped or multiplied convolution. layer_norm: whether the runtime
     takes the operation whole.
     """
@@ -26,6 +26,7 @@ class Costs:
     depthwise_tap: float
     elementwise: float
     copy: float
+    strided_slice: float
     mac: float
     grouped_mac: float
     layer_norm: bool
