@@ -9,41 +9,40 @@ from pathlib import Path
 
 from edgevit.errors import unknown_name
 
-_FILE = Path(__file__).with_name("costs.toml")
+FILE = Path(__file__).with_name("costs.toml")
+_TILE = 16  # outputs of a group that the general convolution computes at once, wanted or not
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
     """Picoseconds of one thread on the machine that measured them; only their ratios matter.
 
-    depthwise: taps up to which a kernel class reaches, ascending -> cost of one output element; the last class has
-    no bound (taps 0) and costs per tap. elementwise and copy: one element; strided_slice: one picked element. mac: one multiplication and addition of a
-    dense product. grouped_mac: the same in a grouped or multiplied convolution. layer_norm: whether the runtime
-    takes the operation whole.
+    depthwise: the fast kernel classes, as (taps up to which it reaches, one output element), ascending.
+    grouped_tap: one weight of one group at one pixel in a general grouped convolution, for up to 16 outputs.
+    mac: one multiplication and addition of a dense product. elementwise: one element of a sum.
+    strided_slice: one picked number. layer_norm: whether the runtime takes the operation whole.
     """
 
     depthwise: tuple[tuple[int, float], ...]
-    depthwise_tap: float
-    elementwise: float
-    copy: float
-    strided_slice: float
+    grouped_tap: float
     mac: float
-    grouped_mac: float
+    elementwise: float
+    strided_slice: float
     layer_norm: bool
 
     def depthwise_element(self, taps: int) -> float:
         """One output element of a depthwise convolution with so many taps."""
-        return next((cost for limit, cost in self.depthwise if taps <= limit), self.depthwise_tap * taps)
+        return next((cost for limit, cost in self.depthwise if taps <= limit), self.grouped_tap * taps)
 
-    def splits_depthwise(self, taps: int) -> bool:
-        """Whether kernels of so many taps are beyond the fast classes."""
-        return bool(self.depthwise) and taps > self.depthwise[-1][0]
+    def grouped(self, weights: int, outputs: int) -> float:
+        """One group at one pixel: so many weights for each of so many outputs."""
+        return self.grouped_tap * weights * -(-outputs // _TILE)
 
 
 @cache
 def read_costs(kernels: str) -> Costs:
     """The costs of a kernel library, a table of costs.toml. UsageError for a name it lacks."""
-    tables = tomllib.loads(_FILE.read_text())
+    tables = tomllib.loads(FILE.read_text())
     if kernels not in tables:
         raise unknown_name("kernel library", kernels, tables)
     table = tables[kernels]

@@ -62,7 +62,7 @@ def _split(graph: Graph, conv: fx.Node, costs: Costs) -> bool:
     if weight is None or not _is_depthwise(conv, weight):
         return False
     height, width = weight.shape[2:]
-    if not costs.splits_depthwise(height * width) or max(height, width) > _MAX_SIDE:
+    if max(height, width) > _MAX_SIDE:
         return False
     padding, dilation = _pair(argument(conv, 4, 0)), _pair(argument(conv, 5, 1))
     pieces = cheapest_split(height, width, costs)
@@ -166,15 +166,15 @@ def _replicate(graph: Graph, conv: fx.Node, costs: Costs) -> bool:
         return False
     channels, taps = weight.shape[0], math.prod(weight.shape[2:])
     pixels = elements(conv.args[0]) // groups
-    before = costs.grouped_mac * taps * elements(conv)
-    after = costs.mac * groups * channels * pixels + costs.depthwise_element(taps) * elements(conv)
-    if after >= before:
+    before = costs.grouped(taps, channels // groups) * elements(conv) // (channels // groups)
+    copies = (costs.mac * groups + costs.elementwise) * channels * pixels
+    if copies + costs.depthwise_element(taps) * elements(conv) >= before:
         return False
-    copies = torch.eye(groups).repeat_interleave(channels // groups, 0)[:, :, None, None]  # (O, I, 1, 1)
+    replicas = torch.eye(groups).repeat_interleave(channels // groups, 0)[:, :, None, None]  # (O, I, 1, 1)
     wide = graph.call(
         torch.ops.aten.conv2d.default,
         conv.args[0],
-        graph.constant(copies, f"{place(conv)}_copies"),
+        graph.constant(replicas, f"{place(conv)}_replicas"),
         like=conv,
     )
     conv.args = (wide, *conv.args[1:6], channels)
