@@ -275,8 +275,9 @@ def _run_worker(
         if "error" in document:
             raise getattr(errors, document["error"])(document["message"], document["hint"])
         artifact = load_artifact(document["artifact"])
-        size = artifact.manifest.entry_size_bytes / 1e6
-        running.result = f"{artifact.path} {size:.1f} MB, {describe_parity(artifact.manifest.parity)}"
+        manifest = artifact.manifest
+        parity = describe_parity(manifest.parity, manifest.compression)
+        running.result = f"{artifact.path} {manifest.entry_size_bytes / 1e6:.1f} MB, {parity}"
     reuse.keep(target, artifact, document["manifest_sha256"])
     return artifact
 

@@ -28,7 +28,9 @@ def from_pixels(program: Program) -> ExportedProgram:
         def __init__(self) -> None:
             super().__init__()
             self.network = program.exported.module(check_guards=False)
-            mean, std = (torch.tensor(values, dtype=torch.float64).reshape(1, 3, 1, 1) for values in _constants(program))
+            mean, std = (
+                torch.tensor(values, dtype=torch.float64).reshape(1, 3, 1, 1) for values in _constants(program)
+            )
             self.register_buffer("scale", (1 / (255 * std)).float())
             self.register_buffer("offset", (-mean / std).float())
 
@@ -42,9 +44,7 @@ def from_pixels(program: Program) -> ExportedProgram:
 def picture_spec(spec: TensorSpec) -> TensorSpec:
     """What an app hands over in place of the normalised tensor `spec` (1, 3, H, W): uint8 (1, H, W, 3)."""
     _, channels, height, width = spec.shape
-    return dataclasses.replace(
-        spec, shape=(1, height, width, channels), dtype="uint8", layout=Layout.NHWC, color=COLOR
-    )
+    return dataclasses.replace(spec, shape=(1, height, width, channels), dtype="uint8", layout=Layout.NHWC, color=COLOR)
 
 
 def normalizes(operation: Any) -> bool:

@@ -232,7 +232,7 @@ def _padded(a: Arguments) -> float:
     x, kernel = a["x"], ints(a.get("kernel_sizes")) or a["weight"].shape[2:]
     spacing = ints(a.get("dilations")) or [1] * len(kernel)
     amounts = ints(a.get("pad")) if a.get("pad_type") == "custom" else []
-    by_window = a.get("pad_type") != "valid" and not amounts or number(a.get("ceil_mode", False))
+    by_window = (a.get("pad_type") != "valid" and not amounts) or number(a.get("ceil_mode", False))
     sides = []
     for axis, (size, window, gap) in enumerate(zip(x.shape[2:], kernel, spacing, strict=True)):
         before, after = amounts[2 * axis : 2 * axis + 2] or (0, 0)
@@ -284,7 +284,6 @@ def _suppressed(a: Arguments) -> float:
     """The table of overlaps of one sample, and the results."""
     boxes, classes = a["boxes"].shape, a["scores"].shape[-1]
     return max(2 * boxes[1] ** 2, boxes[0] * abs(number(a["max_boxes"])) * max(4, classes))
-
 
 
 @_size("constexpr_lut_to_dense", "constexpr_sparse_to_dense")
