@@ -96,16 +96,16 @@ class CoreMLConverter:
                 outputs=[_float32(ct, spec.name) for spec in program.spec.outputs],
                 minimum_deployment_target=getattr(ct.target, options.deployment_target),
                 compute_precision=_compute_precision(ct, program.precision, options),
-                pass_pipeline=_exact_passes(ct),
+                pass_pipeline=_passes(ct, options),
                 skip_model_load=True,
             )
-            if options.weights != compression.FULL:
-                model = compression.compress(model, options.weights)
             _describe(model, program, options)
             model.save(str(package))
         if options.classifier:
             classifier.add_classifier(package / PROGRAM_FILE, program.labels, program.spec.outputs[0].name)
         _make_reproducible(package)
+        if options.weights != compression.FULL:
+            compression.require_compressed(package, options.weights)
         return Converted(
             MODEL_FILE,
             inputs,
@@ -181,13 +181,15 @@ def _float32(ct: ModuleType, name: str, shape: tuple[int, ...] | None = None) ->
     return ct.TensorType(name=name, shape=shape, dtype=np.float32)
 
 
-def _exact_passes(ct: ModuleType) -> Any:
-    """coremltools' own passes but one: it turns x * a + b into a batch_norm of variance 1 with epsilon 1e-5.
+def _passes(ct: ModuleType, options: Options) -> Any:
+    """Those of coremltools but one, which turns x * a + b into a batch_norm of variance 1 with epsilon 1e-5.
 
     That scales every such x by 1 / sqrt(1 + 1e-5); VAN-B0's LayerNorms together lost 6e-6 of the output to it.
     """
     pipeline = ct.PassPipeline()
     pipeline.remove_passes({"common::fuse_elementwise_to_batchnorm"})
+    if options.weights != compression.FULL:
+        compression.add_pass(pipeline, options.weights)
     return pipeline
 
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 from edgevit.contract.manifest import Tolerance
 from edgevit.errors import ConversionError
 from edgevit.libraries import require
-from edgevit.mil.package import body, walk
+from edgevit.mil.package import body, open_package, walk
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
 FULL = "full"  # as many bits as the program computes in
@@ -27,26 +29,33 @@ KINDS = (FULL, *TOLERANCES)
 _MAX_ROUNDS = 200  # of k-means; it stops earlier once nothing moves
 
 
-def compress(model: Any, kind: str) -> Any:
-    """A coremltools MLModel with its large weights in `kind`, one of TOLERANCES. ConversionError if it has none."""
+def add_pass(pipeline: Any, kind: str) -> None:
+    """Let a coremltools PassPipeline end with storing large weights in `kind`, one of TOLERANCES.
+
+    Compressing a finished model instead would run coremltools' other passes over it again, the inexact ones too.
+    """
     cto = require("coremltools.optimize.coreml", "coreml")
     if kind == "int8":
+        name = "compression::linear_quantize_weights"
         config = cto.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=MIN_VALUES - 1)
-        compressed = cto.linear_quantize_weights(model, cto.OptimizationConfig(config))
     else:
-        size = 2 ** _PALETTE_BITS[kind]
+        name, size = "compression::palettize_weights", 2 ** _PALETTE_BITS[kind]
         # Our own k-means: coremltools takes it from a version of scikit-learn that other targets cannot live with.
         config = cto.OpPalettizerConfig(
             mode="custom", lut_function=lambda weight: palette(weight, size), weight_threshold=MIN_VALUES - 1
         )
-        compressed = cto.palettize_weights(model, cto.OptimizationConfig(config))
-    function = compressed.get_spec().mlProgram.functions["main"]
-    if not any(operation.type.startswith("constexpr_") for operation in walk(body(function))):
+    pipeline.append_pass(name)
+    pipeline.set_options(name, {"config": cto.OptimizationConfig(config)})
+
+
+def require_compressed(package: Path, kind: str) -> None:
+    """Raise ConversionError if no weight was large enough to be stored as `kind`."""
+    block = body(open_package(package).functions["main"])
+    if not any(operation.type.startswith("constexpr_") for operation in walk(block)):
         raise ConversionError(
             f"no weight has {MIN_VALUES} values or more: there is nothing to store as {kind}",
             hint="leave the weights option out",
         )
-    return compressed
 
 
 def palette(weight: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -132,9 +132,7 @@ def _stored_form(view: View, operation: Message) -> str:
     key = {"constexpr_affine_dequantize": "quantized_data", "constexpr_blockwise_shift_scale": "data"}.get(
         operation.type, "lut"
     )
-    declared = (
-        operation.attributes[key].type if key in operation.attributes else view.types.get(_source(operation, key))
-    )
+    declared = _operand_type(view, operation, key)
     if declared is None:
         return "sparse"
     tensor = declared.tensorType
@@ -142,6 +140,16 @@ def _stored_form(view: View, operation: Message) -> str:
         entries = [dimension.constant.size for dimension in tensor.dimensions]
         return f"palette{int(math.log2(max(1, entries[0] if len(entries) == 1 else entries[-2])))}" if entries else ""
     return DATA_TYPES[tensor.dataType].name.removeprefix("u") if tensor.dataType in DATA_TYPES else "unknown"
+
+
+def _operand_type(view: View, operation: Message, key: str) -> Message | None:
+    """Type of an operand wherever it is written: an attribute, a value in place, or a value of the program."""
+    if key in operation.attributes:
+        return operation.attributes[key].type
+    bindings = operation.inputs[key].arguments if key in operation.inputs else ()
+    if not bindings:
+        return None
+    return bindings[0].value.type if bindings[0].WhichOneof("binding") == "value" else view.types.get(bindings[0].name)
 
 
 def features(values: Iterable[Message]) -> dict[str, tuple[str, tuple[int, ...]]]:
