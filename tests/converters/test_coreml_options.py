@@ -43,7 +43,7 @@ class WideClassifier(TinyClassifier):
 def _convert(folder, precision=Precision.FP32, build=WideClassifier, labels=LABELS, **options):
     """The artifact of a tiny network, not executed."""
     spec = segmenter_spec() if build is TinySegmenter else classifier_spec()
-    module, _ = deploy(seeded(build), spec)
+    module, _ = deploy(seeded(build), spec, kernels="coreml")
     chosen = Options(**options)
     result = CONVERTER.convert(export(module, spec, precision=precision, labels=labels), chosen, folder)
     manifest = make_manifest()
