@@ -32,7 +32,7 @@ $(DEMO)/converted: $(DEMO)/van_b0.pt $(CODE)
 	@touch $@
 
 $(DEMO)/measured: $(DEMO)/converted
-	$(BIN)/edgevit verify $(DEMO)/van_b0-*-* --weights $(DEMO)/van_b0.pt --data digits
+	$(BIN)/edgevit evaluate $(DEMO)/van_b0-*-* --weights $(DEMO)/van_b0.pt --data digits
 	$(BIN)/edgevit profile $(DEMO)/van_b0-fp32-executorch $(DEMO)/van_b0-*-tflite
 	$(BIN)/edgevit profile $(DEMO)/van_b0-fp32-executorch $(DEMO)/van_b0-fp32-tflite --compare --rounds 6
 	@touch $@

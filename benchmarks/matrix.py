@@ -8,6 +8,7 @@ The result is results/MATRIX.json; `python -m benchmarks.tables` puts it into RE
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import platform
 import sys
@@ -29,6 +30,7 @@ from edgevit.training.checkpoint import load_weights
 
 RESULTS = Path(__file__).parent / "results"
 _KEYS = {"models", "seed", "precisions"}
+_OPTIONAL = {"options": [{}]}  # converter options, one set per row
 
 
 def main() -> None:
@@ -55,20 +57,22 @@ def main() -> None:
 
 def read_matrix(path: Path) -> dict[str, Any]:
     """The TOML file; an unknown key is an error."""
-    matrix = tomllib.loads(path.read_text())
-    if set(matrix) != _KEYS:
-        raise UsageError(f"{path} has keys {sorted(matrix)}", hint=f"it must have {sorted(_KEYS)}")
+    matrix = _OPTIONAL | tomllib.loads(path.read_text())
+    if set(matrix) != _KEYS | set(_OPTIONAL):
+        raise UsageError(
+            f"{path} has keys {sorted(matrix)}", hint=f"it must have {sorted(_KEYS)} and may have {sorted(_OPTIONAL)}"
+        )
     return matrix
 
 
 def measure_model(name: str, matrix: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per target and precision. Targets run one after the other, so that seconds are comparable."""
+    """One row per target, precision and set of options, one after the other, so that seconds are comparable."""
     model = seeded_model(name, matrix["seed"])
     rows = []
     with tempfile.TemporaryDirectory() as out:
         for precision, targets in matrix["precisions"].items():
-            for target in targets:
-                rows.append(_measure(model, name, target, precision, out))
+            for target, options in itertools.product(targets, matrix["options"]):
+                rows.append(_measure(model, name, target, precision, options, out))
     return rows
 
 
@@ -84,11 +88,19 @@ def seeded_model(name: str, seed: int) -> torch.nn.Module:
     return model.eval()
 
 
-def _measure(model: torch.nn.Module, name: str, target: str, precision: str, out: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"model": name, "target": target, "precision": precision, "error": ""}
+def _measure(
+    model: torch.nn.Module, name: str, target: str, precision: str, options: dict[str, Any], out: str
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "model": name,
+        "target": target,
+        "precision": precision,
+        "options": options,
+        "error": "",
+    }
     started = time.perf_counter()
     try:
-        artifact = edgevit.convert(model, target=target, precision=precision, out=out)
+        artifact = edgevit.convert(model, target=target, precision=precision, options=options, out=out)
     except EdgevitError as error:
         return row | {"error": str(error)}
     return row | {"total_s": round(time.perf_counter() - started, 1)} | _facts(artifact)

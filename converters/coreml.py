@@ -7,104 +7,62 @@ which proves what the program means, not what a device computes.
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from converters._coreml import classifier, compression, pixels
 from edgevit.conversion import INTERPRETER, Converted
 from edgevit.errors import ContractError, ConversionError, UsageError
 from edgevit.libraries import require
 from edgevit.mil.opsets import SPEC_VERSIONS
 from edgevit.mil.protos import coremltools, quiet
 from edgevit.program import Program, describe
-from edgevit.spec import Precision
+from edgevit.spec import Precision, Task
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from converters._coreml.sessions import CoreMLSession, InterpreterSession
     from edgevit.contract.manifest import Lowering, Manifest
     from edgevit.mil.package import Package
+    from edgevit.spec import TensorSpec
 
 MODEL_FILE = "model.mlpackage"
+PROGRAM_FILE = "Data/com.apple.CoreML/model.mlmodel"  # inside the package
+PREVIEW_TYPE, PREVIEW_PARAMETERS = (f"com.apple.coreml.model.preview.{key}" for key in ("type", "parameters"))
 _NAMESPACE = uuid.UUID("9c1ed8b5-9a52-4f6e-8f43-6d0b7c9d9a37")  # of the package's item identifiers
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """deployment_target: oldest system that shall run it; the others fill the fields that Xcode shows."""
+    """How a package is written; the last four fill the fields that Xcode shows.
+
+    deployment_target: oldest system that shall run it. image_input: the input is an RGB picture, and the program
+    normalises it. classifier: also return the likeliest label and a probability by label. weights: how large
+    weights are stored, "full" or one of the compressed kinds.
+    """
 
     deployment_target: str = "iOS17"
+    image_input: bool = False
+    classifier: bool = False
+    weights: str = field(default=compression.FULL, metadata={"lossy": True})
     author: str = ""
     license: str = ""
     description: str = ""
     model_version: str = ""
 
     def __post_init__(self) -> None:
-        if self.deployment_target not in SPEC_VERSIONS:
-            raise UsageError(
-                f"unknown deployment target {self.deployment_target!r}", hint="one of: " + ", ".join(SPEC_VERSIONS)
-            )
-
-
-class CoreMLSession:
-    """An .mlpackage in Core ML itself (macOS)."""
-
-    def __init__(self, path: Path, manifest: Manifest, accelerator: str) -> None:
-        ct = coremltools()
-        units = {"cpu": ct.ComputeUnit.CPU_ONLY, "gpu": ct.ComputeUnit.CPU_AND_GPU, "ane": ct.ComputeUnit.CPU_AND_NE}
-        if accelerator not in units:
-            raise UsageError(f"coreml runs on {', '.join(units)}, not on {accelerator!r}", hint="use --accelerator")
-        self.runtime = f"coreml {_macos_version()}"
-        self.accelerator = accelerator
-        self.threads = None  # Core ML chooses and does not tell
-        self._outputs = manifest.outputs
-        # A copy: opening a package as a model rewrites its manifest, whose hash ours holds.
-        self._folder = tempfile.TemporaryDirectory(prefix="edgevit-coreml-")
-        copy = shutil.copytree(path, Path(self._folder.name) / path.name)
-        self._model = ct.models.MLModel(str(copy), compute_units=units[accelerator])
-
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """One inference; float32 arrays by input name, copies by output name."""
-        results = self._model.predict(dict(inputs))
-        return {spec.name: results[spec.name].copy() for spec in self._outputs}
-
-    def close(self) -> None:
-        """Free the compiled model and its copy."""
-        del self._model
-        self._folder.cleanup()
-
-
-class InterpreterSession:
-    """An .mlpackage in edgevit's reference interpreter: fp16 programs with every result rounded to fp16."""
-
-    accelerator = INTERPRETER
-    threads = None
-
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        from edgevit.mil import Interpreter
-        from edgevit.mil.shapes import shape_check
-
-        mode = "declared" if manifest.precision is Precision.FP16 else "fp32"
-        self.runtime = f"reference interpreter, {mode}"
-        self._outputs = manifest.outputs
-        self._interpreter = Interpreter(path, mode=mode)
-        self._observe = shape_check(self._interpreter.package, self._interpreter.function)
-
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """One evaluation; float32 arrays by input name, copies by output name."""
-        results = self._interpreter.predict(dict(inputs), observe=self._observe)
-        return {spec.name: results[spec.name].astype(spec.dtype) for spec in self._outputs}
-
-    def close(self) -> None:
-        """Free the weights."""
-        del self._interpreter
+        for kind, name, known in (
+            ("deployment target", self.deployment_target, SPEC_VERSIONS),
+            ("weights", self.weights, compression.KINDS),
+        ):
+            if name not in known:
+                raise UsageError(f"unknown {kind} {name!r}", hint="one of: " + ", ".join(known))
+        if self.weights != compression.FULL and self.deployment_target == "iOS15":
+            raise UsageError("iOS15 has no compressed weights", hint="-O deployment_target=iOS16 or newer")
 
 
 class CoreMLConverter:
@@ -120,24 +78,43 @@ class CoreMLConverter:
     Options = Options
 
     def convert(self, program: Program, options: Options, out_dir: Path) -> Converted:
-        """Write model.mlpackage. Raises ConversionError naming every op that Core ML has no form for."""
+        """Write model.mlpackage.
+
+        Raises ConversionError naming every op that Core ML has no form for, UsageError for a classifier without labels.
+        """
         ct = coremltools()
         _require_ops(program)
-        half = program.precision is Precision.FP16
+        if options.classifier:
+            classifier.require_labels(program)
+        inputs, package = program.spec.inputs, out_dir / MODEL_FILE
+        if options.image_input:
+            inputs = tuple(pixels.picture_spec(spec) for spec in inputs)
         with quiet():
             model = ct.convert(
-                program.exported.run_decompositions({}),  # it wants the dialect's name, not other operations
-                inputs=[_float32(ct, spec.name, spec.shape) for spec in program.spec.inputs],
+                pixels.from_pixels(program) if options.image_input else program.exported.run_decompositions({}),
+                inputs=[_input(ct, spec, picture=options.image_input) for spec in program.spec.inputs],
                 outputs=[_float32(ct, spec.name) for spec in program.spec.outputs],
                 minimum_deployment_target=getattr(ct.target, options.deployment_target),
-                compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
-                pass_pipeline=_exact_passes(ct),
+                compute_precision=_compute_precision(ct, program.precision, options),
+                pass_pipeline=_passes(ct, options),
                 skip_model_load=True,
             )
             _describe(model, program, options)
-            model.save(str(out_dir / MODEL_FILE))
-        _make_reproducible(out_dir / MODEL_FILE)
-        return Converted(MODEL_FILE, program.spec.inputs, program.spec.outputs, _lowering(out_dir / MODEL_FILE))
+            model.save(str(package))
+        if options.classifier:
+            classifier.add_classifier(package / PROGRAM_FILE, program.labels, program.spec.outputs[0].name)
+        _make_reproducible(package)
+        if options.weights != compression.FULL:
+            compression.require_compressed(package, options.weights)
+        return Converted(
+            MODEL_FILE,
+            inputs,
+            program.spec.outputs,
+            _lowering(package),
+            classifier=classifier.OUTPUTS if options.classifier else None,
+            compression="" if options.weights == compression.FULL else options.weights,
+            tolerance=compression.TOLERANCES.get(options.weights),
+        )
 
     def check(self, folder: Path, manifest: Manifest) -> dict[str, str]:
         """Lint the package and hold it to the manifest. Raises ContractError for the first error-level finding."""
@@ -169,6 +146,8 @@ class CoreMLConverter:
         self, folder: Path, manifest: Manifest, accelerator: str = "cpu", threads: int = 1
     ) -> CoreMLSession | InterpreterSession:
         """Load in Core ML; in the reference interpreter where there is none, or as accelerator "interpreter"."""
+        from converters._coreml.sessions import CoreMLSession, InterpreterSession
+
         path = folder / manifest.entry
         if sys.platform == "darwin" and accelerator != INTERPRETER:
             return CoreMLSession(path, manifest, accelerator)
@@ -179,6 +158,22 @@ class CoreMLConverter:
         return InterpreterSession(path, manifest)
 
 
+def _input(ct: ModuleType, spec: TensorSpec, *, picture: bool) -> Any:
+    """The normalised tensor `spec`, or the RGB picture that it is made from."""
+    if picture:
+        return ct.ImageType(name=spec.name, shape=spec.shape, color_layout=pixels.COLOR)
+    return _float32(ct, spec.name, spec.shape)
+
+
+def _compute_precision(ct: ModuleType, precision: Precision, options: Options) -> Any:
+    """fp32, or fp16 but for the operations that lose too much in it."""
+    if precision is Precision.FP32:
+        return ct.precision.FLOAT32
+    if not options.image_input:
+        return ct.precision.FLOAT16
+    return ct.transform.FP16ComputePrecision(op_selector=lambda operation: not pixels.normalizes(operation))
+
+
 def _float32(ct: ModuleType, name: str, shape: tuple[int, ...] | None = None) -> Any:
     """A float32 tensor with our name: left alone, fp16 programs take and give float16, named after graph nodes."""
     import numpy as np
@@ -186,13 +181,15 @@ def _float32(ct: ModuleType, name: str, shape: tuple[int, ...] | None = None) ->
     return ct.TensorType(name=name, shape=shape, dtype=np.float32)
 
 
-def _exact_passes(ct: ModuleType) -> Any:
-    """coremltools' own passes but one: it turns x * a + b into a batch_norm of variance 1 with epsilon 1e-5.
+def _passes(ct: ModuleType, options: Options) -> Any:
+    """Those of coremltools but one, which turns x * a + b into a batch_norm of variance 1 with epsilon 1e-5.
 
     That scales every such x by 1 / sqrt(1 + 1e-5); VAN-B0's LayerNorms together lost 6e-6 of the output to it.
     """
     pipeline = ct.PassPipeline()
     pipeline.remove_passes({"common::fuse_elementwise_to_batchnorm"})
+    if options.weights != compression.FULL:
+        compression.add_pass(pipeline, options.weights)
     return pipeline
 
 
@@ -224,6 +221,12 @@ def _describe(model: Any, program: Program, options: Options) -> None:
     model.user_defined_metadata["edgevit.model"] = spec.name
     model.user_defined_metadata["edgevit.labels"] = json.dumps(list(program.labels))
     model.user_defined_metadata["edgevit.preprocess"] = json.dumps(dataclasses.asdict(spec.preprocess))
+    if options.image_input and options.classifier:
+        model.user_defined_metadata[PREVIEW_TYPE] = "imageClassifier"
+    if options.image_input and spec.task is Task.SEGMENT and spec.num_classes > 1:  # it shows the largest logit
+        model.user_defined_metadata[PREVIEW_TYPE] = "imageSegmenter"
+        labels = program.labels or [f"class {i}" for i in range(spec.num_classes)]
+        model.user_defined_metadata[PREVIEW_PARAMETERS] = json.dumps({"labels": list(labels)})
     # The day of conversion is in the manifest; here it would make equal models differ.
     del model.user_defined_metadata["com.github.apple.coremltools.conversion_date"]
 
@@ -258,12 +261,6 @@ def _lowering(path: Path) -> Lowering:
 def _shown(features: dict[str, tuple[str, tuple[int, ...]]]) -> str:
     """ "image float32 (1, 3, 224, 224)" for each input or output."""
     return ", ".join(f"{name} {dtype} {shape}" for name, (dtype, shape) in features.items())
-
-
-def _macos_version() -> str:
-    import platform
-
-    return platform.mac_ver()[0] or "unknown"
 
 
 CONVERTER = CoreMLConverter()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edgevit.bundling import bundle
     from edgevit.diagnosis import doctor
     from edgevit.errors import EdgevitError, ParityError
+    from edgevit.evaluation import evaluate
     from edgevit.models import create_model, iter_specs
     from edgevit.pipeline import convert
     from edgevit.prediction import predict
@@ -33,6 +34,7 @@ _HOMES = {
     "compare": "profiling",
     "convert": "pipeline",
     "doctor": "diagnosis",
+    "evaluate": "evaluation",
     "create_model": "models",
     "describe_module": "sources",
     "iter_specs": "models",

@@ -106,7 +106,13 @@ class Artifact:
 
     def _run_one(self, session: Session, tensor: np.ndarray) -> np.ndarray:
         source, result = self.manifest.inputs[0], self.manifest.outputs[0]
-        native = to_layout(tensor.astype(source.dtype, copy=False), Layout.NCHW, source.layout)
+        if source.color:
+            from edgevit.data.preprocess import normalize_table, to_pixels
+
+            table = normalize_table(self.manifest.preprocess.mean, self.manifest.preprocess.std)
+            native = to_pixels(tensor, table)[None]
+        else:
+            native = to_layout(tensor.astype(source.dtype, copy=False), Layout.NCHW, source.layout)
         if native.shape != source.shape:
             raise UsageError(
                 f"{self.name} takes {source.shape} {source.layout}, not {native.shape}",

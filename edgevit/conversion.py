@@ -12,7 +12,7 @@ from edgevit.errors import DeviceError
 if TYPE_CHECKING:
     import numpy as np
 
-    from edgevit.contract.manifest import Lowering, Manifest
+    from edgevit.contract.manifest import Classifier, Lowering, Manifest, Tolerance
     from edgevit.program import Program
     from edgevit.spec import Precision, TensorSpec
 
@@ -26,12 +26,19 @@ class NotExecutable(DeviceError):
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """What a converter wrote: the model file's name, its tensors as the file declares them, its lowering."""
+    """What a converter wrote: the model file's name, its tensors as the file declares them, its lowering.
+
+    compression: the form of weights that are stored in fewer bits than they are computed in, "" if none are;
+    tolerance: what such an artifact is held to in place of its precision's bounds.
+    """
 
     entry: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     lowering: Lowering
+    classifier: Classifier | None = None
+    compression: str = ""
+    tolerance: Tolerance | None = None
 
 
 class Session(Protocol):
@@ -58,7 +65,9 @@ class Converter(Protocol):
     extra: str  # the extra of edgevit that installs its libraries
     packages: tuple[str, ...]  # distributions it needs, for `edgevit doctor` and the manifest's tool versions
     runtime_modules: tuple[str, ...]  # what running (not converting) imports, so that memory can be told apart
-    Options: type  # frozen dataclass of scalars; the command line fills it from -O key=value
+    # Frozen dataclass of strings and booleans; the command line fills it from -O key=value. A field whose metadata
+    # says "lossy" is at its default in the fp32 twin that proves the graph, and part of the artifact's name otherwise.
+    Options: type
 
     def convert(self, program: Program, options: Any, out_dir: Path) -> Converted:
         """Write the model file(s) into out_dir. Raises ConversionError naming every op it cannot take."""

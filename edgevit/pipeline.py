@@ -21,8 +21,8 @@ from edgevit.capture import capture, example_input, functional
 from edgevit.contract.golden import Reference
 from edgevit.conversion import Converter
 from edgevit.data.images import as_rgb
-from edgevit.data.preprocess import preprocess
-from edgevit.data.samples import sample_pictures
+from edgevit.data.preprocess import normalize_table, preprocess, to_tensor
+from edgevit.data.samples import noise_picture, sample_pictures
 from edgevit.deploy import PASSES, Pass, deploy
 from edgevit.errors import ConversionError, UsageError, unknown_name
 from edgevit.export import export
@@ -31,7 +31,7 @@ from edgevit.plugins import converter_names, get_converter
 from edgevit.program import save_program
 from edgevit.reuse import Reuse
 from edgevit.sources import Source, open_source
-from edgevit.spec import ModelSpec, Precision
+from edgevit.spec import Layout, ModelSpec, Precision
 from edgevit.storage import storage_errors, write_json
 from edgevit.verification import describe_parity
 from edgevit.worker import save_references
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from torch import fx, nn
 
 ALL = ("executorch", "coreml", "tflite")  # what `all` means: the phone targets; server targets are named one by one
-_PROBES = 2  # random inputs beside the golden pictures
+_PROBES = 2  # random pictures beside the golden ones
 DEFAULT_TIMEOUT_S = 1800.0
 
 
@@ -137,7 +137,7 @@ def _options(converter: Converter, options: Mapping[str, Any], precision: str) -
     if Precision(precision) not in converter.precisions:
         known = ", ".join(sorted(converter.precisions))
         raise UsageError(f"{converter.name} has no precision {precision}", hint=f"it has: {known}")
-    fields = {field.name for field in dataclasses.fields(converter.Options)}
+    fields = {field.name: field for field in dataclasses.fields(converter.Options)}
     own = {}
     for name, value in options.items():
         addressed, dot, key = name.rpartition(".")
@@ -145,8 +145,17 @@ def _options(converter: Converter, options: Mapping[str, Any], precision: str) -
             continue
         if key not in fields:
             raise unknown_name(f"option of {converter.name}", key, fields or {"(it has none)"})
-        own[key] = value
+        own[key] = _typed(converter, fields[key], value)
     return dataclasses.asdict(converter.Options(**own))
+
+
+def _typed(converter: Converter, field: dataclasses.Field, value: Any) -> Any:
+    """An option as its field wants it: the command line has "true" and "false" for booleans."""
+    if not isinstance(field.default, bool) or isinstance(value, bool):
+        return value
+    if value not in ("true", "false"):
+        raise UsageError(f"{converter.name}'s {field.name} is true or false, not {value!r}", hint="write it so")
+    return value == "true"
 
 
 def _writable(out: Path) -> Path:
@@ -163,7 +172,7 @@ def _prepare(source: Source, folder: Path, goldens: Sequence[str | Path]) -> fx.
     spec = source.spec
     with stage("reference", model=spec.name) as running:
         references = _reference_pictures(source, goldens)
-        probes = np.concatenate([example_input(spec.inputs[0].shape, seed=7 + i).numpy() for i in range(_PROBES)])
+        probes = np.concatenate([_noise(spec, seed=7 + i) for i in range(_PROBES)])
         save_references(folder, references, probes, _one_by_one(source, probes))
         running.result = f"{len(references)} pictures, {_PROBES} probes through the checkpoint"
     with stage("capture", model=spec.name) as running:
@@ -200,6 +209,12 @@ def _reference_pictures(source: Source, goldens: Sequence[str | Path]) -> list[R
     pictures = sample_pictures() | {f"picture{i}": as_rgb(path) for i, path in enumerate(goldens)}
     tensors = {name: preprocess(pixels, source.spec.preprocess) for name, pixels in pictures.items()}
     return [Reference(name, pixels, tensors[name], source.run(tensors[name])) for name, pixels in pictures.items()]
+
+
+def _noise(spec: ModelSpec, seed: int) -> np.ndarray:
+    """The tensor of a picture of random pixels: a picture, because some artifacts take nothing else."""
+    table = normalize_table(spec.preprocess.mean, spec.preprocess.std)
+    return to_tensor(noise_picture(*spec.preprocess.crop, seed), table, Layout.NCHW)
 
 
 def _one_by_one(source: Source, tensors: np.ndarray) -> np.ndarray:
@@ -260,8 +275,9 @@ def _run_worker(
         if "error" in document:
             raise getattr(errors, document["error"])(document["message"], document["hint"])
         artifact = load_artifact(document["artifact"])
-        size = artifact.manifest.entry_size_bytes / 1e6
-        running.result = f"{artifact.path} {size:.1f} MB, {describe_parity(artifact.manifest.parity)}"
+        manifest = artifact.manifest
+        parity = describe_parity(manifest.parity, manifest.compression)
+        running.result = f"{artifact.path} {manifest.entry_size_bytes / 1e6:.1f} MB, {parity}"
     reuse.keep(target, artifact, document["manifest_sha256"])
     return artifact
 

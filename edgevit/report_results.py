@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ _REMEDY = "measure again; the file was edited or cut off"
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """One verify.json: parity, task metric and checks of one build."""
+    """One verify.json or evaluate.json: parity, task metric and checks of one build."""
 
     artifact_sha256: str
     parity: Parity
@@ -41,7 +41,7 @@ class Results:
 
 
 def read_results(folder: Path, builds: Collection[str]) -> tuple[Results, list[Note]]:
-    """Read *.verify.json, *.profile.json and *.compare.json; `builds` are the manifest hashes that are present."""
+    """Read all results of a folder, told apart by their endings; `builds` are the manifest hashes that are present."""
     results, notes = Results(), []
     for path in sorted((folder / RESULTS_FOLDER).glob("*.json")):
         kind = path.suffixes[-2] if len(path.suffixes) > 1 else ""
@@ -177,12 +177,15 @@ def _file(row: Verification | Latency | Comparison, results: Results) -> None:
         results.latencies.setdefault(row.artifact_sha256, []).append(row)
     else:
         known = results.verifications.get(row.artifact_sha256)
-        if known is None or row.started_utc > known.started_utc:
-            results.verifications[row.artifact_sha256] = row
+        older, newer = (row, known) if known is not None and known.started_utc >= row.started_utc else (known, row)
+        if newer.accuracy is None and older is not None:  # parity alone does not take an accuracy back
+            newer = replace(newer, accuracy=older.accuracy)
+        results.verifications[row.artifact_sha256] = newer
 
 
 _READERS: dict[str, Callable[[dict[str, Any], Source], Verification | Latency | Comparison]] = {
     ".verify": _verification,
+    ".evaluate": _verification,
     ".profile": _latency,
     ".compare": _comparison,
 }

@@ -142,7 +142,7 @@ def percent(value: float | None) -> str:
 
 def _summary_row(row: ArtifactRow) -> tuple[Cell, ...]:
     found, run = row.accuracy, row.latencies[0] if row.latencies else None
-    no_data = "no labelled data was given to edgevit verify"
+    no_data = "edgevit evaluate was not run on labelled data"
     metric = f" {found.metric}" if found else ""
     return (
         Cell(row.name, kind="code", link=f"#artifact-{row.folder}"),
@@ -175,7 +175,7 @@ def _agreement_row(row: ArtifactRow) -> tuple[Cell, ...]:
         _number(row.tolerance["min_snr_db"], lambda v: f"≥ {v:g} dB", "the manifest states no bound"),
         _number(found.cosine, lambda v: f"{v:.6f}", why),
         _number(found.agreement, percent, why),
-        _text(labelled, "no labelled data was given to edgevit verify"),
+        _text(labelled, "edgevit evaluate was not run on labelled data"),
         _number(data and data.agreement, percent, _why_unmeasured(row, "no labelled data was given")),
         _source(found.source),
     )

@@ -257,7 +257,7 @@ def _next_commands(folder: Path, rows: tuple[ArtifactRow, ...], compared: bool) 
         elif not row.latencies:
             commands.append(NextCommand(f"edgevit profile {path}", f"{row.name}: measure its latency on this machine"))
         if row.accuracy is None:
-            command = f"edgevit verify {path} --data FOLDER --weights CHECKPOINT"
+            command = f"edgevit evaluate {path} --data FOLDER --weights CHECKPOINT"
             commands.append(NextCommand(command, f"{row.name}: accuracy of both on labelled pictures"))
     timed = [shlex.quote(str(folder / row.folder)) for row in rows if row.latencies]
     if len(timed) > 1 and not compared:

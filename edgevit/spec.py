@@ -55,12 +55,16 @@ class Interpolation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Name, static shape, dtype ("float32") and layout of one input or output."""
+    """Name, static shape, dtype ("float32") and layout of one input or output.
+
+    color: "RGB" where a picture's own values 0..255 go in and the file normalises them; "" for all other tensors.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
     layout: Layout = Layout.FLAT
+    color: str = ""
 
 
 @dataclass(frozen=True, slots=True)

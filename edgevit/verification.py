@@ -15,7 +15,7 @@ import numpy as np
 from edgevit.artifact import Artifact, load_artifact
 from edgevit.contract.golden import check_goldens
 from edgevit.contract.manifest import Parity, Tolerance
-from edgevit.conversion import NotExecutable
+from edgevit.conversion import INTERPRETER, NotExecutable
 from edgevit.data.postprocess import segment_mask
 from edgevit.errors import ParityError, UsageError
 from edgevit.layout import to_layout
@@ -53,7 +53,7 @@ class DataScore:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What `verify` found out about one artifact; written beside it as NAME.verify.json."""
+    """What `verify` or `evaluate` found out about one artifact; NAME.verify.json or NAME.evaluate.json in results/."""
 
     artifact: str
     artifact_sha256: str
@@ -61,6 +61,8 @@ class Verification:
     parity: Parity
     data: DataScore | None
     seconds: float
+    compression: str = ""  # of the stored weights, as in the manifest
+    interpreter: Parity | None = None  # of the runtime's outputs with the reference interpreter's, where asked for
     started_utc: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
 
     def to_json(self) -> dict[str, Any]:
@@ -69,7 +71,9 @@ class Verification:
 
     def summary(self) -> str:
         """One line for people."""
-        parts = [describe_parity(self.parity)]
+        parts = [describe_parity(self.parity, self.compression)]
+        if self.interpreter is not None:
+            parts.append(f"against the interpreter: {describe_parity(self.interpreter)}")
         if self.data is not None:
             shown = [
                 f"{who} {100 * value:.1f} %"
@@ -80,13 +84,17 @@ class Verification:
         return "; ".join(parts)
 
 
-def describe_parity(parity: Parity) -> str:
-    """ "max rel. error 8.9e-07, 121 dB, agreement 100 % over 4 inputs in litert 2.3.0", or why nothing was executed."""
+def describe_parity(parity: Parity, compression: str = "") -> str:
+    """ "max rel. error 8.9e-07, 121 dB, agreement 100 % over 4 inputs in litert 2.3.0", or why nothing was executed.
+
+    compression: of the stored weights, which the line then starts with.
+    """
+    weights = f"weights compressed to {compression}: " if compression else ""
     if not parity.executed:
-        return f"not executed: {parity.reason}"
+        return f"{weights}not executed: {parity.reason}"
     snr = "equal to the bit" if parity.snr_db is None else f"{parity.snr_db:.0f} dB"
     return (
-        f"max rel. error {parity.max_relative_error:.1e}, {snr}, "
+        f"{weights}max rel. error {parity.max_relative_error:.1e}, {snr}, "
         f"agreement {100 * parity.agreement:.1f} % over {parity.samples} inputs in {parity.runtime}"
     )
 
@@ -162,17 +170,10 @@ def open_reference(artifacts: list[Artifact], weights: str | Path, model: str | 
     return run
 
 
-def verify(
-    artifact: Artifact | str | Path,
-    *,
-    data: ImageSet | None = None,
-    split: str = "test",
-    reference: Reference | None = None,
-    threads: int = 1,
-) -> Verification:
+def verify(artifact: Artifact | str | Path, *, threads: int = 1, interpreter: bool = False) -> Verification:
     """`examine`, then hold the numbers to the tolerance of the manifest: raises ParityError beyond it."""
     opened = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
-    result = examine(opened, data=data, split=split, reference=reference, threads=threads)
+    result = examine(opened, threads=threads, interpreter=interpreter)
     check_parity(result.parity, opened.manifest.tolerance, opened.name)
     return result
 
@@ -184,19 +185,24 @@ def examine(
     split: str = "test",
     reference: Reference | None = None,
     threads: int = 1,
+    interpreter: bool = False,
 ) -> Verification:
     """Check files, format and preprocessing, run the artifact, and compare it with its checkpoint.
 
     data: labelled pictures to score on; reference: the checkpoint as a function of normalised images
     (N, 3, H, W) to logits, to score and compare on the same pictures. Without them the stored goldens decide.
+    interpreter: also compare the runtime with the reference interpreter, which Core ML artifacts have.
     Raises ContractError if files, format or preprocessing are not what the manifest says. Where this machine has
     no runtime for the format, the parity says executed=False and why.
     """
     started = time.perf_counter()
     artifact = load_artifact(artifact.path if isinstance(artifact, Artifact) else artifact)
     manifest = artifact.manifest
+    if interpreter and manifest.target != "coreml":
+        raise UsageError(f"no interpreter evaluates {manifest.target} artifacts", hint="it is for Core ML alone")
     checks = get_converter(manifest.target).check(artifact.path, manifest)
     checks["goldens"] = f"{check_goldens(artifact)} pictures preprocessed to the bit"
+    against = None
     try:
         session = artifact.open(threads=threads)
     except NotExecutable as reason:
@@ -206,6 +212,8 @@ def examine(
         try:
             answers, wanted = _answers(artifact, data, session, reference)
             parity = _parity(artifact, session, answers, wanted)
+            if interpreter:
+                against = _against_interpreter(artifact, session)
         finally:
             session.close()
     return Verification(
@@ -213,9 +221,32 @@ def examine(
         artifact.manifest_sha256,
         checks,
         parity,
-        None if data is None else _score(data, split, wanted, answers),
+        None if data is None else _score(data, split, wanted, answers, manifest.model.task),
         time.perf_counter() - started,
+        manifest.compression,
+        against,
     )
+
+
+def _against_interpreter(artifact: Artifact, session: Session) -> Parity:
+    """The goldens in the open runtime against the same file in the reference interpreter."""
+    if session.accelerator == INTERPRETER:
+        return Parity(False, session.runtime, reason="the interpreter is what runs here; Core ML itself needs macOS")
+    reference = artifact.open(accelerator=INTERPRETER)
+    try:
+        actual, expected = (_golden_answers(artifact, one) for one in (session, reference))
+    finally:
+        reference.close()
+    return measure(
+        np.concatenate(actual), np.concatenate(expected), task=artifact.manifest.model.task, runtime=session.runtime
+    )
+
+
+def _golden_answers(artifact: Artifact, session: Session) -> list[np.ndarray]:
+    """Logits of each golden in NCHW form."""
+    result = artifact.manifest.outputs[0]
+    runs = (session.run(artifact.golden_input(golden.name))[result.name] for golden in artifact.manifest.goldens)
+    return [_model_form(run, result.layout) for run in runs]
 
 
 def _answers(
@@ -241,11 +272,8 @@ def _parity(artifact: Artifact, session: Session, answers: np.ndarray | None, wa
     """Over the goldens, and over the data where the checkpoint ran on it too."""
     manifest = artifact.manifest
     result = manifest.outputs[0]
-    actual, expected = [], []
-    for golden in manifest.goldens:
-        run = session.run(artifact.golden_input(golden.name))[result.name]
-        actual.append(_model_form(run, result.layout))
-        expected.append(_model_form(artifact.golden_level(golden, "L3"), result.layout))
+    actual = _golden_answers(artifact, session)
+    expected = [_model_form(artifact.golden_level(golden, "L3"), result.layout) for golden in manifest.goldens]
     if answers is not None and wanted is not None:
         actual.append(answers)
         expected.append(wanted)
@@ -256,8 +284,10 @@ def _model_form(array: np.ndarray, layout: Layout) -> np.ndarray:
     return array if layout is Layout.FLAT else to_layout(array, layout, Layout.NCHW)
 
 
-def _score(data: ImageSet, split: str, wanted: np.ndarray | None, answers: np.ndarray | None) -> DataScore:
-    """Top-1 accuracy of both, and how often they agree."""
+def _score(data: ImageSet, split: str, wanted: np.ndarray | None, answers: np.ndarray | None, task: Task) -> DataScore:
+    """Top-1 accuracy of both, and how often they agree. UsageError for a task whose truth is no class."""
+    if task is not Task.CLASSIFY:
+        raise UsageError(f"{data.name} has class labels, the model segments", hint="compare masks with `predict`")
     labels = np.asarray(data.targets)
 
     def top1(logits: np.ndarray | None) -> float | None:

@@ -64,7 +64,7 @@ def convert(program: Program, folder: Path, target: str, request: dict[str, Any]
     """
     converter = get_converter(target)
     options = converter.Options(**request["options"])
-    name = f"{program.spec.name}-{program.precision.value}-{target}"
+    name = "-".join([program.spec.name, program.precision.value, target, *_losses(options)])
     destination = Path(request["out"]) / name
     with atomic_folder(destination) as building:
         started = time.perf_counter()
@@ -78,7 +78,7 @@ def convert(program: Program, folder: Path, target: str, request: dict[str, Any]
             | {"options": dataclasses.asdict(options), "conversion_s": round(seconds, 3)},
         )
         checks = converter.check(building, manifest)
-        if program.precision is not Precision.FP32:
+        if program.precision is not Precision.FP32 or converted.compression:
             checks["fp32 twin"] = _check_graph(program, converter, options, manifest, folder)
         manifest = dataclasses.replace(manifest, checks=checks)
         parity = _execute(Artifact(building, manifest), folder)
@@ -124,12 +124,14 @@ def _describe(
         labels=program.labels,
         files=file_entries(building),
         goldens=goldens,
-        tolerance=TOLERANCES[program.precision],
+        tolerance=converted.tolerance or TOLERANCES[program.precision],
         parity=Parity(False, converter.name),
         lowering=converted.lowering,
         deploy=tuple(deploy_step_from_json(step) for step in steps),
         checks={},
         provenance={},
+        classifier=converted.classifier,
+        compression=converted.compression,
     )
 
 
@@ -170,17 +172,29 @@ def _execute(artifact: Artifact, folder: Path) -> Parity:
 
 
 def _check_graph(program: Program, converter: Converter, options: Any, manifest: Manifest, folder: Path) -> str:
-    """The same program in fp32 must match the checkpoint closely: fp16 rounding would hide a wrong operation.
+    """The same program in fp32, no option lossy, must match the checkpoint: rounding would hide a wrong operation.
 
     The twin is thrown away; what it showed goes into the manifest's checks.
     """
     program = dataclasses.replace(program, precision=Precision.FP32)
+    options = dataclasses.replace(options, **{field.name: field.default for field in _lossy(options)})
     with tempfile.TemporaryDirectory(prefix="edgevit-twin-") as temporary:
         converted = converter.convert(program, options, Path(temporary))
-        twin = dataclasses.replace(manifest, precision=Precision.FP32, entry=converted.entry)
+        twin = dataclasses.replace(manifest, precision=Precision.FP32, entry=converted.entry, compression="")
         parity = _execute(Artifact(Path(temporary), twin), folder)
     check_parity(parity, TOLERANCES[Precision.FP32], f"the fp32 twin of {manifest.name}")
     return describe_parity(parity)
+
+
+def _lossy(options: Any) -> list[dataclasses.Field]:
+    """Options that trade accuracy for size; they must not hide what the fp32 twin shall show."""
+    return [field for field in dataclasses.fields(options) if field.metadata.get("lossy")]
+
+
+def _losses(options: Any) -> list[str]:
+    """ "weights-int8" for each lossy option in use: its artifact lies beside the uncompressed one."""
+    chosen = [(field, getattr(options, field.name)) for field in _lossy(options)]
+    return [f"{field.name}-{value}" for field, value in chosen if value != field.default]
 
 
 def _die_with(parent: int) -> None:

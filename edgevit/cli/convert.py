@@ -150,4 +150,8 @@ def _row(artifact: object) -> tuple[str, str, str]:
     from edgevit.verification import describe_parity
 
     manifest = artifact.manifest
-    return str(artifact.path), f"{manifest.entry_size_bytes / 1e6:.1f}", describe_parity(manifest.parity)
+    return (
+        str(artifact.path),
+        f"{manifest.entry_size_bytes / 1e6:.1f}",
+        describe_parity(manifest.parity, manifest.compression),
+    )

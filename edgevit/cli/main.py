@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "Train a model on labelled pictures.",
     "convert": "Turn a checkpoint into verified artifacts.",
     "verify": "Run an artifact and compare it with its checkpoint.",
+    "evaluate": "Score artifacts and their checkpoint on labelled pictures.",
     "lint": "Check a Core ML package without running it.",
     "predict": "Run an artifact on a picture.",
     "profile": "Measure latency and memory of artifacts, or compare two.",

@@ -50,10 +50,11 @@ def write_goldens(
     goldens = []
     for reference in references:
         frame = geometry(*reference.pixels.shape[:2], preprocess)
+        cropped = apply_geometry(reference.pixels, frame, preprocess.interpolation)
         arrays = {
             "L0": reference.pixels,
-            "L1": apply_geometry(reference.pixels, frame, preprocess.interpolation),
-            "L2": to_layout(reference.tensor, Layout.NCHW, source.layout),
+            "L1": cropped,
+            "L2": cropped[None] if source.color else to_layout(reference.tensor, Layout.NCHW, source.layout),
             "L3": to_layout(reference.logits, Layout.NCHW, result.layout)
             if result.layout != Layout.FLAT
             else reference.logits,
@@ -89,7 +90,9 @@ def check_goldens(artifact: Artifact) -> int:
             raise ContractError(f"{artifact.name}: golden {golden.name} has another crop", hint="convert again")
         cropped = apply_geometry(pixels, frame, manifest.preprocess.interpolation)
         _require_equal(artifact, golden, "L1", cropped)
-        _require_equal(artifact, golden, "L2", to_tensor(cropped, table, manifest.inputs[0].layout))
+        source = manifest.inputs[0]
+        tensor = cropped[None] if source.color else to_tensor(cropped, table, source.layout)
+        _require_equal(artifact, golden, "L2", tensor)
     return len(manifest.goldens)
 
 

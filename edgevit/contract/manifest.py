@@ -108,6 +108,14 @@ class GraphFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Classifier:
+    """Outputs that a classifier has beside its logits: the likeliest label, and a map from label to probability."""
+
+    label: str
+    probabilities: str
+
+
+@dataclass(frozen=True, slots=True)
 class DeployStep:
     """One exact rewrite that fired: where (module paths), the probe's relative error, and the graph around it."""
 
@@ -141,6 +149,8 @@ class Manifest:
     deploy: tuple[DeployStep, ...]
     checks: dict[str, str]
     provenance: dict[str, Any]
+    classifier: Classifier | None = None
+    compression: str = ""  # of stored weights: "int8", "palette4"; "" for as many bits as are computed in
 
     @property
     def entry_size_bytes(self) -> int:
@@ -178,6 +188,7 @@ class Manifest:
                 "parity": _build(Parity, document["parity"]),
                 "lowering": _build(Lowering, document["lowering"]),
                 "deploy": tuple(deploy_step_from_json(step) for step in document["deploy"]),
+                "classifier": _build(Classifier, document["classifier"]) if document.get("classifier") else None,
             }
         )
 
@@ -242,7 +253,13 @@ def _graph_facts(document: dict[str, Any] | None) -> GraphFacts | None:
 
 
 def _tensor(document: dict[str, Any]) -> TensorSpec:
-    return TensorSpec(document["name"], tuple(document["shape"]), document["dtype"], Layout(document["layout"]))
+    return TensorSpec(
+        document["name"],
+        tuple(document["shape"]),
+        document["dtype"],
+        Layout(document["layout"]),
+        document.get("color", ""),
+    )
 
 
 def _build(cls: type, document: dict[str, Any], **convert: Any) -> Any:

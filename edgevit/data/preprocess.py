@@ -153,6 +153,18 @@ def to_tensor(pixels: np.ndarray, table: np.ndarray, layout: Layout) -> np.ndarr
     raise UsageError(f"an image has no {layout} layout", hint="use NCHW or NHWC")
 
 
+def to_pixels(tensor: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """The picture that `to_tensor` made (1, 3, H, W) of: uint8 (H, W, 3). UsageError for a value that is no byte's."""
+    pixels = np.empty((*tensor.shape[2:], 3), np.uint8)
+    for channel in range(3):
+        entries, plane = table[channel], tensor[0, channel]
+        borders = (entries[1:] + entries[:-1]) / 2
+        pixels[..., channel] = np.searchsorted(borders, plane)
+        if not np.abs(entries[pixels[..., channel]] - plane).max() <= 1e-5:
+            raise UsageError("the artifact takes pictures, and this tensor is none", hint="give an image")
+    return pixels
+
+
 def quantize_tensor(value: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
     """float32 -> int8 of the same shape: value / scale in float32, halves to even, plus zero_point, clamped."""
     if not scale > 0:

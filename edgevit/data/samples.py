@@ -10,6 +10,11 @@ def sample_pictures() -> dict[str, np.ndarray]:
     return {"landscape": _picture(height=243, width=325), "portrait": _picture(height=389, width=251)}
 
 
+def noise_picture(height: int, width: int, seed: int) -> np.ndarray:
+    """Independent random bytes, uint8 RGB (H, W, 3), the same for the same seed."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
 def _picture(height: int, width: int) -> np.ndarray:
     """Gradients, a checkerboard and rings: smooth parts, sharp edges and fine texture in one picture."""
     y, x = np.mgrid[0:height, 0:width].astype(np.int64)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from edgevit.errors import ContractError, UsageError, unknown_name
+from edgevit.mil.bounds import require_function, require_iterations
 from edgevit.mil.features import Feature, features_of
 from edgevit.mil.package import Package, body, open_package
 from edgevit.mil.program import Numerics, Plan, Step, evaluate, kind_of, plan, require_supported, settled
@@ -73,8 +74,8 @@ class Interpreter:
     mode: "fp32" computes in float32 whatever is declared (checks the graph), "declared" rounds each result to
     its declared type (shows fp16 rounding and overflow), "fp64" computes in float64. Floating outputs have the
     declared type in `declared` mode and the mode's own type otherwise. function: of a multifunction package, by
-    default the package's default. Raises ContractError for a malformed package and ConversionError naming every
-    operation that has no implementation.
+    default the package's default. Raises ContractError for a malformed package or one with values beyond
+    `bounds.MAX_ELEMENTS`, and ConversionError naming every operation that has no implementation.
     """
 
     def __init__(self, package: Package | Path | str, *, mode: str = "fp32", function: str | None = None) -> None:
@@ -86,7 +87,9 @@ class Interpreter:
         self._numerics = MODES[mode]
         declared = self.package.functions[self.function]
         block = body(declared)
-        require_supported(block, f"{self.package.path}, function {self.function}")
+        where = f"{self.package.path}, function {self.function}"
+        require_supported(block, where)
+        require_function(declared, block, where)
         description = self._description()
         types = {value.name: value.type for value in declared.inputs}
         self.inputs: tuple[Feature, ...] = features_of(description.input, types)
@@ -113,6 +116,7 @@ class Interpreter:
             return [self.predict(item, state, observe=observe) for item in data]
         if self._states and state is None:
             raise UsageError("a stateful model needs a state", hint="pass state=interpreter.make_state()")
+        self._iterations = 0  # of all loops
         with torch.inference_mode():
             values: dict[str, Any] = dict(state.slots) if state else {}
             values.update(self._operands(data))
@@ -180,6 +184,8 @@ class Interpreter:
             condition, repeated = step.blocks
             results = [values[name] for name in step.inputs["loop_vars"]]
             while number(self._run(condition, _bound(condition, results, values), observe)[0]):
+                self._iterations += 1
+                require_iterations(self._iterations)
                 results = self._run(repeated, _bound(repeated, results, values), observe)
         return settled(step, results, self._numerics)
 

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from edgevit.contract.manifest import Manifest
+    from edgevit.spec import TensorSpec
 
 MAX_RANK = 5
 FP16_MAX = 65504.0
 _FP16, _FP32 = 10, 11  # MIL_pb2.DataType
 _FLOATS = ("fp16", "fp32", "fp64")
+COLORS = {10: "GRAYSCALE", 20: "RGB", 30: "BGR", 40: "GRAYSCALE_FLOAT16"}  # ImageFeatureType.ColorSpace
 # Ops through which an infinite constant is a mask, not an accident.
 _MASKING = {"add", "sub", "select", "maximum", "minimum", "clip", "fill", "fill_like", "scaled_dot_product_attention"}
 _SHOWN = 3  # names listed in a finding about many ops
@@ -113,6 +115,41 @@ def lint(package: Package | str | Path, *, manifest: Manifest | None = None) -> 
 def precision(views: list[View]) -> str:
     """ "fp16" if any op but a cast computes in it, else "fp32"."""
     return "fp16" if any(view.half for view in views) else "fp32"
+
+
+def compression(views: list[View]) -> str:
+    """How weights are stored if in fewer bits than they are computed in: "int8", "palette4", ...; "" if they are not.
+
+    Several forms, which our own converter never mixes, are joined by "+".
+    """
+    return "+".join(sorted({form for view in views for o in view.operations if (form := _stored_form(view, o))}))
+
+
+def _stored_form(view: View, operation: Message) -> str:
+    """The form that a constexpr op unpacks, "" for other ops; from iOS18 its operands are values, before attributes."""
+    if not operation.type.startswith("constexpr_") or operation.type == "constexpr_cast":
+        return ""
+    key = {"constexpr_affine_dequantize": "quantized_data", "constexpr_blockwise_shift_scale": "data"}.get(
+        operation.type, "lut"
+    )
+    declared = _operand_type(view, operation, key)
+    if declared is None:
+        return "sparse"
+    tensor = declared.tensorType
+    if key == "lut":
+        entries = [dimension.constant.size for dimension in tensor.dimensions]
+        return f"palette{int(math.log2(max(1, entries[0] if len(entries) == 1 else entries[-2])))}" if entries else ""
+    return DATA_TYPES[tensor.dataType].name.removeprefix("u") if tensor.dataType in DATA_TYPES else "unknown"
+
+
+def _operand_type(view: View, operation: Message, key: str) -> Message | None:
+    """Type of an operand wherever it is written: an attribute, a value in place, or a value of the program."""
+    if key in operation.attributes:
+        return operation.attributes[key].type
+    bindings = operation.inputs[key].arguments if key in operation.inputs else ()
+    if not bindings:
+        return None
+    return bindings[0].value.type if bindings[0].WhichOneof("binding") == "value" else view.types.get(bindings[0].name)
 
 
 def features(values: Iterable[Message]) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -280,6 +317,8 @@ def _interface(view: View) -> Iterator[Finding]:
                 continue  # states are described apart
             yield Finding(Level.ERROR, "interface", f"{side} {name[:80]!r} is missing in {missing}", view.name)
         for name in sorted(set(declared) & set(defined)):
+            if declared[name][0] == "dictionary" == (defined[name].WhichOneof("type") or "").removesuffix("Type"):
+                continue
             yield from _same_tensor(view, f"{side} {name[:80]!r}", declared[name], defined[name].tensorType)
     for name in features(outputs):
         if name.startswith(("var_", "linear_", "add_", "cast_")):
@@ -308,8 +347,8 @@ def _classifier(view: View) -> Iterator[Finding]:
     for operation in view.operations:
         if operation.type != "classify":
             continue
-        names = {key: argument.arguments[0].name for key, argument in operation.inputs.items() if argument.arguments}
-        value, declared = view.constants.get(names.get("classes", "")), view.types.get(names.get("probabilities", ""))
+        value = view.constants.get(_source(operation, "classes") or f"{operation.outputs[0].name}.classes")
+        declared = view.types.get(_source(operation, "probabilities"))
         sizes = None if declared is None else _sizes(declared.tensorType)
         if value is None or not sizes:
             yield Finding(Level.ERROR, "labels", "the classifier's labels or probabilities are missing", view.name)
@@ -364,25 +403,68 @@ def _against_manifest(package: Package, views: list[View], manifest: Manifest) -
     target = manifest.provenance.get("options", {}).get("deployment_target")
     facts: dict[str, tuple[Any, Any]] = {
         "precision": (precision(views), manifest.precision.value),
+        "stored weights": (compression(views), manifest.compression),
         "labels": (_metadata_labels(package), list(manifest.labels)),
         "model": (metadata.get("edgevit.model", manifest.model.name), manifest.model.name),
+        "inputs": (_declared(description.input), [_tensor(spec) for spec in manifest.inputs]),
+        "outputs": (_declared(description.output), [_tensor(spec) for spec in manifest.outputs]),
     }
     if target is not None:
         facts["deployment target"] = (deployment_target(package.spec.specificationVersion), target)
-    for side, values, specs in (
-        ("inputs", description.input, manifest.inputs),
-        ("outputs", description.output, manifest.outputs),
-    ):
-        declared = features(values)
-        wanted = {spec.name: (spec.dtype, spec.shape) for spec in specs}
-        for spec in specs:  # an image has a size and a colour order, no dtype and no axes
-            if declared.get(spec.name, ("",))[0] == "image":
-                wanted[spec.name] = ("image", spec.shape[-2:])
-        facts[side] = (list(declared.items()), list(wanted.items()))
+    if manifest.classifier is not None:
+        label, probabilities = manifest.classifier.label, manifest.classifier.probabilities
+        facts["outputs"][1].extend([(label, "string", ()), (probabilities, "dictionary", ())])
+        named = (description.predictedFeatureName, description.predictedProbabilitiesName)
+        facts["classifier"] = (named, (label, probabilities))
+        facts["classifier's program"] = (_classified(views), [(list(manifest.labels), manifest.outputs[0].name)])
     for fact, (found, wanted) in facts.items():
         if found != wanted:
             message = f"{fact}: the package has {str(found)[:120]}, its manifest {str(wanted)[:120]}"
             yield Finding(Level.ERROR, "manifest", message)
+
+
+def _declared(values: Iterable[Message]) -> list[tuple[str, str, tuple[int, ...]]]:
+    """(name, dtype, shape) of each declared feature; of a picture (name, colour order, (height, width))."""
+    colors = {
+        value.name: COLORS.get(value.type.imageType.colorSpace, "")
+        for value in values
+        if value.type.WhichOneof("Type") == "imageType"
+    }
+    return [(name, colors.get(name, dtype), shape) for name, (dtype, shape) in features(values).items()]
+
+
+def _tensor(spec: TensorSpec) -> tuple[str, str, tuple[int, ...]]:
+    """What `_declared` should give for a tensor of the manifest."""
+    return (spec.name, spec.color, spec.shape[1:3]) if spec.color else (spec.name, spec.dtype, spec.shape)
+
+
+def _classified(views: list[View]) -> list[tuple[list[str], str]]:
+    """(labels in order, value whose softmax gives their probabilities) of each classify op; "" for another op."""
+    found = []
+    for view in views:
+        makers = {output.name: operation for operation in view.operations for output in operation.outputs}
+        for operation in view.operations:
+            if operation.type != "classify":
+                continue
+            softmax = makers.get(_source(operation, "probabilities"))
+            scores = _source(softmax, "x") if softmax is not None and softmax.type == "softmax" else ""
+            found.append((_class_labels(view, operation), scores))
+    return found
+
+
+def _class_labels(view: View, classify: Message) -> list[str]:
+    """A classifier's own labels; none if they cannot be read, which another rule reports."""
+    name = _source(classify, "classes") or f"{classify.outputs[0].name}.classes"
+    try:
+        return [str(label) for label in view.package.constant(view.constants[name])]
+    except (KeyError, ContractError, TypeError):
+        return []
+
+
+def _source(operation: Message, key: str) -> str:
+    """Name of the value behind an input; "" for one that is written in place or absent."""
+    bindings = operation.inputs[key].arguments if key in operation.inputs else ()
+    return bindings[0].name if bindings else ""
 
 
 def _described(view: View) -> tuple[Iterable[Message], Iterable[Message]]:

@@ -11,14 +11,15 @@ import math
 import torch
 from torch import Tensor
 
+from edgevit.mil.package import DataType, decode
 from edgevit.mil.table import ints, number, op, place
 
 
 def _unpacked(packed: Tensor, bits: int, count: int) -> Tensor:
-    """`count` unsigned values of `bits` bits each from bytes, low bits first, as int64."""
-    stream = (packed.reshape(-1, 1) >> torch.arange(8, dtype=torch.uint8)) & 1
-    fields = stream.reshape(-1)[: bits * count].reshape(count, bits).long()
-    return (fields << torch.arange(bits)).sum(-1)
+    """`count` unsigned values of `bits` bits each from bytes, low bits first, as uint8."""
+    if packed.numel() * 8 < bits * count:
+        raise ValueError(f"{packed.numel()} bytes do not hold {count} values of {bits} bits")
+    return torch.from_numpy(decode(packed.numpy(), DataType(f"uint{bits}", bits, "<u1"), count))
 
 
 def _spread(parameter: Tensor, shape: torch.Size) -> Tensor:
@@ -73,7 +74,7 @@ def constexpr_lut_to_dense(
     if shape is None:
         return _from_palettes(indices, lut, vector_axis)
     sizes = ints(shape)
-    return lut[_unpacked(indices, int(math.log2(lut.numel())), math.prod(sizes))].reshape(sizes)
+    return lut[_unpacked(indices, int(math.log2(lut.numel())), math.prod(sizes)).int()].reshape(sizes)
 
 
 def _densified(nonzero_data: Tensor, mask: Tensor) -> Tensor:

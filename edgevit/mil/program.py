@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from edgevit.errors import ContractError, ConversionError
+from edgevit.mil.bounds import require_result
 from edgevit.mil.ops import OPS
 from edgevit.mil.package import DATA_TYPES, Package, walk
 
@@ -166,14 +167,15 @@ def _arguments(
 
 
 def evaluate(step: Step, values: dict[str, Any], numerics: Numerics) -> dict[str, Any]:
-    """Results of an operation by name, each settled to its declared type."""
+    """Results of an operation by name, each settled to its declared type. Raises ContractError for impossible ones."""
     arguments = {
         parameter: values[name] if isinstance(name, str) else [values[item] for item in name]
         for parameter, name in step.inputs.items()
     }
     try:
+        require_result(step.type, arguments)
         results = step.function(**arguments)
-    except (RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
         # What torch says about impossible arguments; the program, not the operation, is at fault.
         reason = str(error).partition("\n")[0][:200]
         raise ContractError(
@@ -181,6 +183,11 @@ def evaluate(step: Step, values: dict[str, Any], numerics: Numerics) -> dict[str
         ) from error
     if not isinstance(results, tuple):
         results = (results,)
+    if len(results) != len(step.outputs):
+        raise ContractError(
+            f"{step.type} {step.outputs[:1]} gives {len(results)} results, {len(step.outputs)} are declared",
+            hint="convert again",
+        )
     return settled(step, results, numerics)
 
 

@@ -26,7 +26,7 @@ LABELS = ("ant", "bee", "cat", "dog", "eel")
 
 
 def _convert(folder, precision, **options):
-    module, _ = deploy(seeded(TinyClassifier), classifier_spec())
+    module, _ = deploy(seeded(TinyClassifier), classifier_spec(), kernels="coreml")
     program = export(module, classifier_spec(), precision=precision, labels=LABELS)
     chosen = Options(**options)
     result = CONVERTER.convert(program, chosen, folder)

@@ -71,9 +71,9 @@ def test_artifact_names_the_checkpoint(workshop):
     assert manifest["labels"] == list(COLOURS)
 
 
-def test_verify_scores_artifact_and_checkpoint_on_the_same_pictures(workshop, capsys):
+def test_evaluate_scores_artifact_and_checkpoint_on_the_same_pictures(workshop, capsys):
     _run(
-        "verify",
+        "evaluate",
         workshop / "out/net-fp32-tflite",
         "--weights",
         workshop / "w.pt",
@@ -94,6 +94,8 @@ def test_verify_scores_artifact_and_checkpoint_on_the_same_pictures(workshop, ca
         "agreement": 1.0,
     }
     assert document["parity"]["samples"] == 2 + 12
+    saved = workshop / "out/results/net-fp32-tflite.evaluate.json"
+    assert json.loads(saved.read_text()) == document
 
 
 def test_predict_names_the_colour(workshop, capsys):
@@ -108,8 +110,10 @@ def test_another_checkpoint_is_not_taken_for_the_reference(workshop, capsys, tmp
     with pytest.raises(SystemExit) as ended:
         main(
             [
-                "verify",
+                "evaluate",
                 str(workshop / "out/net-fp32-tflite"),
+                "--data",
+                str(workshop / "data"),
                 "--weights",
                 str(tmp_path / "other.pt"),
                 "--model",

@@ -10,6 +10,7 @@ import pytest
 
 from edgevit.artifact import check_files, file_entries
 from edgevit.contract.manifest import (
+    Classifier,
     FileEntry,
     Golden,
     Lowering,
@@ -24,7 +25,7 @@ from edgevit.contract.manifest import (
 from edgevit.contract.schema import validate
 from edgevit.data.preprocess import normalize_table
 from edgevit.errors import ContractError
-from edgevit.spec import Precision, Preprocess, Task, class_logits, image_input
+from edgevit.spec import Layout, Precision, Preprocess, Task, TensorSpec, class_logits, image_input
 from tests.tiny import classifier_spec
 
 HASH = "0" * 64
@@ -128,11 +129,37 @@ def test_manifest_that_breaks_its_schema_is_not_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_schema_needs_every_field_that_the_dataclass_writes():
+ADDED = {"classifier", "compression"}  # fields that manifests of before do not have
+
+
+def test_schema_needs_every_field_but_those_added_later():
     document = make_manifest().to_json()
-    for key in document:
+    validate({key: value for key, value in document.items() if key not in ADDED}, "manifest", "m")
+    for key in set(document) - ADDED:
         with pytest.raises(ContractError):
             validate({k: v for k, v in document.items() if k != key}, "manifest", "m")
+
+
+def test_manifest_of_before_is_read_as_plain():
+    document = make_manifest().to_json()
+    for key in ADDED:
+        del document[key]
+    for tensor in document["inputs"] + document["outputs"]:
+        del tensor["color"]
+    validate(document, "manifest", "m")
+    manifest = Manifest.from_json(document)
+    assert (manifest.classifier, manifest.compression, manifest.inputs[0].color) == (None, "", "")
+
+
+def test_picture_input_classifier_and_compression_survive_the_file(tmp_path):
+    manifest = dataclasses.replace(
+        make_manifest(),
+        inputs=(TensorSpec("image", (1, 32, 32, 3), "uint8", Layout.NHWC, "RGB"),),
+        classifier=Classifier("label", "probabilities"),
+        compression="palette4",
+    )
+    manifest.write(tmp_path)
+    assert read_manifest(tmp_path) == manifest
 
 
 def test_files_are_held_to_their_hashes(tmp_path):

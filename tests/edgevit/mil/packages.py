@@ -67,7 +67,9 @@ class Builder:
             getattr(tensor, field).values.extend(array.reshape(-1).tolist())
         return name
 
-    def op(self, kind: str, name: str, shape: tuple[int, ...], dtype: str = "fp32", **inputs: str | list[str]) -> str:
+    def op(
+        self, kind: str, name: str, shape: tuple[int, ...], dtype: str = "fp32", /, **inputs: str | list[str]
+    ) -> str:
         """An operation with one result; inputs are names of values."""
         operation = self.block.operations.add(type=kind)
         for key, names in inputs.items():

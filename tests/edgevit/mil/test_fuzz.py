@@ -4,34 +4,17 @@ from __future__ import annotations
 
 import math
 import random
-import sys
 from pathlib import Path
 
 import pytest
 
-import edgevit.mil.ops  # noqa: F401  torch is mapped before memory is limited
 from edgevit.errors import ContractError, UsageError
 from edgevit.mil.lint import lint
 from edgevit.mil.package import open_package, walk
 from tests.edgevit.mil.packages import PROGRAM, WEIGHTS, small
 
 MANIFEST = Path("Manifest.json")
-MEMORY_BYTES = 1 << 30  # that one package may take
-
-
-@pytest.fixture(autouse=True)
-def _little_memory():
-    """Fail any allocation beyond what the process has already plus MEMORY_BYTES."""
-    if sys.platform != "linux":
-        yield
-        return
-    import resource
-
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY_BYTES, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
+pytestmark = pytest.mark.usefixtures("little_memory")
 
 
 def _read_everything(folder: Path) -> bool:

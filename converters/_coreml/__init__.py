@@ -1,0 +1,1 @@
+"""Parts of the Core ML converter: pictures as input, a classifier's outputs, compressed weights, sessions."""

@@ -1,0 +1,99 @@
+"""Weights stored in fewer bits than they are computed in: int8 per channel, or palettes of 16 to 256 values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgevit.contract.manifest import Tolerance
+from edgevit.errors import ConversionError
+from edgevit.libraries import require
+from edgevit.mil.package import body, open_package, walk
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+
+FULL = "full"  # as many bits as the program computes in
+MIN_VALUES = 2049  # of a weight that is compressed: smaller ones save nothing and lose as much
+_PALETTE_BITS = {"palette4": 4, "palette6": 6, "palette8": 8}
+# Least signal-to-noise ratio of the outputs. The graph is proven on the uncompressed fp32 twin; these bounds only
+# refuse a package whose stored weights are not the checkpoint's. What is lost within them, accuracy has to show.
+TOLERANCES = {
+    "int8": Tolerance(min_snr_db=25.0),
+    "palette8": Tolerance(min_snr_db=25.0),
+    "palette6": Tolerance(min_snr_db=15.0),
+    "palette4": Tolerance(min_snr_db=3.0),
+}
+KINDS = (FULL, *TOLERANCES)
+_MAX_ROUNDS = 200  # of k-means; it stops earlier once nothing moves
+
+
+def add_pass(pipeline: Any, kind: str) -> None:
+    """Let a coremltools PassPipeline end with storing large weights in `kind`, one of TOLERANCES.
+
+    Compressing a finished model instead would run coremltools' other passes over it again, the inexact ones too.
+    """
+    cto = require("coremltools.optimize.coreml", "coreml")
+    if kind == "int8":
+        name = "compression::linear_quantize_weights"
+        config = cto.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=MIN_VALUES - 1)
+    else:
+        name, size = "compression::palettize_weights", 2 ** _PALETTE_BITS[kind]
+        # Our own k-means: coremltools takes it from a version of scikit-learn that other targets cannot live with.
+        config = cto.OpPalettizerConfig(
+            mode="custom", lut_function=lambda weight: palette(weight, size), weight_threshold=MIN_VALUES - 1
+        )
+    pipeline.append_pass(name)
+    pipeline.set_options(name, {"config": cto.OptimizationConfig(config)})
+
+
+def require_compressed(package: Path, kind: str) -> None:
+    """Raise ConversionError if no weight was large enough to be stored as `kind`."""
+    block = body(open_package(package).functions["main"])
+    if not any(operation.type.startswith("constexpr_") for operation in walk(block)):
+        raise ConversionError(
+            f"no weight has {MIN_VALUES} values or more: there is nothing to store as {kind}",
+            hint="leave the weights option out",
+        )
+
+
+def palette(weight: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(`size` values in the weight's dtype, ascending; uint8 index of the nearest one per element, flat).
+
+    k-means in one dimension from two starts, evenly spaced values and evenly filled cells; the better result stays.
+    """
+    import numpy as np
+
+    ordered = np.sort(weight.reshape(-1).astype(np.float64))
+    spaced = np.linspace(ordered[0], ordered[-1], size)
+    filled = ordered[((np.arange(size) + 0.5) * len(ordered) / size).astype(int)]
+    found = [_settled(ordered, start).astype(weight.dtype) for start in (spaced, filled)]
+    values = min(found, key=lambda centres: _error(ordered, centres.astype(np.float64)))
+    nearest = np.searchsorted(_borders(values.astype(np.float64)), weight.reshape(-1).astype(np.float64))
+    return values, nearest.astype(np.uint8)
+
+
+def _settled(ordered: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Lloyd's iteration on sorted values: every centre moves to the mean of its cell; an empty cell stays."""
+    import numpy as np
+
+    sums = np.concatenate([[0.0], np.cumsum(ordered)])
+    for _ in range(_MAX_ROUNDS):
+        edges = np.concatenate([[0], np.searchsorted(ordered, _borders(centres)), [len(ordered)]])
+        counts = np.diff(edges)
+        moved = np.where(counts > 0, np.diff(sums[edges]) / np.maximum(counts, 1), centres)
+        if np.abs(moved - centres).max() <= 1e-7 * np.abs(ordered[[0, -1]]).max():
+            return moved
+        centres = moved
+    return centres
+
+
+def _borders(centres: np.ndarray) -> np.ndarray:
+    return (centres[1:] + centres[:-1]) / 2
+
+
+def _error(ordered: np.ndarray, centres: np.ndarray) -> float:
+    import numpy as np
+
+    return float(np.square(ordered - centres[np.searchsorted(_borders(centres), ordered)]).sum())

@@ -1,0 +1,40 @@
+"""`edgevit evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgevit.cli.options import AsJson, Threads, Weights, print_json, print_table
+
+
+def evaluate(
+    artifacts: Annotated[list[Path], typer.Argument(help="Artifact folders.", show_default=False)],
+    data: Annotated[
+        str, typer.Option("--data", help='"digits", or a folder with one subfolder per class.', show_default=False)
+    ],
+    weights: Weights = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="file.py:factory of a model of your own.", show_default=False)
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="Part of the data: test or train.")] = "test",
+    threads: Threads = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for results; default: results/ beside the artifact.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score artifacts on labelled pictures, and with --weights their checkpoint on the same ones."""
+    from edgevit.evaluation import HEADER, row
+    from edgevit.evaluation import evaluate as evaluate_artifacts
+
+    results = evaluate_artifacts(
+        artifacts, data=data, weights=weights, model=model, split=split, threads=threads, out=out
+    )
+    if as_json:
+        print_json([result.to_json() for result in results])
+    else:
+        print_table(HEADER, [row(result) for result in results])
