@@ -15,6 +15,9 @@ from edgevit.deploy.depthwise import REPLICATE_DEPTHWISE, SPLIT_DEPTHWISE
 from edgevit.deploy.duplicates import MERGE_DUPLICATES
 from edgevit.deploy.graph import Graph
 from edgevit.deploy.noops import REMOVE_NOOPS
+from edgevit.deploy.norms import NORM_PRODUCTS
+from edgevit.deploy.softmax import SOFTMAX_LAST
+from edgevit.deploy.views import TOKEN_VIEWS
 from edgevit.errors import ExportError
 
 if TYPE_CHECKING:
@@ -39,6 +42,11 @@ PASSES: tuple[Pass, ...] = (
     REMOVE_NOOPS,
     MERGE_DUPLICATES,
     FOLD_CONSTANTS,
+    SOFTMAX_LAST,
+    TOKEN_VIEWS,
+    NORM_PRODUCTS,
+    TOKEN_VIEWS,
+    REMOVE_NOOPS,
     FOLD_AFFINE,
     REPLICATE_DEPTHWISE,
     SPLIT_DEPTHWISE,

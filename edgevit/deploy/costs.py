@@ -19,7 +19,7 @@ class Costs:
     depthwise: taps up to which a kernel class reaches, ascending -> cost of one output element; the last class has
     no bound (taps 0) and costs per tap. elementwise and copy: one element. mac: one multiplication and addition of a
     dense product. grouped_mac: the same in a grouped or multiplied convolution. layer_norm: whether the runtime
-    takes the operation whole.
+    takes the operation whole. softmax_any_axis: whether its softmax is as fast over axes that are not the last.
     """
 
     depthwise: tuple[tuple[int, float], ...]
@@ -29,6 +29,7 @@ class Costs:
     mac: float
     grouped_mac: float
     layer_norm: bool
+    softmax_any_axis: bool
 
     def depthwise_element(self, taps: int) -> float:
         """One output element of a depthwise convolution with so many taps."""
