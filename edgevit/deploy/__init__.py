@@ -16,6 +16,7 @@ from edgevit.deploy.duplicates import MERGE_DUPLICATES
 from edgevit.deploy.graph import Graph
 from edgevit.deploy.noops import REMOVE_NOOPS
 from edgevit.deploy.norms import NORM_PRODUCTS
+from edgevit.deploy.shuffles import DENSE_POINTWISE, FOLD_SHUFFLES
 from edgevit.deploy.softmax import SOFTMAX_LAST
 from edgevit.deploy.views import TOKEN_VIEWS
 from edgevit.errors import ExportError
@@ -47,8 +48,10 @@ PASSES: tuple[Pass, ...] = (
     NORM_PRODUCTS,
     TOKEN_VIEWS,
     REMOVE_NOOPS,
-    FOLD_AFFINE,
+    DENSE_POINTWISE,
     REPLICATE_DEPTHWISE,
+    FOLD_SHUFFLES,
+    FOLD_AFFINE,
     SPLIT_DEPTHWISE,
 )
 
