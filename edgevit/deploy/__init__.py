@@ -16,6 +16,7 @@ from edgevit.deploy.duplicates import MERGE_DUPLICATES
 from edgevit.deploy.graph import Graph
 from edgevit.deploy.noops import REMOVE_NOOPS
 from edgevit.deploy.norms import NORM_PRODUCTS
+from edgevit.deploy.permutes import MOVE_PERMUTES
 from edgevit.deploy.shuffles import DENSE_POINTWISE, FOLD_SHUFFLES
 from edgevit.deploy.softmax import SOFTMAX_LAST
 from edgevit.deploy.views import TOKEN_VIEWS
@@ -47,6 +48,7 @@ PASSES: tuple[Pass, ...] = (
     TOKEN_VIEWS,
     NORM_PRODUCTS,
     TOKEN_VIEWS,
+    MOVE_PERMUTES,
     REMOVE_NOOPS,
     DENSE_POINTWISE,
     REPLICATE_DEPTHWISE,
