@@ -16,7 +16,12 @@ from edgevit.deploy.duplicates import MERGE_DUPLICATES
 from edgevit.deploy.explain import graph_facts
 from edgevit.deploy.graph import Graph
 from edgevit.deploy.noops import REMOVE_NOOPS
-from edgevit.deploy.slices import PICK_CHANNELS
+from edgevit.deploy.norms import NORM_PRODUCTS
+from edgevit.deploy.permutes import MOVE_PERMUTES
+from edgevit.deploy.shuffles import DENSE_POINTWISE, FOLD_SHUFFLES
+from edgevit.deploy.softmax import SOFTMAX_LAST
+from edgevit.deploy.views import TOKEN_VIEWS
+>>>>>>> passes
 from edgevit.errors import ExportError
 
 if TYPE_CHECKING:
@@ -41,9 +46,21 @@ PASSES: tuple[Pass, ...] = (
     REMOVE_NOOPS,
     MERGE_DUPLICATES,
     FOLD_CONSTANTS,
+<<<<<<< HEAD
     PICK_CHANNELS,
     FOLD_AFFINE,
+=======
+    SOFTMAX_LAST,
+    TOKEN_VIEWS,
+    NORM_PRODUCTS,
+    TOKEN_VIEWS,
+    MOVE_PERMUTES,
+    REMOVE_NOOPS,
+    DENSE_POINTWISE,
+    PICK_CHANNELS,
     REPLICATE_DEPTHWISE,
+    FOLD_SHUFFLES,
+    FOLD_AFFINE,
     SPLIT_DEPTHWISE,
 )
 
