@@ -19,9 +19,9 @@ from edgevit.deploy.noops import REMOVE_NOOPS
 from edgevit.deploy.norms import NORM_PRODUCTS
 from edgevit.deploy.permutes import MOVE_PERMUTES
 from edgevit.deploy.shuffles import DENSE_POINTWISE, FOLD_SHUFFLES
+from edgevit.deploy.slices import PICK_CHANNELS
 from edgevit.deploy.softmax import SOFTMAX_LAST
 from edgevit.deploy.views import TOKEN_VIEWS
->>>>>>> passes
 from edgevit.errors import ExportError
 
 if TYPE_CHECKING:
@@ -46,18 +46,14 @@ PASSES: tuple[Pass, ...] = (
     REMOVE_NOOPS,
     MERGE_DUPLICATES,
     FOLD_CONSTANTS,
-<<<<<<< HEAD
-    PICK_CHANNELS,
-    FOLD_AFFINE,
-=======
     SOFTMAX_LAST,
     TOKEN_VIEWS,
     NORM_PRODUCTS,
     TOKEN_VIEWS,
     MOVE_PERMUTES,
     REMOVE_NOOPS,
-    DENSE_POINTWISE,
     PICK_CHANNELS,
+    DENSE_POINTWISE,
     REPLICATE_DEPTHWISE,
     FOLD_SHUFFLES,
     FOLD_AFFINE,
