@@ -215,14 +215,27 @@ class Rearrangement:
 
 
 def steps_cost(steps: Sequence[Step]) -> tuple[int, int, int, int]:
-    """Ranks that no program may have, permutations that move data, steps, and permutations of what is no map."""
+    """Ranks that no program may have, permutations that move data, steps, and permutations of what is no map.
+
+    Where maps lie channels-last, to take one for a grid of pixels or a grid for a map moves nothing.
+    """
     permutes = [values for kind, values in steps if kind == "permute"]
     return (
         sum(len(values) > MAX_RANK for _, values in steps),
-        len(permutes),
+        len(permutes) - begins_with_pixels(steps) - ends_with_map(steps),
         len(steps),
         sum(len(values) != _MAP_RANK for values in permutes),
     )
+
+
+def begins_with_pixels(steps: Sequence[Step]) -> bool:
+    """Whether the first step takes a map (N, C, H, W) for its pixels (N, H, W, C)."""
+    return bool(steps) and steps[0] == ("permute", (0, 2, 3, 1))
+
+
+def ends_with_map(steps: Sequence[Step]) -> bool:
+    """Whether the last step takes pixels (N, H, W, C) for a map (N, C, H, W)."""
+    return bool(steps) and steps[-1] == ("permute", (0, 3, 1, 2))
 
 
 def node_step(node: fx.Node) -> Step | None:

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgevit.deploy.graph import Graph, argument, only_reader, place, shape
-from edgevit.deploy.rearrangement import Rearrangement, Step, chain, ends_chain, node_step, steps_cost
+from edgevit.deploy.rearrangement import (
+    Rearrangement,
+    Step,
+    begins_with_pixels,
+    chain,
+    ends_chain,
+    ends_with_map,
+    node_step,
+    steps_cost,
+)
 
 if TYPE_CHECKING:
     from torch import fx
@@ -64,7 +73,17 @@ def _steps_freed(nodes: list[fx.Node]) -> list[Step]:
 
 
 def _cost_difference(new: tuple[Step, ...], old: list[Step]) -> tuple[int, ...]:
-    return tuple(after - before for after, before in zip(steps_cost(new), steps_cost(old), strict=True))
+    """What the new steps cost beyond the old ones (last first): below zero is a gain.
+
+    Where the old ones began with a map's pixels or ended with a map, it lies channels-last: new steps that move
+    numbers some other way would have to bring it into the order of its axes first.
+    """
+    old = old[::-1]
+    ranks, moves, *rest = (after - before for after, before in zip(steps_cost(new), steps_cost(old), strict=True))
+    if any(kind == "permute" for kind, _ in new):
+        moves += begins_with_pixels(old) and not begins_with_pixels(new)
+        moves += ends_with_map(old) and not ends_with_map(new)
+    return (ranks, moves, *rest)
 
 
 def _slice_indices(graph: Graph) -> list[str]:
