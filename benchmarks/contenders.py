@@ -1,0 +1,329 @@
+"""What races: how each contender is converted and opened, in a process of its own.
+
+`python -m benchmarks.contenders convert NAME FOLDER --out OUT` turns the stock network of a course folder into a file;
+`python -m benchmarks.contenders time NAME FOLDER --report FILE ...` opens a contender, checks its answer, times it.
+A course folder holds course.json (model, classes), weights.pt, input.npy and expected.npy (the stock network, eager).
+Half of this runs in the peers' environment, so every function imports only what its contender needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from edgevit.devices.host import load_average
+from edgevit.errors import DeviceError
+from edgevit.libraries import version
+from edgevit.log import captured_native_output
+from edgevit.runner import take_samples
+from edgevit.storage import write_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_INPUT = "image"
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A line of the race. file is relative to its conversion's folder; no conversion means the network itself."""
+
+    title: str
+    conversion: str | None
+    file: str
+    runtime: str
+
+    @property
+    def ours(self) -> bool:
+        return self.conversion == OURS
+
+
+OURS = "edgevit"  # the conversion that is `edgevit convert`; all others are stock
+CONTENDERS = {
+    "edgevit_executorch": Contender("edgevit, ExecuTorch", OURS, "*-executorch/model.pte", "executorch"),
+    "edgevit_tflite": Contender("edgevit, TFLite", OURS, "*-tflite/model.tflite", "litert"),
+    "executorch": Contender("ExecuTorch, XNNPACK", "executorch", "model.pte", "executorch"),
+    "onnx2tf": Contender("TFLite by onnx2tf", "onnx2tf", "model.tflite", "litert"),
+    "litert_torch": Contender("TFLite by litert-torch", "litert_torch", "model.tflite", "litert"),
+    "onnxruntime": Contender("ONNX Runtime", "onnx", "model.onnx", "onnxruntime"),
+    "openvino": Contender("OpenVINO", "onnx", "model.onnx", "openvino"),
+    "torch_compile": Contender("PyTorch, compiled", None, "", "torch_compile"),
+    "torch_eager": Contender("PyTorch, eager", None, "", "torch"),
+}
+# What needs the peers' environment; the rest runs beside edgevit, where importing it costs what a user would pay.
+PEER_CONVERSIONS = frozenset({"onnx2tf", "litert_torch", "onnx"})
+PEER_RUNTIMES = frozenset({"onnxruntime", "openvino"})
+
+
+class Engine(Protocol):
+    """A contender, loaded. `run` is one call as an application makes it: array in, array out."""
+
+    runtime: str
+
+    def layout(self, image: np.ndarray) -> np.ndarray:
+        """The picture (1, 3, H, W) as the file declares its input."""
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """One inference; the input is copied in and the output out, or viewed where the runtime shares memory."""
+
+
+def stock_network(folder: Path) -> nn.Module:
+    """The network in the form of its official code, with the course's weights, ready for inference."""
+    import torch
+
+    from benchmarks.reference import build
+
+    course = json.loads((folder / "course.json").read_text())
+    network = build(course["model"], course["classes"])
+    network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    return network.eval()
+
+
+def convert_executorch(network: nn.Module, image: np.ndarray, out: Path) -> None:
+    """Plain XNNPACK lowering."""
+    import torch
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    program = torch.export.export(network, (torch.from_numpy(image),))
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    (out / "model.pte").write_bytes(lowered.to_executorch().buffer)
+
+
+def convert_coreml(network: nn.Module, image: np.ndarray, out: Path) -> None:
+    """A traced network to an ML Program, in float32 as our own."""
+    import coremltools as ct
+    import torch
+
+    traced = torch.jit.trace(network, torch.from_numpy(image))
+    package = ct.convert(
+        traced,
+        inputs=[ct.TensorType(shape=image.shape)],
+        convert_to="mlprogram",
+        compute_precision=ct.precision.FLOAT32,
+    )
+    package.save(str(out / "model.mlpackage"))
+
+
+def convert_onnx(network: nn.Module, image: np.ndarray, out: Path) -> None:
+    """ONNX by torch's own exporter."""
+    import torch
+
+    torch.onnx.export(
+        network,
+        (torch.from_numpy(image),),
+        str(out / "model.onnx"),
+        dynamo=True,
+        opset_version=20,
+        external_data=False,
+        input_names=[_INPUT],
+        verbose=False,
+    )
+
+
+def convert_onnx2tf(network: nn.Module, image: np.ndarray, out: Path) -> None:
+    """ONNX, then onnx2tf with its defaults; its float32 file."""
+    convert_onnx(network, image, out)
+    import onnx2tf
+
+    # Its check of every op wants pictures from the network; any will do.
+    pictures = np.random.default_rng(0).random((20, 128, 128, 3), dtype=np.float32)
+    onnx2tf.onnx2tf.download_test_image_data = lambda: pictures
+    onnx2tf.convert(input_onnx_file_path=str(out / "model.onnx"), output_folder_path=str(out / "onnx2tf"))
+    (out / "onnx2tf" / "model_float32.tflite").rename(out / "model.tflite")
+
+
+def convert_litert_torch(network: nn.Module, image: np.ndarray, out: Path) -> None:
+    """Google's own converter, with its defaults."""
+    import litert_torch
+    import torch
+
+    litert_torch.convert(network, (torch.from_numpy(image),)).export(str(out / "model.tflite"))
+
+
+CONVERSIONS: dict[str, Callable[[nn.Module, np.ndarray, Path], None]] = {
+    "executorch": convert_executorch,
+    "coreml": convert_coreml,
+    "onnx2tf": convert_onnx2tf,
+    "litert_torch": convert_litert_torch,
+    "onnx": convert_onnx,
+}
+
+
+class _ExecuTorch:
+    def __init__(self, path: Path, threads: int) -> None:
+        import torch
+        from executorch.extension.pybindings import _portable_lib as bindings
+
+        bindings._unsafe_reset_threadpool(threads)
+        self.runtime = f"executorch {version('executorch')}"
+        self._module, self._torch = bindings._load_for_executorch(str(path)), torch
+
+    def layout(self, image: np.ndarray) -> np.ndarray:
+        return image
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        return self._module.forward((self._torch.from_numpy(inputs[_INPUT]),), clone_outputs=True)[0].numpy()
+
+
+class _LiteRT:
+    def __init__(self, path: Path, threads: int) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self.runtime = f"litert {version('ai-edge-litert')}"
+        self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
+        self._interpreter.allocate_tensors()
+        (self._input,), (self._output,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+
+    def layout(self, image: np.ndarray) -> np.ndarray:
+        if tuple(self._input["shape"]) == image.shape:
+            return image
+        return np.ascontiguousarray(image.transpose(0, 2, 3, 1))  # (1, H, W, 3)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        self._interpreter.set_tensor(self._input["index"], inputs[_INPUT])
+        self._interpreter.invoke()
+        return self._interpreter.get_tensor(self._output["index"])
+
+
+class _OnnxRuntime:
+    def __init__(self, path: Path, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        self.runtime = f"onnxruntime {onnxruntime.__version__}"
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def layout(self, image: np.ndarray) -> np.ndarray:
+        return image
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        return self._session.run(None, {_INPUT: inputs[_INPUT]})[0]
+
+
+class _OpenVino:
+    def __init__(self, path: Path, threads: int) -> None:
+        import openvino
+
+        hints = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        self.runtime = f"openvino {version('openvino')}"
+        self._request = openvino.Core().compile_model(str(path), "CPU", hints).create_infer_request()
+
+    def layout(self, image: np.ndarray) -> np.ndarray:
+        return image
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        return self._request.infer({_INPUT: inputs[_INPUT]})[0].copy()
+
+
+class _Torch:
+    def __init__(self, folder: Path, threads: int, *, compiled: bool) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        network = stock_network(folder)
+        self.runtime = f"torch {torch.__version__}"
+        self._network, self._torch = torch.compile(network) if compiled else network, torch
+
+    def layout(self, image: np.ndarray) -> np.ndarray:
+        return image
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        with self._torch.inference_mode():
+            return self._network(self._torch.from_numpy(inputs[_INPUT])).numpy()
+
+
+def open_contender(name: str, folder: Path, threads: int) -> Engine:
+    """Load a contender of a course with `threads` CPU threads. Raises DeviceError if it was not converted."""
+    contender = CONTENDERS[name]
+    if contender.conversion is None:
+        return _Torch(folder, threads, compiled=contender.runtime == "torch_compile")
+    found = sorted((folder / contender.conversion).glob(contender.file))
+    if len(found) != 1:
+        raise DeviceError(f"{folder / contender.conversion} has {len(found)} files {contender.file}", hint="convert it")
+    engines = {"executorch": _ExecuTorch, "litert": _LiteRT, "onnxruntime": _OnnxRuntime, "openvino": _OpenVino}
+    return engines[contender.runtime](found[0], threads)
+
+
+def relative_error(got: np.ndarray, wanted: np.ndarray) -> float:
+    """Largest difference over the largest wanted value; infinite for another shape or values that are not finite.
+
+    A map (1, H, W, C) is compared as (1, C, H, W).
+    """
+    if got.ndim == 4 and got.shape != wanted.shape:
+        got = got.transpose(0, 3, 1, 2)
+    if got.shape != wanted.shape or not np.isfinite(got).all():
+        return float("inf")
+    return float(np.abs(got - wanted).max() / np.abs(wanted).max())
+
+
+def time_contender(name: str, folder: Path, job: argparse.Namespace) -> dict[str, Any]:
+    """Load, first inference, warm-up, timed runs, all in nanoseconds, and how wrong the answer was."""
+    image, wanted = np.load(folder / "input.npy"), np.load(folder / "expected.npy")
+    load_before, clock = load_average(), time.perf_counter_ns
+    with captured_native_output():
+        started = clock()
+        engine = open_contender(name, folder, job.threads)
+        load_ns = clock() - started
+        inputs = {_INPUT: engine.layout(image)}
+        started = clock()
+        output = engine.run(inputs)
+        first_ns = clock() - started
+        error = relative_error(output, wanted)
+        gc.collect()
+        gc.disable()  # its pauses are the harness's
+        take_samples(engine, inputs, job.warmup_runs, job.warmup_s, job.max_s, clock)
+        samples = take_samples(engine, inputs, job.runs, job.min_s, job.max_s, clock)
+    return {
+        "contender": name,
+        "runtime": engine.runtime,
+        "load_ns": load_ns,
+        "first_ns": first_ns,
+        "relative_error": error if np.isfinite(error) else None,
+        "load_average": load_before,
+        "samples_ns": samples,
+    }
+
+
+def main() -> None:
+    """Command line of both halves; a failure is a trace on stderr, whose last line the race keeps."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    conversion = commands.add_parser("convert")
+    conversion.add_argument("name", choices=CONVERSIONS)
+    conversion.add_argument("folder", type=Path)
+    conversion.add_argument("--out", type=Path, required=True)
+    timing = commands.add_parser("time")
+    timing.add_argument("name", choices=CONTENDERS)
+    timing.add_argument("folder", type=Path)
+    timing.add_argument("--report", type=Path, required=True)
+    for option, kind in (("threads", int), ("warmup-runs", int), ("warmup-s", float), ("runs", int)):
+        timing.add_argument(f"--{option}", type=kind, required=True)
+    for option in ("min-s", "max-s"):
+        timing.add_argument(f"--{option}", type=float, required=True)
+    arguments = parser.parse_args()
+    if arguments.command == "convert":
+        network, image = stock_network(arguments.folder), np.load(arguments.folder / "input.npy")
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        CONVERSIONS[arguments.name](network, image, arguments.out)
+    else:
+        write_json(arguments.report, time_contender(arguments.name, arguments.folder, arguments))
+
+
+if __name__ == "__main__":
+    main()
