@@ -1,35 +1,29 @@
-"""What races: how each contender is converted and opened, in a process of its own.
+"""What races: `python -m benchmarks.contenders NAME FOLDER --report FILE ...` opens one, checks its answer, times it.
 
-`python -m benchmarks.contenders convert NAME FOLDER --out OUT` turns the stock network of a course folder into a file;
-`python -m benchmarks.contenders time NAME FOLDER --report FILE ...` opens a contender, checks its answer, times it.
-A course folder holds course.json (model, classes), weights.pt, input.npy and expected.npy (the stock network, eager).
-Half of this runs in the peers' environment, so every function imports only what its contender needs.
+A course folder holds course.json (model, classes), weights.pt, input.npy, expected.npy (the stock network's answer in
+eager PyTorch) and a folder per conversion. Some contenders run in the peers' environment, so every class imports only
+what it needs.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from benchmarks.stock import INPUT, stock_network
 from edgevit.devices.host import load_average
 from edgevit.errors import DeviceError
 from edgevit.libraries import version
 from edgevit.log import captured_native_output
 from edgevit.runner import take_samples
 from edgevit.storage import write_json
-
-if TYPE_CHECKING:
-    from torch import nn
-
-_INPUT = "image"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +52,7 @@ CONTENDERS = {
     "torch_compile": Contender("PyTorch, compiled", None, "", "torch_compile"),
     "torch_eager": Contender("PyTorch, eager", None, "", "torch"),
 }
-# What needs the peers' environment; the rest runs beside edgevit, where importing it costs what a user would pay.
-PEER_CONVERSIONS = frozenset({"onnx2tf", "litert_torch", "onnx"})
-PEER_RUNTIMES = frozenset({"onnxruntime", "openvino"})
+PEER_RUNTIMES = frozenset({"onnxruntime", "openvino"})  # not in the main environment
 
 
 class Engine(Protocol):
@@ -73,89 +65,6 @@ class Engine(Protocol):
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """One inference; the input is copied in and the output out, or viewed where the runtime shares memory."""
-
-
-def stock_network(folder: Path) -> nn.Module:
-    """The network in the form of its official code, with the course's weights, ready for inference."""
-    import torch
-
-    from benchmarks.reference import build
-
-    course = json.loads((folder / "course.json").read_text())
-    network = build(course["model"], course["classes"])
-    network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
-    return network.eval()
-
-
-def convert_executorch(network: nn.Module, image: np.ndarray, out: Path) -> None:
-    """Plain XNNPACK lowering."""
-    import torch
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-
-    program = torch.export.export(network, (torch.from_numpy(image),))
-    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-    (out / "model.pte").write_bytes(lowered.to_executorch().buffer)
-
-
-def convert_coreml(network: nn.Module, image: np.ndarray, out: Path) -> None:
-    """A traced network to an ML Program, in float32 as our own."""
-    import coremltools as ct
-    import torch
-
-    traced = torch.jit.trace(network, torch.from_numpy(image))
-    package = ct.convert(
-        traced,
-        inputs=[ct.TensorType(shape=image.shape)],
-        convert_to="mlprogram",
-        compute_precision=ct.precision.FLOAT32,
-    )
-    package.save(str(out / "model.mlpackage"))
-
-
-def convert_onnx(network: nn.Module, image: np.ndarray, out: Path) -> None:
-    """ONNX by torch's own exporter."""
-    import torch
-
-    torch.onnx.export(
-        network,
-        (torch.from_numpy(image),),
-        str(out / "model.onnx"),
-        dynamo=True,
-        opset_version=20,
-        external_data=False,
-        input_names=[_INPUT],
-        verbose=False,
-    )
-
-
-def convert_onnx2tf(network: nn.Module, image: np.ndarray, out: Path) -> None:
-    """ONNX, then onnx2tf with its defaults; its float32 file."""
-    convert_onnx(network, image, out)
-    import onnx2tf
-
-    # Its check of every op wants pictures from the network; any will do.
-    pictures = np.random.default_rng(0).random((20, 128, 128, 3), dtype=np.float32)
-    onnx2tf.onnx2tf.download_test_image_data = lambda: pictures
-    onnx2tf.convert(input_onnx_file_path=str(out / "model.onnx"), output_folder_path=str(out / "onnx2tf"))
-    (out / "onnx2tf" / "model_float32.tflite").rename(out / "model.tflite")
-
-
-def convert_litert_torch(network: nn.Module, image: np.ndarray, out: Path) -> None:
-    """Google's own converter, with its defaults."""
-    import litert_torch
-    import torch
-
-    litert_torch.convert(network, (torch.from_numpy(image),)).export(str(out / "model.tflite"))
-
-
-CONVERSIONS: dict[str, Callable[[nn.Module, np.ndarray, Path], None]] = {
-    "executorch": convert_executorch,
-    "coreml": convert_coreml,
-    "onnx2tf": convert_onnx2tf,
-    "litert_torch": convert_litert_torch,
-    "onnx": convert_onnx,
-}
 
 
 class _ExecuTorch:
@@ -171,7 +80,7 @@ class _ExecuTorch:
         return image
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        return self._module.forward((self._torch.from_numpy(inputs[_INPUT]),), clone_outputs=True)[0].numpy()
+        return self._module.forward((self._torch.from_numpy(inputs[INPUT]),), clone_outputs=True)[0].numpy()
 
 
 class _LiteRT:
@@ -189,7 +98,7 @@ class _LiteRT:
         return np.ascontiguousarray(image.transpose(0, 2, 3, 1))  # (1, H, W, 3)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        self._interpreter.set_tensor(self._input["index"], inputs[_INPUT])
+        self._interpreter.set_tensor(self._input["index"], inputs[INPUT])
         self._interpreter.invoke()
         return self._interpreter.get_tensor(self._output["index"])
 
@@ -208,7 +117,7 @@ class _OnnxRuntime:
         return image
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        return self._session.run(None, {_INPUT: inputs[_INPUT]})[0]
+        return self._session.run(None, {INPUT: inputs[INPUT]})[0]
 
 
 class _OpenVino:
@@ -228,7 +137,7 @@ class _OpenVino:
         return image
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        return self._request.infer({_INPUT: inputs[_INPUT]})[0].copy()
+        return self._request.infer({INPUT: inputs[INPUT]})[0].copy()
 
 
 class _Torch:
@@ -245,7 +154,7 @@ class _Torch:
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         with self._torch.inference_mode():
-            return self._network(self._torch.from_numpy(inputs[_INPUT])).numpy()
+            return self._network(self._torch.from_numpy(inputs[INPUT])).numpy()
 
 
 def open_contender(name: str, folder: Path, threads: int) -> Engine:
@@ -280,7 +189,7 @@ def time_contender(name: str, folder: Path, job: argparse.Namespace) -> dict[str
         started = clock()
         engine = open_contender(name, folder, job.threads)
         load_ns = clock() - started
-        inputs = {_INPUT: engine.layout(image)}
+        inputs = {INPUT: engine.layout(image)}
         started = clock()
         output = engine.run(inputs)
         first_ns = clock() - started
@@ -301,28 +210,17 @@ def time_contender(name: str, folder: Path, job: argparse.Namespace) -> dict[str
 
 
 def main() -> None:
-    """Command line of both halves; a failure is a trace on stderr, whose last line the race keeps."""
+    """Write the report; a failure is a trace on stderr, whose last line the race keeps."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    conversion = commands.add_parser("convert")
-    conversion.add_argument("name", choices=CONVERSIONS)
-    conversion.add_argument("folder", type=Path)
-    conversion.add_argument("--out", type=Path, required=True)
-    timing = commands.add_parser("time")
-    timing.add_argument("name", choices=CONTENDERS)
-    timing.add_argument("folder", type=Path)
-    timing.add_argument("--report", type=Path, required=True)
-    for option, kind in (("threads", int), ("warmup-runs", int), ("warmup-s", float), ("runs", int)):
-        timing.add_argument(f"--{option}", type=kind, required=True)
-    for option in ("min-s", "max-s"):
-        timing.add_argument(f"--{option}", type=float, required=True)
-    arguments = parser.parse_args()
-    if arguments.command == "convert":
-        network, image = stock_network(arguments.folder), np.load(arguments.folder / "input.npy")
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        CONVERSIONS[arguments.name](network, image, arguments.out)
-    else:
-        write_json(arguments.report, time_contender(arguments.name, arguments.folder, arguments))
+    parser.add_argument("name", choices=CONTENDERS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--report", type=Path, required=True)
+    for option in ("threads", "warmup-runs", "runs"):
+        parser.add_argument(f"--{option}", type=int, required=True)
+    for option in ("warmup-s", "min-s", "max-s"):
+        parser.add_argument(f"--{option}", type=float, required=True)
+    job = parser.parse_args()
+    write_json(job.report, time_contender(job.name, job.folder, job))
 
 
 if __name__ == "__main__":

@@ -26,9 +26,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.contenders import CONTENDERS, OURS, PEER_CONVERSIONS, PEER_RUNTIMES, stock_network
+from benchmarks.contenders import CONTENDERS, OURS, PEER_RUNTIMES
 from benchmarks.matrix import seeded_model
 from benchmarks.standings import CONTROL, Race, judge_bars, judge_conversion, read_race, summarize
+from benchmarks.stock import PEER_CONVERSIONS, stock_network
 from edgevit import log, shell
 from edgevit.capture import example_input
 from edgevit.devices.host import describe_host, load_average
@@ -45,7 +46,7 @@ WORK = ROOT / "artifacts" / "race"
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
 # What a conversion comes from, beside the weights: a change of any file makes it again.
 _OUR_SOURCES = ("edgevit", "converters", "constraints.txt")
-_STOCK_SOURCES = ("benchmarks/reference", "benchmarks/contenders.py", "benchmarks/peers.txt", "constraints.txt")
+_STOCK_SOURCES = ("benchmarks/reference", "benchmarks/stock.py", "benchmarks/peers.txt", "constraints.txt")
 _CONVERSION_TIMEOUT_S = 3600.0
 _RUN_TIMEOUT_S = 900.0
 
@@ -151,7 +152,7 @@ def run_conversion(folder: Path, conversion: str, out: Path, peers: Path) -> tup
         weights = folder / "weights.pt"
         argv = ["-m", "edgevit", "convert", model, "--weights", weights, "--target", "all", "--out", out]
     else:
-        argv = ["-m", "benchmarks.contenders", "convert", conversion, folder, "--out", out]
+        argv = ["-m", "benchmarks.stock", conversion, folder, "--out", out]
     python = peers if conversion in PEER_CONVERSIONS else sys.executable
     with stage("convert", course=folder.name, conversion=conversion):
         started = time.perf_counter()
@@ -199,7 +200,7 @@ def run_contender(folder: Path, contender: str, race: Race, peers: Path) -> dict
     with tempfile.TemporaryDirectory(prefix="edgevit-race-") as scratch:
         report = Path(scratch, "report.json")
         flags = [part for key, value in options.items() for part in (f"--{key.replace('_', '-')}", str(value))]
-        argv = ["-m", "benchmarks.contenders", "time", contender, folder, "--report", report, *flags]
+        argv = ["-m", "benchmarks.contenders", contender, folder, "--report", report, *flags]
         try:
             done = shell.run(
                 [python, "-W", "ignore", *argv],

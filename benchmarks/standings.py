@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import CONTENDERS, CONVERSIONS
+from benchmarks.contenders import CONTENDERS
+from benchmarks.stock import CONVERSIONS
 from edgevit.errors import UsageError
 from edgevit.sampling import MIN_ROUNDS, Interval, bootstrap_ratio, median, spread
 
@@ -22,7 +23,7 @@ Round = Mapping[str, Mapping[str, Any]]  # contender or CONTROL -> its process's
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Rounds, and what one process does: options of `python -m benchmarks.contenders time`."""
+    """Rounds, and what one process does: options of `python -m benchmarks.contenders`."""
 
     threads: int
     rounds: int
