@@ -1,0 +1,303 @@
+"""Time per operation of a .pte: `python -m benchmarks.xnnpack_replay FILE --report FILE ...`.
+
+ExecuTorch's wheel has no profiler inside, so the delegate's graph is read from the file, and every distinct operation
+(type, shapes, parameters) becomes a program of its own: once with one copy, once with `_COPIES`, each copy with its
+weights. The difference is the operation without the call around it. What it cannot show: weights and maps that other
+operations push out of the caches. The sum is therefore reported beside the whole network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.operations import (
+    CONVOLUTION,
+    COPY,
+    ELEMENTWISE,
+    PRODUCT,
+    REST,
+    SOFTMAX,
+    Timed,
+    add_up,
+    convolution_kind,
+)
+from edgevit.log import captured_native_output
+from edgevit.sampling import median
+from edgevit.storage import write_json
+
+_COPIES = 3
+_NO_VALUE = 0xFFFFFFFF  # XNNPACK's id for an absent bias, and its mark of a value that is no input or output
+_INPUT, _OUTPUT = 1, 2  # flags of external values
+_KINDS = {
+    "XNNFullyConnected": PRODUCT,
+    "XNNBatchMatrixMultiply": PRODUCT,
+    "XNNScaledDotProductAttention": PRODUCT,
+    "XNNConvTranspose2d": CONVOLUTION,
+    "XNNSoftmax": SOFTMAX,
+    "XNNStaticTranspose": COPY,
+    "XNNStaticReshape": COPY,
+    "XNNStaticSlice": COPY,
+    "XNNConvert": COPY,
+    "XNNCopy": COPY,
+    "XNNConcatenate2": COPY,
+    "XNNConcatenate3": COPY,
+    "XNNConcatenate4": COPY,
+    "XNNConcatenate5": COPY,
+    "XNNStaticConstantPad": COPY,
+    "XNNGlobalAvgPooling2d": REST,
+    "XNNAvgPooling2d": REST,
+    "XNNMaxPooling2d": REST,
+    "XNNArgMaxPooling2d": REST,
+    "XNNStaticResizeBilinear2D": REST,
+    "XNNStaticMean": REST,
+    "XNNStaticSum": REST,
+}
+
+logger = logging.getLogger("edgevit.benchmarks.replay")
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One node of a delegate's graph with its values, ids replaced by roles, so that equal work compares equal."""
+
+    type: str
+    text: str  # canonical JSON of {"node", "values", "constants"}
+
+    @property
+    def parts(self) -> Json:
+        return json.loads(self.text)
+
+    @property
+    def kind(self) -> str:
+        node = self.parts["node"]
+        if self.type in ("XNNConv2d", "XNNDepthwiseConv2d"):
+            kernel = (node["kernel_height"], node["kernel_width"])
+            # A group of its own per channel is depthwise however it is written.
+            depthwise = self.type == "XNNDepthwiseConv2d" or node["groups"] > 1 == node["group_input_channels"]
+            return convolution_kind(kernel, depthwise=depthwise)
+        return _KINDS.get(self.type, ELEMENTWISE)
+
+    @property
+    def name(self) -> str:
+        parts = self.parts
+        node = parts["node"]
+        shapes = ["x".join(map(str, v["dims"])) for role, v in sorted(parts["values"].items()) if role != "bias_id"]
+        kernel = f" {node['kernel_height']}x{node['kernel_width']}" if "kernel_height" in node else ""
+        return f"{self.type.removeprefix('XNN')}{kernel} {', '.join(shapes)}"
+
+
+def read_operations(path: Path) -> tuple[Counter[Operation], Counter[str]]:
+    """Operations of a .pte's XNNPACK delegates, and the kernels that it calls outside of them, with their counts."""
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
+    program = deserialize_pte_binary(path.read_bytes()).program
+    plan = program.execution_plan[0]
+    inside: Counter[Operation] = Counter()
+    for delegate in plan.delegates:
+        inside.update(_operations(_graph(bytes(program.backend_delegate_data[delegate.processed.index].data))))
+    calls = (step.instr_args for chain in plan.chains for step in chain.instructions)
+    outside = Counter(plan.operators[call.op_index].name for call in calls if type(call).__name__ == "KernelCall")
+    return inside, outside
+
+
+def _graph(blob: bytes) -> Json:
+    """The delegate's flatbuffer as JSON."""
+    from executorch.backends.xnnpack.serialization import xnnpack_graph_serialize as xnnpack
+    from executorch.exir._serialize import _flatbuffer
+
+    header = xnnpack.XNNHeader.from_bytes(blob[: xnnpack.XNNHeader.EXPECTED_LENGTH])
+    with tempfile.TemporaryDirectory() as folder:
+        schema, binary = Path(folder, "schema.fbs"), Path(folder, "graph.bin")
+        schema.write_bytes(xnnpack._get_schema_bytes())
+        binary.write_bytes(blob[header.flatbuffer_offset : header.flatbuffer_offset + header.flatbuffer_size])
+        _flatbuffer._flatc_decompile(folder, str(schema), str(binary))
+        return json.loads(Path(folder, "graph.json").read_text())
+
+
+def _operations(graph: Json) -> Iterator[Operation]:
+    values = {value["xvalue_union"]["id_out"]: value["xvalue_union"] for value in graph["xvalues"]}
+    for entry in graph["xnodes"]:
+        node = entry["xnode_union"]
+        roles = {key: node[key] for key in node if key.endswith("_id") and node[key] != _NO_VALUE}
+        parts = {
+            "node": {key: value for key, value in node.items() if key not in roles},
+            "values": {
+                role: {key: values[id_][key] for key in ("datatype", "num_dims", "dims")}
+                for role, id_ in roles.items()
+                if id_ in values
+            },
+            "constants": sorted(r for r, id_ in roles.items() if id_ in values and values[id_]["constant_buffer_idx"]),
+            "same": sorted(r for r, id_ in roles.items() if list(roles.values()).count(id_) > 1),
+            "options": entry.get("output_min_max"),
+        }
+        yield Operation(entry["xnode_union_type"], json.dumps(parts, sort_keys=True))
+
+
+def build_program(operation: Operation, copies: int) -> tuple[bytes, list[tuple[int, ...]]]:
+    """A .pte of `copies` equal operations on the same inputs, and its input shapes. All tensors are float32."""
+    import torch
+    from executorch.exir import to_edge
+    from executorch.exir.lowered_backend_module import LoweredBackendModule
+
+    graph, constants, shapes, result = _repeated(operation, copies)
+
+    class Shapes(torch.nn.Module):
+        """Only inputs and outputs of this network count; its delegate is replaced."""
+
+        def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            seed = sum(tensor.sum() for tensor in inputs)
+            return tuple(torch.zeros(result) + seed for _ in range(copies))
+
+    examples = tuple(torch.zeros(shape) for shape in shapes)
+    edge = to_edge(torch.export.export(Shapes(), examples)).exported_program()
+    blob = _serialize(graph, constants)
+    return bytes(LoweredBackendModule(edge, "XnnpackBackend", blob, []).buffer()), shapes
+
+
+def _repeated(operation: Operation, copies: int) -> tuple[Json, bytes, list[tuple[int, ...]], tuple[int, ...]]:
+    """Graph as JSON, its constants' bytes, shapes of inputs and output; inputs come first among the externals."""
+    parts = operation.parts
+    values, fixed = parts["values"], parts["constants"]
+    inputs = [role for role in values if role != "output_id" and role not in fixed]
+    if "input2_id" in parts["same"]:
+        inputs.remove("input2_id")
+    shared = {role: index for index, role in enumerate(inputs)}
+    externs = len(inputs) + copies
+    entries = [_value(values[role], shared[role], external=shared[role], flags=_INPUT) for role in inputs]
+    nodes, buffers, constant = [], [{"offset": 0, "size": 0}], bytearray()
+    numbers = np.random.default_rng(0)
+    for copy in range(copies):
+        ids = dict(shared) | {"output_id": len(inputs) + copy}
+        if "input2_id" in parts["same"]:
+            ids["input2_id"] = ids["input1_id"]
+        for role in fixed:
+            ids[role] = externs + copy * len(fixed) + fixed.index(role)
+            data = numbers.standard_normal(values[role]["dims"] or [1], dtype=np.float32).tobytes()
+            buffers.append({"offset": len(constant), "size": len(data)})
+            constant += data + bytes(-len(data) % 16)
+            entries.append(_value(values[role], ids[role], constant=len(buffers) - 1))
+        entries.append(_value(values["output_id"], ids["output_id"], external=ids["output_id"], flags=_OUTPUT))
+        node: Json = {"xnode_union_type": operation.type, "xnode_union": parts["node"] | ids, "debug_handle": copy}
+        nodes.append(node | ({"output_min_max": parts["options"]} if parts["options"] else {}))
+    graph = {
+        "version": "0",
+        "xnodes": nodes,
+        "xvalues": entries,
+        "num_externs": externs,
+        "input_ids": list(shared.values()),
+        "output_ids": [len(inputs) + copy for copy in range(copies)],
+        "constant_data": buffers,
+    }
+    return graph, bytes(constant), [tuple(values[r]["dims"]) for r in inputs], tuple(values["output_id"]["dims"])
+
+
+def _value(like: Json, id_: int, *, external: int = _NO_VALUE, flags: int = 0, constant: int = 0) -> Json:
+    tensor = like | {"constant_buffer_idx": constant, "external_id": external, "flags": flags, "id_out": id_}
+    return {"xvalue_union_type": "XNNTensorValue", "xvalue_union": tensor}
+
+
+def _serialize(graph: Json, constants: bytes) -> bytes:
+    from executorch.backends.xnnpack.serialization import xnnpack_graph_serialize as xnnpack
+    from executorch.exir._serialize import _flatbuffer
+
+    with tempfile.TemporaryDirectory() as folder:
+        schema, text = Path(folder, "schema.fbs"), Path(folder, "schema.json")
+        schema.write_bytes(xnnpack._get_schema_bytes())
+        text.write_text(json.dumps(graph))
+        _flatbuffer._flatc_compile(folder, str(schema), str(text))
+        flatbuffer = Path(folder, "schema.bin").read_bytes()
+    align = xnnpack.CONSTANT_TENSOR_ALIGNMENT
+    start = -(-xnnpack.XNNHeader.EXPECTED_LENGTH // align) * align
+    after = start + -(-len(flatbuffer) // align) * align
+    header = xnnpack.XNNHeader(
+        flatbuffer_offset=start,
+        flatbuffer_size=len(flatbuffer),
+        constant_data_offset=after,
+        constant_data_size=len(constants),
+    ).to_bytes()
+    return header.ljust(start, b"\0") + flatbuffer.ljust(after - start, b"\0") + constants
+
+
+def replay(files: Sequence[Path], image: np.ndarray, *, threads: int, rounds: int, runs: int) -> list[Json]:
+    """Times per kind of each file. Every round takes `runs` of each operation and of each whole network, in turn."""
+    import torch
+    from executorch.extension.pybindings import _portable_lib as runtime
+
+    runtime._unsafe_reset_threadpool(threads)
+    contents = [read_operations(path) for path in files]
+    calls: dict[Any, Callable[[], Any]] = {}
+    buffers = []  # the runtime reads a program where it lies
+    for operation in {operation for inside, _ in contents for operation in inside}:
+        for copies in (1, _COPIES):
+            buffer, shapes = build_program(operation, copies)
+            inputs = tuple(torch.randn(shape) for shape in shapes)
+            buffers.append(buffer)
+            calls[operation, copies] = _caller(runtime._load_for_executorch_from_buffer(buffer), inputs)
+    for path in files:
+        calls[path, 1] = _caller(runtime._load_for_executorch(str(path)), (torch.from_numpy(image),))
+    samples = _interleaved(calls, rounds, runs)
+    results = []
+    for path, (inside, outside) in zip(files, contents, strict=True):
+        timed = [
+            Timed(
+                operation.kind,
+                operation.name,
+                count,
+                max(0.0, samples[operation, _COPIES] - samples[operation, 1]) / (_COPIES - 1),
+            )
+            for operation, count in inside.items()
+        ]
+        summary = add_up(timed, samples[path, 1], "replayed one by one")
+        results.append(summary | {"outside": dict(sorted(outside.items()))})
+    return results
+
+
+def _caller(module: Any, inputs: tuple[Any, ...]) -> Callable[[], Any]:
+    return lambda: module.forward(inputs, clone_outputs=False)
+
+
+def _interleaved(calls: dict[Any, Callable[[], Any]], rounds: int, runs: int) -> dict[Any, float]:
+    """Milliseconds: the median over rounds of the median of a round's runs."""
+    medians: dict[Any, list[float]] = {key: [] for key in calls}
+    for _ in range(rounds):
+        for key, call in calls.items():
+            call()
+            samples = []
+            for _ in range(runs):
+                started = time.perf_counter_ns()
+                call()
+                samples.append((time.perf_counter_ns() - started) / 1e6)
+            medians[key].append(median(samples))
+    return {key: median(values) for key, values in medians.items()}
+
+
+def main() -> None:
+    """Write {"operations": [...]} in the order of the files."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--input", type=Path, required=True)
+    parser.add_argument("--report", type=Path, required=True)
+    for option in ("threads", "rounds", "runs"):
+        parser.add_argument(f"--{option}", type=int, required=True)
+    job = parser.parse_args()
+    with captured_native_output():
+        results = replay(job.files, np.load(job.input), threads=job.threads, rounds=job.rounds, runs=job.runs)
+    write_json(job.report, {"operations": results})
+
+
+if __name__ == "__main__":
+    main()
