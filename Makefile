@@ -66,7 +66,7 @@ $(PEERS): benchmarks/peers.txt benchmarks/peers-constraints.txt
 	@touch $@
 
 race: $(READY) $(PEERS)  ## race our artifacts against stock conversions (about 25 minutes, on a quiet machine)
-	$(BIN)/python -m benchmarks.race; status=$$?; $(BIN)/python -m benchmarks.tables && exit $$status
+	$(BIN)/python -m benchmarks.race; status=$$?; $(BIN)/python -m benchmarks.tables && $(BIN)/python -m benchmarks.plots && exit $$status
 
 conformance: $(READY)  ## coremltools' own op tests on the interpreter (about 10 minutes)
 	$(BIN)/python -m benchmarks.conformance

@@ -157,16 +157,22 @@ class _Torch:
             return self._network(self._torch.from_numpy(inputs[INPUT])).numpy()
 
 
+def contender_file(name: str, folder: Path) -> Path:
+    """The file of a converted contender of a course. Raises DeviceError if there is none."""
+    place, pattern = folder / str(CONTENDERS[name].conversion), CONTENDERS[name].file
+    found = sorted(place.glob(pattern))
+    if len(found) != 1:
+        raise DeviceError(f"{place} has {len(found)} files {pattern}", hint="convert it")
+    return found[0]
+
+
 def open_contender(name: str, folder: Path, threads: int) -> Engine:
     """Load a contender of a course with `threads` CPU threads. Raises DeviceError if it was not converted."""
-    contender = CONTENDERS[name]
-    if contender.conversion is None:
-        return _Torch(folder, threads, compiled=contender.runtime == "torch_compile")
-    found = sorted((folder / contender.conversion).glob(contender.file))
-    if len(found) != 1:
-        raise DeviceError(f"{folder / contender.conversion} has {len(found)} files {contender.file}", hint="convert it")
+    runtime = CONTENDERS[name].runtime
+    if CONTENDERS[name].conversion is None:
+        return _Torch(folder, threads, compiled=runtime == "torch_compile")
     engines = {"executorch": _ExecuTorch, "litert": _LiteRT, "onnxruntime": _OnnxRuntime, "openvino": _OpenVino}
-    return engines[contender.runtime](found[0], threads)
+    return engines[runtime](contender_file(name, folder), threads)
 
 
 def relative_error(got: np.ndarray, wanted: np.ndarray) -> float:

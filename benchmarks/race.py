@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.contenders import CONTENDERS, OURS, PEER_RUNTIMES
+from benchmarks.contenders import CONTENDERS, OURS, PEER_RUNTIMES, contender_file
 from benchmarks.matrix import seeded_model
-from benchmarks.standings import CONTROL, Race, judge_bars, judge_conversion, read_race, summarize
+from benchmarks.standings import CONTROL, Race, is_right, judge_bars, judge_conversion, read_race, summarize
 from benchmarks.stock import PEER_CONVERSIONS, stock_network
 from edgevit import log, shell
 from edgevit.capture import example_input
@@ -48,7 +48,7 @@ PEERS = ROOT / ".venv-peers" / "bin" / "python"
 _OUR_SOURCES = ("edgevit", "converters", "constraints.txt")
 _STOCK_SOURCES = ("benchmarks/reference", "benchmarks/stock.py", "benchmarks/peers.txt", "constraints.txt")
 _CONVERSION_TIMEOUT_S = 3600.0
-_RUN_TIMEOUT_S = 900.0
+_RUN_TIMEOUT_S = 1800.0
 
 logger = logging.getLogger("edgevit.benchmarks.race")
 
@@ -87,6 +87,7 @@ def run_race(race: Race, models: tuple[str, ...], peers: Path) -> dict[str, Any]
         "models": [],
         "bars": [],
         "conversion": [],
+        "operations": [],
     }
     for model in models:
         folder = lay_course(model, race.seed)
@@ -102,6 +103,8 @@ def run_race(race: Race, models: tuple[str, ...], peers: Path) -> dict[str, Any]
             write_json(WORK / "race.json", document)
         result["models"].append(summary)
         result["bars"] += judge_bars(model, summary, race.bars)
+        right = {row["contender"] for row in summary["contenders"] if is_right(row)}
+        result["operations"] += time_operations(folder, race, right)
         write_json(WORK / "race.json", result)
     result["conversion"] = [time_conversions(model, race, peers) for model in race.conversion.models if model in models]
     write_json(WORK / "race.json", result)
@@ -196,22 +199,44 @@ def run_round(
 def run_contender(folder: Path, contender: str, race: Race, peers: Path) -> dict[str, Any]:
     """The report of one fresh process, or {"error": its last words}."""
     options = {key: value for key, value in dataclasses.asdict(race.timing).items() if key != "rounds"}
-    python = peers if CONTENDERS[contender].runtime in PEER_RUNTIMES else sys.executable
+    flags = [part for key, value in options.items() for part in (f"--{key.replace('_', '-')}", str(value))]
+    python = peers if CONTENDERS[contender].runtime in PEER_RUNTIMES else Path(sys.executable)
+    return run_worker("benchmarks.contenders", [contender, folder, *flags], python, race.timing.threads)
+
+
+def time_operations(folder: Path, race: Race, right: set[str]) -> list[dict[str, Any]]:
+    """Time per kind of operation of the contenders whose answers are right; a tool that fails leaves its error."""
+    plan = race.operations
+    rows: list[dict[str, Any]] = []
+    for tool, wanted, more in (
+        ("xnnpack_replay", plan.executorch, ["--course", folder]),
+        ("litert_profile", plan.litert, []),
+    ):
+        names = [name for name in wanted if name in right]
+        if not names:
+            continue
+        options = {"threads": race.timing.threads, "rounds": plan.rounds, "runs": plan.runs}
+        flags = [part for key, value in options.items() for part in (f"--{key}", str(value))]
+        argv = [*(contender_file(name, folder) for name in names), *more, *flags]
+        with stage("operations", course=folder.name, tool=tool):
+            report = run_worker(f"benchmarks.{tool}", argv, Path(sys.executable), race.timing.threads)
+        known = {"model": folder.name, "error": report.get("error", "")}
+        timed = report.get("operations", [{}] * len(names))
+        rows += [known | {"contender": name} | row for name, row in zip(names, timed, strict=True)]
+    return rows
+
+
+def run_worker(module: str, argv: Sequence[str | Path], python: Path, threads: int) -> dict[str, Any]:
+    """What a worker module wrote to the --report that it is given here, or {"error": its last words}."""
     with tempfile.TemporaryDirectory(prefix="edgevit-race-") as scratch:
         report = Path(scratch, "report.json")
-        flags = [part for key, value in options.items() for part in (f"--{key.replace('_', '-')}", str(value))]
-        argv = ["-m", "benchmarks.contenders", contender, folder, "--report", report, *flags]
+        command = [python, "-W", "ignore", "-m", module, *argv, "--report", report]
         try:
-            done = shell.run(
-                [python, "-W", "ignore", *argv],
-                timeout_s=_RUN_TIMEOUT_S,
-                cwd=ROOT,
-                env=_environment(race.timing.threads),
-            )
+            done = shell.run(command, timeout_s=_RUN_TIMEOUT_S, cwd=ROOT, env=_environment(threads))
         except DeviceError as error:
             return {"error": str(error)}
         if done.returncode != 0 or not report.is_file():
-            logger.warning("%s of %s failed:\n%s", contender, folder.name, done.stderr[-2000:])
+            logger.warning("%s failed:\n%s", module, done.stderr[-2000:])
             return {"error": done.last_error_line or done.ending}
         return json.loads(report.read_text())
 

@@ -55,6 +55,16 @@ class ConversionRace:
 
 
 @dataclass(frozen=True, slots=True)
+class Operations:
+    """Whose time is told per operation; each runtime's contenders are timed in turns by one process."""
+
+    executorch: tuple[str, ...]
+    litert: tuple[str, ...]
+    rounds: int
+    runs: int
+
+
+@dataclass(frozen=True, slots=True)
 class Race:
     """A race.toml."""
 
@@ -65,10 +75,13 @@ class Race:
     max_relative_error: float
     timing: Timing
     conversion: ConversionRace
+    operations: Operations
     bars: tuple[Bar, ...]
 
     def __post_init__(self) -> None:
-        named = {self.control, *self.contenders, *(name for bar in self.bars for name in (*bar.ours, *bar.against))}
+        told = (*self.operations.executorch, *self.operations.litert)
+        barred = (name for bar in self.bars for name in (*bar.ours, *bar.against))
+        named = {self.control, *self.contenders, *told, *barred}
         for kind, wanted, known in (
             ("contender", named, CONTENDERS),
             ("contender", named, self.contenders),
@@ -84,8 +97,10 @@ def read_race(path: Path) -> Race:
     document = tomllib.loads(path.read_text())
     timing = _fill(Timing, document.pop("timing", {}), f"{path} [timing]")
     conversion = _fill(ConversionRace, document.pop("conversion", {}), f"{path} [conversion]")
+    operations = _fill(Operations, document.pop("operations", {}), f"{path} [operations]")
     bars = tuple(_fill(Bar, bar, f"{path} [[bars]]") for bar in document.pop("bars", ()))
-    return _fill(Race, document | {"timing": timing, "conversion": conversion, "bars": bars}, str(path))
+    parts = {"timing": timing, "conversion": conversion, "operations": operations, "bars": bars}
+    return _fill(Race, document | parts, str(path))
 
 
 def _fill(kind: type, table: Mapping[str, Any], where: str) -> Any:

@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks.operations import KINDS
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 _MARKED = re.compile(r"(<!-- table: ([a-z_]+) -->\n).*?(<!-- /table -->)", re.S)
@@ -73,6 +75,27 @@ def race() -> str:
     return "\n".join(lines) + "\n"
 
 
+def operations() -> str:
+    """Milliseconds and number of operations per kind, ours beside stock, and how much of the whole they explain."""
+    rows = _result("race")["operations"]
+    lines: list[str] = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        own = [row for row in rows if row["model"] == model and not row["error"]]
+        lines += [
+            f"| {model}, ms (operations) | " + " | ".join(row["contender"] for row in own) + " |",
+            "|---|" + "---:|" * len(own),
+            *(_kind_row(kind, own) for kind in KINDS if any(kind in row["kinds"] for row in own)),
+            "| **sum** | " + " | ".join(f"**{row['sum_ms']:.2f}**" for row in own) + " |",
+            "| whole network | " + " | ".join(f"{row['whole_ms']:.2f}" for row in own) + " |",
+            "| operations outside the delegate | "
+            + " | ".join(str(sum(row["outside"].values())) for row in own)
+            + " |",
+            "",
+        ]
+    failed = [f"- {row['contender']} of {row['model']} failed: {row['error']}." for row in rows if row["error"]]
+    return "\n".join([*lines, *failed]).rstrip() + "\n"
+
+
 def interpreter() -> str:
     """What the Core ML interpreter was held to: a foreign test suite, damaged packages, eager PyTorch."""
     suite, damage, speed = (_result(name) for name in ("coreml-conformance", "coreml-mutations", "interpreter-speed"))
@@ -86,6 +109,12 @@ def interpreter() -> str:
         "`python -m benchmarks.interpreter_speed` |",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _kind_row(kind: str, rows: list[dict[str, Any]]) -> str:
+    found = [row["kinds"].get(kind) for row in rows]
+    cells = [f"{one['ms']:.2f} ({one['count']})" if one else "–" for one in found]
+    return f"| {kind} | " + " | ".join(cells) + " |"
 
 
 def _latencies(name: str, models: list[dict[str, Any]]) -> str:

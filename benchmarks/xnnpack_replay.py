@@ -1,17 +1,18 @@
-"""Time per operation of a .pte: `python -m benchmarks.xnnpack_replay FILE --report FILE ...`.
+"""Time per operation of a .pte: `python -m benchmarks.xnnpack_replay FILE ... --report FILE ...`.
 
 ExecuTorch's wheel has no profiler inside, so the delegate's graph is read from the file, and every distinct operation
-(type, shapes, parameters) becomes a program of its own: once with one copy, once with `_COPIES`, each copy with its
-weights. The difference is the operation without the call around it. What it cannot show: weights and maps that other
-operations push out of the caches. The sum is therefore reported beside the whole network.
+(type, shapes, parameters) becomes a program of its own, kept in the course's operations/: once with one copy, once with
+`_COPIES`, each copy with its weights. The difference is the operation without the call around it. What it cannot show:
+weights and maps that other operations push out of the caches. The sum is therefore reported beside the whole network.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import hashlib
 import json
-import logging
+import math
+import re
 import tempfile
 import time
 from collections import Counter
@@ -33,9 +34,10 @@ from benchmarks.operations import (
     add_up,
     convolution_kind,
 )
+from edgevit.libraries import version
 from edgevit.log import captured_native_output
 from edgevit.sampling import median
-from edgevit.storage import write_json
+from edgevit.storage import write_bytes, write_json
 
 _COPIES = 3
 _NO_VALUE = 0xFFFFFFFF  # XNNPACK's id for an absent bias, and its mark of a value that is no input or output
@@ -65,7 +67,21 @@ _KINDS = {
     "XNNStaticSum": REST,
 }
 
-logger = logging.getLogger("edgevit.benchmarks.replay")
+_BY_SIZE = frozenset(
+    f"XNN{name}"
+    for name in (
+        "StaticReshape",
+        "Add",
+        "Subtract",
+        "Multiply",
+        "Divide",
+        "Div",
+        "Clamp",
+        "Gelu",
+        "Sigmoid",
+        "Hardswish",
+    )
+)
 
 Json = dict[str, Any]
 
@@ -80,6 +96,18 @@ class Operation:
     @property
     def parts(self) -> Json:
         return json.loads(self.text)
+
+    @property
+    def inputs(self) -> list[str]:
+        """Roles of the values that other operations made; a value in two roles counts once."""
+        parts = self.parts
+        names = [role for role in parts["values"] if role != "output_id" and role not in parts["constants"]]
+        return [role for role in names if not (role == "input2_id" and role in parts["same"])]
+
+    @property
+    def input_shapes(self) -> list[tuple[int, ...]]:
+        values = self.parts["values"]
+        return [tuple(values[role]["dims"]) for role in self.inputs]
 
     @property
     def kind(self) -> str:
@@ -125,7 +153,7 @@ def _graph(blob: bytes) -> Json:
         schema.write_bytes(xnnpack._get_schema_bytes())
         binary.write_bytes(blob[header.flatbuffer_offset : header.flatbuffer_offset + header.flatbuffer_size])
         _flatbuffer._flatc_decompile(folder, str(schema), str(binary))
-        return json.loads(Path(folder, "graph.json").read_text())
+        return json.loads(re.sub(r": (-?)inf\b", r": \1Infinity", Path(folder, "graph.json").read_text()))
 
 
 def _operations(graph: Json) -> Iterator[Operation]:
@@ -144,16 +172,30 @@ def _operations(graph: Json) -> Iterator[Operation]:
             "same": sorted(r for r, id_ in roles.items() if list(roles.values()).count(id_) > 1),
             "options": entry.get("output_min_max"),
         }
-        yield Operation(entry["xnode_union_type"], json.dumps(parts, sort_keys=True))
+        kind = entry["xnode_union_type"]
+        yield Operation(kind, json.dumps(_flattened(kind, parts), sort_keys=True))
 
 
-def build_program(operation: Operation, copies: int) -> tuple[bytes, list[tuple[int, ...]]]:
-    """A .pte of `copies` equal operations on the same inputs, and its input shapes. All tensors are float32."""
+def _flattened(type_: str, parts: Json) -> Json:
+    """Shapes as one dimension where only the number of elements counts: fewer distinct operations, same work."""
+    tensors, node = parts["values"].values(), parts["node"]
+    sizes = {math.prod(tensor["dims"]) for tensor in tensors}
+    if type_ in _BY_SIZE and len(sizes) == 1 and not parts["constants"]:
+        (size,) = sizes
+        flat = {role: tensor | {"num_dims": 1, "dims": [size]} for role, tensor in parts["values"].items()}
+        shape = {"num_dims": 1, "new_shape": [size]} if "new_shape" in node else {}
+        return parts | {"values": flat, "node": node | shape}
+    return parts
+
+
+def build_program(operation: Operation, copies: int) -> bytes:
+    """A .pte of `copies` equal operations on the same inputs. All tensors are float32."""
     import torch
     from executorch.exir import to_edge
     from executorch.exir.lowered_backend_module import LoweredBackendModule
 
-    graph, constants, shapes, result = _repeated(operation, copies)
+    graph, constants = _repeated(operation, copies)
+    result = operation.parts["values"]["output_id"]["dims"]
 
     class Shapes(torch.nn.Module):
         """Only inputs and outputs of this network count; its delegate is replaced."""
@@ -162,19 +204,15 @@ def build_program(operation: Operation, copies: int) -> tuple[bytes, list[tuple[
             seed = sum(tensor.sum() for tensor in inputs)
             return tuple(torch.zeros(result) + seed for _ in range(copies))
 
-    examples = tuple(torch.zeros(shape) for shape in shapes)
+    examples = tuple(torch.zeros(shape) for shape in operation.input_shapes)
     edge = to_edge(torch.export.export(Shapes(), examples)).exported_program()
-    blob = _serialize(graph, constants)
-    return bytes(LoweredBackendModule(edge, "XnnpackBackend", blob, []).buffer()), shapes
+    return bytes(LoweredBackendModule(edge, "XnnpackBackend", _serialize(graph, constants), []).buffer())
 
 
-def _repeated(operation: Operation, copies: int) -> tuple[Json, bytes, list[tuple[int, ...]], tuple[int, ...]]:
-    """Graph as JSON, its constants' bytes, shapes of inputs and output; inputs come first among the externals."""
-    parts = operation.parts
+def _repeated(operation: Operation, copies: int) -> tuple[Json, bytes]:
+    """Graph as JSON and its constants' bytes; inputs come first among the externals, then one output per copy."""
+    parts, inputs = operation.parts, operation.inputs
     values, fixed = parts["values"], parts["constants"]
-    inputs = [role for role in values if role != "output_id" and role not in fixed]
-    if "input2_id" in parts["same"]:
-        inputs.remove("input2_id")
     shared = {role: index for index, role in enumerate(inputs)}
     externs = len(inputs) + copies
     entries = [_value(values[role], shared[role], external=shared[role], flags=_INPUT) for role in inputs]
@@ -202,7 +240,7 @@ def _repeated(operation: Operation, copies: int) -> tuple[Json, bytes, list[tupl
         "output_ids": [len(inputs) + copy for copy in range(copies)],
         "constant_data": buffers,
     }
-    return graph, bytes(constant), [tuple(values[r]["dims"]) for r in inputs], tuple(values["output_id"]["dims"])
+    return graph, bytes(constant)
 
 
 def _value(like: Json, id_: int, *, external: int = _NO_VALUE, flags: int = 0, constant: int = 0) -> Json:
@@ -217,7 +255,7 @@ def _serialize(graph: Json, constants: bytes) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         schema, text = Path(folder, "schema.fbs"), Path(folder, "schema.json")
         schema.write_bytes(xnnpack._get_schema_bytes())
-        text.write_text(json.dumps(graph))
+        text.write_text(json.dumps(graph).replace("Infinity", "inf"))  # as flatc spells it
         _flatbuffer._flatc_compile(folder, str(schema), str(text))
         flatbuffer = Path(folder, "schema.bin").read_bytes()
     align = xnnpack.CONSTANT_TENSOR_ALIGNMENT
@@ -232,7 +270,18 @@ def _serialize(graph: Json, constants: bytes) -> bytes:
     return header.ljust(start, b"\0") + flatbuffer.ljust(after - start, b"\0") + constants
 
 
-def replay(files: Sequence[Path], image: np.ndarray, *, threads: int, rounds: int, runs: int) -> list[Json]:
+def _kept_program(operation: Operation, copies: int, shelf: Path) -> Path:
+    """`build_program` as a file of `shelf`, built once; its name says what it depends on."""
+    key = f"{operation.type} {operation.text} {copies} {version('executorch')}"
+    path = shelf / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.pte"
+    if not path.is_file():
+        write_bytes(path, build_program(operation, copies))
+    return path
+
+
+def replay(
+    files: Sequence[Path], image: np.ndarray, shelf: Path, *, threads: int, rounds: int, runs: int
+) -> list[Json]:
     """Times per kind of each file. Every round takes `runs` of each operation and of each whole network, in turn."""
     import torch
     from executorch.extension.pybindings import _portable_lib as runtime
@@ -240,13 +289,11 @@ def replay(files: Sequence[Path], image: np.ndarray, *, threads: int, rounds: in
     runtime._unsafe_reset_threadpool(threads)
     contents = [read_operations(path) for path in files]
     calls: dict[Any, Callable[[], Any]] = {}
-    buffers = []  # the runtime reads a program where it lies
     for operation in {operation for inside, _ in contents for operation in inside}:
         for copies in (1, _COPIES):
-            buffer, shapes = build_program(operation, copies)
-            inputs = tuple(torch.randn(shape) for shape in shapes)
-            buffers.append(buffer)
-            calls[operation, copies] = _caller(runtime._load_for_executorch_from_buffer(buffer), inputs)
+            path = _kept_program(operation, copies, shelf)
+            inputs = tuple(torch.randn(shape) for shape in operation.input_shapes)
+            calls[operation, copies] = _caller(runtime._load_for_executorch(str(path)), inputs)
     for path in files:
         calls[path, 1] = _caller(runtime._load_for_executorch(str(path)), (torch.from_numpy(image),))
     samples = _interleaved(calls, rounds, runs)
@@ -289,13 +336,14 @@ def main() -> None:
     """Write {"operations": [...]} in the order of the files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", type=Path, nargs="+")
-    parser.add_argument("--input", type=Path, required=True)
+    parser.add_argument("--course", type=Path, required=True, help="its input.npy is the picture")
     parser.add_argument("--report", type=Path, required=True)
     for option in ("threads", "rounds", "runs"):
         parser.add_argument(f"--{option}", type=int, required=True)
     job = parser.parse_args()
     with captured_native_output():
-        results = replay(job.files, np.load(job.input), threads=job.threads, rounds=job.rounds, runs=job.runs)
+        image, shelf = np.load(job.course / "input.npy"), job.course / "operations"
+        results = replay(job.files, image, shelf, threads=job.threads, rounds=job.rounds, runs=job.runs)
     write_json(job.report, {"operations": results})
 
 
