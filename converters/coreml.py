@@ -112,6 +112,7 @@ class CoreMLConverter:
 
     name = "coreml"
     suffix = ".mlpackage"
+    kernels = "coreml"
     precisions = frozenset({Precision.FP32, Precision.FP16})
     extra = "coreml"
     packages = ("coremltools",)
@@ -125,7 +126,7 @@ class CoreMLConverter:
         half = program.precision is Precision.FP16
         with quiet():
             model = ct.convert(
-                program.exported,
+                program.exported.run_decompositions({}),  # it wants the dialect's name, not other operations
                 inputs=[_float32(ct, spec.name, spec.shape) for spec in program.spec.inputs],
                 outputs=[_float32(ct, spec.name) for spec in program.spec.outputs],
                 minimum_deployment_target=getattr(ct.target, options.deployment_target),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from converters._executorch.moves import without_idle_moves
 from edgevit.conversion import Converted
 from edgevit.errors import ContractError, ConversionError, DeviceError, UsageError
 from edgevit.libraries import require, version
@@ -70,6 +72,7 @@ class ExecuTorchConverter:
 
     name = "executorch"
     suffix = ".pte"
+    kernels = "xnnpack"
     precisions = frozenset({Precision.FP32})
     extra = "executorch"
     packages = ("executorch",)
@@ -84,14 +87,17 @@ class ExecuTorchConverter:
 
         # Ops outside core ATen are let through here, so that the runtime's own list of kernels decides,
         # and all that it lacks are named at once.
-        edge = to_edge_transform_and_lower(
-            program.exported,
-            partitioner=[XnnpackPartitioner()],
-            compile_config=EdgeCompileConfig(_check_ir_validity=False),
-        )
+        with without_idle_moves() as moves, shared_node_origins():
+            edge = to_edge_transform_and_lower(
+                program.exported,
+                partitioner=[XnnpackPartitioner()],
+                compile_config=EdgeCompileConfig(_check_ir_validity=False),
+            )
         graph_module = edge.exported_program().graph_module
         _require_kernels(graph_module, program.spec.name)
-        lowering = _lowering(graph_module)  # before memory planning, which adds operations of its own to the graph
+        lowering = _lowering(
+            graph_module, moves.transposes
+        )  # before memory planning, which adds operations of its own to the graph
         (out_dir / MODEL_FILE).write_bytes(edge.to_executorch().buffer)
         return Converted(MODEL_FILE, program.spec.inputs, program.spec.outputs, lowering)
 
@@ -122,6 +128,28 @@ class ExecuTorchConverter:
         if accelerator != "cpu":
             raise UsageError(f"executorch runs on cpu here, not on {accelerator!r}", hint="use --accelerator cpu")
         return ExecuTorchSession(folder / manifest.entry, manifest, threads)
+
+
+@contextmanager
+def shared_node_origins() -> Iterator[None]:
+    """Let graph nodes share the records of the nodes that they were made from, instead of copying them in depth.
+
+    Every one of ExecuTorch's 60 passes copies, for every node, the chain of all passes before it: a tenth of the
+    lowering. Nobody changes a record once it is made. Where torch is not as expected, nothing happens.
+    """
+    try:
+        from torch.fx.traceback import NodeSource
+    except ImportError:
+        yield
+        return
+    if hasattr(NodeSource, "__deepcopy__"):
+        yield
+        return
+    NodeSource.__deepcopy__ = lambda self, memo: self
+    try:
+        yield
+    finally:
+        del NodeSource.__deepcopy__
 
 
 def _checked(inputs: Mapping[str, np.ndarray], spec: TensorSpec) -> np.ndarray:
@@ -156,7 +184,8 @@ def _op_name(node: fx.Node) -> str:
     return str(node.target._op if isinstance(node.target, EdgeOpOverload) else node.target)
 
 
-def _lowering(graph_module: fx.GraphModule) -> Lowering:
+def _lowering(graph_module: fx.GraphModule, transposes: int) -> Lowering:
+    """`transposes`: those inside the delegates."""
     from edgevit.contract.manifest import Lowering
 
     delegates = _delegates(graph_module)
@@ -168,6 +197,7 @@ def _lowering(graph_module: fx.GraphModule) -> Lowering:
         nodes=inside.total() + outside.total(),
         delegated=inside.total(),
         regions=len(delegates),
+        transposes=transposes + outside["aten.permute_copy.default"],
         outside=dict(sorted(outside.items())),
         ops=dict(sorted((inside + outside).items())),
     )

@@ -64,6 +64,7 @@ class TFLiteConverter:
 
     name = "tflite"
     suffix = ".tflite"
+    kernels = "xnnpack"
     precisions = frozenset({Precision.FP32, Precision.FP16})
     extra = "tflite"
     packages = ("ai-edge-litert", "flatbuffers")

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from torch import Tensor, fx, nn
     from torch.export import ExportedProgram
 
+_FUNCTIONAL = "edgevit.functional"  # key in the meta of a graph module
+
 
 def example_input(shape: tuple[int, ...], seed: int = 0) -> Tensor:
     """A standard normal float32 tensor, the same for the same seed."""
@@ -34,9 +36,30 @@ def capture(module: nn.Module, inputs: tuple[Tensor, ...], name: str) -> Exporte
         ) from error
 
 
-def to_graph_module(exported: ExportedProgram) -> fx.GraphModule:
-    """The captured graph as a module with its weights as attributes; nodes keep their module paths."""
-    return exported.module(check_guards=False)
+def functional(exported: ExportedProgram) -> fx.GraphModule:
+    """The captured graph as a module of functional ATen operations, its weights as attributes.
+
+    In-place operations become functional, so that a rewrite may reorder and share; nodes keep their module paths.
+    """
+    from torch import fx
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        unlifted = to_functional(exported).module(check_guards=False)
+    plain = fx.GraphModule(unlifted, unlifted.graph)  # export's own kind refuses train() and eval()
+    plain.meta[_FUNCTIONAL] = True
+    return plain
+
+
+def is_functional(module: nn.Module) -> bool:
+    """Whether a module is what `functional` gave, or a rewrite of it: its capture needs no decomposition."""
+    return _FUNCTIONAL in getattr(module, "meta", {})
+
+
+def to_functional(exported: ExportedProgram) -> ExportedProgram:
+    """The same program in functional inference operations."""
+    # An empty table: no op is broken up, in-place forms become functional, the training dialect ends.
+    return exported.run_decompositions({})
 
 
 def _first_line(error: Exception) -> str:

@@ -53,6 +53,7 @@ class Converter(Protocol):
 
     name: str  # "coreml"
     suffix: str  # ".mlpackage"
+    kernels: str  # the kernel library it runs on, a table of deploy/costs.toml
     precisions: frozenset[Precision]
     extra: str  # the extra of edgevit that installs its libraries
     packages: tuple[str, ...]  # distributions it needs, for `edgevit doctor` and the manifest's tool versions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from edgevit.capture import capture, example_input
+from edgevit.capture import capture, example_input, is_functional, to_functional
 from edgevit.program import Program
 from edgevit.spec import ModelSpec, Precision
 
@@ -29,6 +29,6 @@ def export(
     captured = capture(module, inputs, spec.name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        # An empty table: no op is broken up, in-place forms become functional, the training dialect ends.
-        functional = captured.run_decompositions({})
+        functional = captured if is_functional(module) else to_functional(captured)
+    functional.graph_module.graph.eliminate_dead_code()  # results that nothing reads, such as a norm's statistics
     return Program(functional, spec, precision, labels, provenance or {})

@@ -8,8 +8,8 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +17,19 @@ import numpy as np
 
 from edgevit import errors, shell
 from edgevit.artifact import Artifact, load_artifact
-from edgevit.capture import example_input
+from edgevit.capture import capture, example_input, functional
 from edgevit.contract.golden import Reference
 from edgevit.conversion import Converter
 from edgevit.data.images import as_rgb
 from edgevit.data.preprocess import preprocess
 from edgevit.data.samples import sample_pictures
-from edgevit.deploy import PASSES, deploy
+from edgevit.deploy import PASSES, Pass, deploy
 from edgevit.errors import ConversionError, UsageError, unknown_name
 from edgevit.export import export
 from edgevit.log import logger, stage
 from edgevit.plugins import converter_names, get_converter
 from edgevit.program import save_program
+from edgevit.reuse import Reuse
 from edgevit.sources import Source, open_source
 from edgevit.spec import ModelSpec, Precision
 from edgevit.storage import storage_errors, write_json
@@ -36,11 +37,11 @@ from edgevit.verification import describe_parity
 from edgevit.worker import save_references
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import fx, nn
 
 ALL = ("executorch", "coreml", "tflite")  # what `all` means: the phone targets; server targets are named one by one
 _PROBES = 2  # random inputs beside the golden pictures
-_TIMEOUT_S = 3600.0
+DEFAULT_TIMEOUT_S = 1800.0
 
 
 def convert(
@@ -58,12 +59,16 @@ def convert(
     options: Mapping[str, Any] | None = None,
     goldens: Sequence[str | Path] = (),
     plain: bool = False,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    cache: bool = True,
 ) -> Artifact | list[Artifact]:
     """Turn a model into verified artifacts, one folder out/MODEL-PRECISION-TARGET per target.
 
     model: a name of `edgevit list`, "file.py:factory", or an nn.Module (with `spec` unless create_model made it).
     target: a name, "all", or several names, which are converted side by side. options: of the converter, by name.
     goldens: more pictures to store as golden inputs beside the two built-in ones. plain skips the deploy passes.
+    timeout_s: for each target; one that takes longer fails alone. cache: reuse what was made from the same input
+    by the same code and tools (see edgevit.cache); a model in memory is always converted.
     Each artifact was executed and compared with the checkpoint before it appears; existing ones are replaced.
     Returns an Artifact for one target name, else a list in the order of the targets.
 
@@ -73,22 +78,39 @@ def convert(
     targets = _targets(target)
     requests = {name: _options(get_converter(name), options or {}, precision) for name in targets}
     out = _writable(Path(out))
-    source = open_source(
-        model,
-        weights=weights,
-        num_classes=num_classes,
-        input_size=input_size,
-        labels=tuple(labels),
-        spec=spec,
-        replace_head=replace_head,
-    )
-    with tempfile.TemporaryDirectory(prefix="edgevit-") as temporary:
-        folder = Path(temporary)
-        steps = _prepare(source, Precision(precision), folder, goldens, plain)
-        for name, chosen in requests.items():
-            request = {"options": chosen, "out": str(out.resolve()), "deploy": steps}
-            write_json(folder / f"{name}.request.json", request)
-        artifacts = _run_workers(folder, targets, source.spec.name)
+    goldens, labels = list(goldens), list(labels)
+    arguments = {
+        "precision": precision,
+        "num_classes": num_classes,
+        "input_size": input_size,
+        "labels": labels,
+        "replace_head": replace_head,
+        "plain": plain,
+    }
+    reuse = Reuse(model, weights, goldens, arguments, requests, wanted=cache)
+    found = reuse.fetch(out)
+    missing = [name for name in targets if name not in found]
+    if missing:
+        with reuse.recording():
+            source = open_source(
+                model,
+                weights=weights,
+                num_classes=num_classes,
+                input_size=input_size,
+                labels=tuple(labels),
+                spec=spec,
+                replace_head=replace_head,
+            )
+        with tempfile.TemporaryDirectory(prefix="edgevit-") as temporary:
+            folder = Path(temporary)
+            captured = _prepare(source, folder, goldens)
+            groups: dict[str, list[str]] = {}  # targets by the kernels they run on
+            for name in missing:
+                write_json(folder / f"{name}.request.json", {"options": requests[name], "out": str(out.resolve())})
+                groups.setdefault(get_converter(name).kernels, []).append(name)
+            programs = _programs(captured, source, Precision(precision), folder, list(groups), () if plain else PASSES)
+            found |= _run_workers(folder, groups, programs, source.spec.name, timeout_s, reuse)
+    artifacts = [found[name] for name in targets]
     return artifacts[0] if isinstance(target, str) and target != "all" else artifacts
 
 
@@ -136,26 +158,42 @@ def _writable(out: Path) -> Path:
     return out
 
 
-def _prepare(
-    source: Source, precision: Precision, folder: Path, goldens: Sequence[str | Path], plain: bool
-) -> list[dict[str, Any]]:
-    """Reference answers, deploy and export; everything that the workers need lands in `folder`."""
+def _prepare(source: Source, folder: Path, goldens: Sequence[str | Path]) -> fx.GraphModule:
+    """The checkpoint's own answers, which land in `folder` for the workers, and its graph."""
     spec = source.spec
     with stage("reference", model=spec.name) as running:
         references = _reference_pictures(source, goldens)
         probes = np.concatenate([example_input(spec.inputs[0].shape, seed=7 + i).numpy() for i in range(_PROBES)])
         save_references(folder, references, probes, _one_by_one(source, probes))
         running.result = f"{len(references)} pictures, {_PROBES} probes through the checkpoint"
-    with stage("deploy", model=spec.name) as running:
-        module, steps = deploy(source.module, spec, () if plain else PASSES)
-        running.result = ", ".join(f"{step.name} x{step.changes}" for step in steps) or "nothing to rewrite"
-    with stage("export", model=spec.name) as running:
-        program = export(
-            module, spec, precision=precision, labels=source.labels, provenance={"weights": source.weights}
-        )
-        save_program(program, folder)
-        running.result = f"{len(program.exported.graph.nodes)} nodes"
-    return [dataclasses.asdict(step) for step in steps]
+    with stage("capture", model=spec.name) as running:
+        inputs = tuple(example_input(tensor.shape) for tensor in spec.inputs)
+        captured = functional(capture(source.module, inputs, spec.name))
+        running.result = f"{len(captured.graph.nodes)} nodes"
+    return captured
+
+
+def _programs(
+    captured: fx.GraphModule,
+    source: Source,
+    precision: Precision,
+    folder: Path,
+    kernels: Sequence[str],
+    passes: tuple[Pass, ...],
+) -> Iterator[str]:
+    """Deploy and export for each kernel library in turn; its name comes when folder/NAME holds its program."""
+    spec = source.spec
+    for name in kernels:
+        with stage("deploy", model=spec.name, kernels=name) as running:
+            module, steps = deploy(captured, spec, passes, name)
+            write_json(folder / f"{name}.deploy.json", [dataclasses.asdict(step) for step in steps])
+            running.result = ", ".join(f"{step.name} x{step.changes}" for step in steps) or "nothing to rewrite"
+        with stage("export", model=spec.name, kernels=name) as running:
+            provenance = {"weights": source.weights, "kernels": name}
+            program = export(module, spec, precision=precision, labels=source.labels, provenance=provenance)
+            save_program(program, folder / name)
+            running.result = f"{len(program.exported.graph.nodes)} nodes"
+        yield name
 
 
 def _reference_pictures(source: Source, goldens: Sequence[str | Path]) -> list[Reference]:
@@ -169,13 +207,26 @@ def _one_by_one(source: Source, tensors: np.ndarray) -> np.ndarray:
     return np.concatenate([source.run(tensors[i : i + 1]) for i in range(len(tensors))])
 
 
-def _run_workers(folder: Path, targets: list[str], model: str) -> list[Artifact]:
-    """One process per target, side by side; raises the first failure after all have ended."""
+def _run_workers(
+    folder: Path,
+    groups: Mapping[str, Sequence[str]],
+    programs: Iterator[str],
+    model: str,
+    timeout_s: float,
+    reuse: Reuse,
+) -> dict[str, Artifact]:
+    """One process per target, side by side, each begun when its program is there.
+
+    Raises the first failure after all have ended.
+    """
     stop = threading.Event()
-    with ThreadPoolExecutor(max_workers=min(len(targets), os.cpu_count() or 1)) as pool:
-        running = [pool.submit(_run_worker, folder, target, model, stop) for target in targets]
+    running: dict[str, Future[Artifact]] = {}
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         try:
-            failures = [error for error in (future.exception() for future in running) if error is not None]
+            for kernels in programs:
+                for name in groups[kernels]:
+                    running[name] = pool.submit(_run_worker, folder, name, model, timeout_s, reuse, stop)
+            failures = [error for error in (future.exception() for future in running.values()) if error is not None]
         except BaseException:
             stop.set()
             raise
@@ -183,13 +234,21 @@ def _run_workers(folder: Path, targets: list[str], model: str) -> list[Artifact]
         logger.error("also failed: %s", failure)
     if failures:
         raise failures[0]
-    return [future.result() for future in running]
+    return {name: future.result() for name, future in running.items()}
 
 
-def _run_worker(folder: Path, target: str, model: str, stop: threading.Event) -> Artifact:
+def _run_worker(
+    folder: Path, target: str, model: str, timeout_s: float, reuse: Reuse, stop: threading.Event
+) -> Artifact:
     with stage("convert", model=model, target=target) as running:
         argv = [sys.executable, "-W", "ignore", "-m", "edgevit.worker", folder, target, str(os.getpid())]
-        completed = shell.run(argv, timeout_s=_TIMEOUT_S, env=_environment(), stop=stop)
+        try:
+            completed = shell.run(argv, timeout_s=timeout_s, env=_environment(), stop=stop)
+        except shell.TimedOut:
+            raise ConversionError(
+                f"the {target} converter did not end within {timeout_s:g} s and was stopped",
+                hint="give it more with --timeout (timeout_s in Python)",
+            ) from None
         logger.debug("output of the %s worker:\n%s%s", target, completed.stdout, completed.stderr)
         result = folder / f"{target}.result.json"
         if not result.is_file():
@@ -203,7 +262,8 @@ def _run_worker(folder: Path, target: str, model: str, stop: threading.Event) ->
         artifact = load_artifact(document["artifact"])
         size = artifact.manifest.entry_size_bytes / 1e6
         running.result = f"{artifact.path} {size:.1f} MB, {describe_parity(artifact.manifest.parity)}"
-        return artifact
+    reuse.keep(target, artifact, document["manifest_sha256"])
+    return artifact
 
 
 def _environment() -> dict[str, str]:

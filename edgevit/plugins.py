@@ -37,6 +37,11 @@ def get_converter(name: str) -> Converter:
     return _load(CONVERTERS, "target", name)
 
 
+def converter_package(name: str) -> str:
+    """Top-level package of the code of target `name`."""
+    return _found(CONVERTERS)[name].module.partition(".")[0]
+
+
 def device_schemes() -> tuple[str, ...]:
     """Schemes of all installed devices ("host"), sorted."""
     return tuple(sorted(_found(DEVICES)))

@@ -19,6 +19,10 @@ from edgevit.errors import DeviceError
 _POLL_S = 0.1  # how often a stoppable run looks for its stop
 
 
+class TimedOut(DeviceError):
+    """A program ran out of its time and was killed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Completed:
     """A program that ended by itself. returncode is negative for a signal."""
@@ -50,7 +54,7 @@ def run(
 
     env replaces the whole environment, None inherits it. At the time-out, on Ctrl-C and on any other error its
     process group is killed, so nothing it started in that group survives; `stop`, once set, does the same from
-    another thread. Raises DeviceError if it cannot be started, is stopped or runs out of time.
+    another thread. Raises DeviceError if it cannot be started or is stopped, TimedOut if it runs out of time.
     """
     program = Path(argv[0]).name
     # Files, not pipes: a daemon that the program leaves behind (adb's server) keeps a pipe open for ever.
@@ -61,7 +65,7 @@ def run(
         except subprocess.TimeoutExpired:
             _kill_group(process)
             last = _last_line(_text(stderr))
-            raise DeviceError(
+            raise TimedOut(
                 f"{program} did not end within {timeout_s:g} s" + (f": {last}" if last else ""),
                 hint="raise the time-out, or ask for less",
             ) from None

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgevit.training.checkpoint import Checkpoint
 
 _DEFAULT_SIZE = 224
+_SEED = 0  # of random weights and of new heads, so that the same words give the same network
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def open_source(
         labels = labels or (card.labels if num_classes == card.num_classes else ())
     if isinstance(model, str):
         _check_card_model(model, card)
-        module, spec = _build(model, num_classes, input_size)
+        module, spec = _build_seeded(model, num_classes, input_size)
     else:
         module, spec = model, _spec_of(model, spec)
     if card is not None and input_size == card.input_size:
@@ -79,13 +80,31 @@ def open_source(
     if checkpoint is not None:
         load_weights(module, checkpoint, replace_head=replace_head)
     elif isinstance(model, str):
-        logger.warning("WARNING   no --weights given: %s has random weights, its answers mean nothing", spec.name)
+        warn_of_random_weights(spec.name)
     counted = dataclasses.replace(spec, params=count_params(module), macs=count_macs(module, spec.inputs[0].shape))
     return Source(
         module,
         counted,
         labels,
         _weights_facts(module, checkpoint, random=checkpoint is None and isinstance(model, str)),
+    )
+
+
+def is_file_model(model: str) -> bool:
+    """Whether this names a user's own file, not a model of `edgevit list`."""
+    return ":" in model or model.endswith(".py")
+
+
+def split_factory(model: str) -> tuple[Path, str]:
+    """ "path/to/file.py:factory" -> the file and the name in it, "" if there is none."""
+    path, _, attribute = model.rpartition(":") if ":" in model else (model, "", "")
+    return Path(path), attribute
+
+
+def warn_of_random_weights(name: str) -> None:
+    """The log line for a network that nobody trained."""
+    logger.warning(
+        "WARNING   no --weights given: %s has random weights (seed %d), its answers mean nothing", name, _SEED
     )
 
 
@@ -112,7 +131,7 @@ def state_digest(module: nn.Module) -> str:
 
 
 def _check_card_model(model: str, card: Any) -> None:
-    if card is not None and ":" not in model and card.model != model:
+    if card is not None and not is_file_model(model) and card.model != model:
         raise UsageError(f"these weights are of {card.model}, not of {model}", hint=f"convert {card.model} instead")
 
 
@@ -134,20 +153,29 @@ def _spec_of(module: nn.Module, spec: ModelSpec | None) -> ModelSpec:
     return found
 
 
+def _build_seeded(model: str, num_classes: int | None, input_size: int | None) -> tuple[nn.Module, ModelSpec]:
+    """`_build` with torch's generator at _SEED; the caller's own random numbers go on as if nothing had happened."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(_SEED)
+        return _build(model, num_classes, input_size)
+
+
 def _build(model: str, num_classes: int | None, input_size: int | None) -> tuple[nn.Module, ModelSpec]:
-    if ":" not in model and not model.endswith(".py"):
+    if not is_file_model(model):
         spec = get_spec(model).for_task(num_classes, input_size)
         return spec.build(spec.num_classes, spec.input_size), spec
-    path, _, attribute = model.rpartition(":") if ":" in model else (model, "", "")
+    path, attribute = split_factory(model)
     if not attribute:
         raise UsageError(f"{model} names no factory", hint=f"write {model}:build, a function that returns an nn.Module")
-    target = _import_attribute(Path(path), attribute)
+    target = _import_attribute(path, attribute)
     if isinstance(target, ModelSpec):
         spec = target.for_task(num_classes, input_size)
         return spec.build(spec.num_classes, spec.input_size), spec
     size = input_size or _DEFAULT_SIZE
     module = _call_factory(target, model, num_classes, size)
-    name = attribute if attribute not in ("build", "model", "create") else Path(path).stem
+    name = attribute if attribute not in ("build", "model", "create") else path.stem
     return module, describe_module(module, name=name, input_size=size)
 
 

@@ -1,7 +1,8 @@
 """One conversion in a process of its own: `python -m edgevit.worker FOLDER TARGET PARENT`.
 
 Converters bring large libraries that clash, hang or call sys.exit; here that costs one target, never the others.
-FOLDER holds what `pipeline` wrote: the program, references.npz and TARGET.request.json. The worker writes the
+FOLDER holds what `pipeline` wrote: KERNELS/ with the program, KERNELS.deploy.json, references.npz and
+TARGET.request.json. The worker writes the
 artifact atomically, after it was executed and compared, and then TARGET.result.json. PARENT is the process that
 waits for the result.
 """
@@ -9,6 +10,7 @@ waits for the result.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import sys
@@ -23,7 +25,7 @@ import numpy as np
 from edgevit import errors
 from edgevit.artifact import Artifact, file_entries, load_artifact
 from edgevit.contract.golden import Reference, write_goldens
-from edgevit.contract.manifest import DeployStep, Manifest, ModelFacts, Parity
+from edgevit.contract.manifest import Manifest, ModelFacts, Parity, deploy_step_from_json
 from edgevit.conversion import Converted, NotExecutable
 from edgevit.data.preprocess import normalize_table
 from edgevit.plugins import get_converter
@@ -37,20 +39,29 @@ if TYPE_CHECKING:
     from edgevit.conversion import Converter
 
 
+# New objects between two looks for cycles. Graph rewriting makes millions that live until the end, and the default of
+# 700 spends a tenth of a conversion on finding nothing; 10 % more memory is the price.
+_GC_THRESHOLD = 200_000
+
+
 def main(folder: Path, target: str, parent: int) -> None:
     """Convert and record the outcome; errors with a remedy become part of the result."""
     _die_with(parent)
+    gc.set_threshold(_GC_THRESHOLD)
     request = json.loads((folder / f"{target}.request.json").read_text())
     try:
-        path = convert(load_program(folder), folder, target, request)
-        result = {"artifact": str(path)}
+        path, manifest_sha256 = convert(load_program(folder / get_converter(target).kernels), folder, target, request)
+        result = {"artifact": str(path), "manifest_sha256": manifest_sha256}
     except errors.EdgevitError as error:
         result = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
     write_json(folder / f"{target}.result.json", result)
 
 
-def convert(program: Program, folder: Path, target: str, request: dict[str, Any]) -> Path:
-    """Write, check, execute and compare one artifact; returns its folder. Nothing stays if any step fails."""
+def convert(program: Program, folder: Path, target: str, request: dict[str, Any]) -> tuple[Path, str]:
+    """Write, check, execute and compare one artifact; returns its folder and the hash of its manifest.
+
+    Nothing stays if any step fails.
+    """
     converter = get_converter(target)
     options = converter.Options(**request["options"])
     name = f"{program.spec.name}-{program.precision.value}-{target}"
@@ -59,7 +70,7 @@ def convert(program: Program, folder: Path, target: str, request: dict[str, Any]
         started = time.perf_counter()
         converted = converter.convert(program, options, building)
         seconds = time.perf_counter() - started
-        manifest = _describe(name, program, converter, converted, building, folder, request)
+        manifest = _describe(name, program, converter, converted, building, folder)
         manifest = dataclasses.replace(
             manifest,
             provenance=program.provenance
@@ -73,8 +84,8 @@ def convert(program: Program, folder: Path, target: str, request: dict[str, Any]
         parity = _execute(Artifact(building, manifest), folder)
         check_parity(parity, manifest.tolerance, name)
         dataclasses.replace(manifest, parity=parity).write(building)
-        load_artifact(building)
-    return destination
+        manifest_sha256 = load_artifact(building).manifest_sha256
+    return destination, manifest_sha256
 
 
 def _describe(
@@ -84,10 +95,10 @@ def _describe(
     converted: Converted,
     building: Path,
     folder: Path,
-    request: dict[str, Any],
 ) -> Manifest:
     """The manifest of what the converter wrote, with labels and goldens beside it; parity still to be measured."""
     spec = program.spec
+    steps = json.loads((folder / f"{converter.kernels}.deploy.json").read_text())
     goldens = write_goldens(
         building,
         _references(folder),
@@ -116,7 +127,7 @@ def _describe(
         tolerance=TOLERANCES[program.precision],
         parity=Parity(False, converter.name),
         lowering=converted.lowering,
-        deploy=tuple(DeployStep(**step) for step in request["deploy"]),
+        deploy=tuple(deploy_step_from_json(step) for step in steps),
         checks={},
         provenance={},
     )

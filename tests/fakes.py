@@ -103,6 +103,25 @@ class FakeConverter:
 CONVERTER = FakeConverter()
 
 
+@dataclass(frozen=True)
+class NoOptions:
+    """What a converter without options takes."""
+
+
+@dataclass
+class HangingConverter(FakeConverter):
+    """Never ends."""
+
+    name: str = "hanging"
+    Options: type = NoOptions
+
+    def convert(self, program: Any, options: NoOptions, out_dir: Path) -> None:
+        time.sleep(600)
+
+
+HANGING = HangingConverter()
+
+
 class FakeDevice:
     """Answers every job with a report whose samples `samples_ns(job, number of the call)` makes up."""
 
@@ -212,11 +231,13 @@ def write_artifact(
 
 
 def install_target(site: Path) -> str:
-    """Make target "fake" known to every Python whose PYTHONPATH is the returned value, as pip would."""
+    """Make "fake" and "hanging" known to every Python whose PYTHONPATH is the returned value, as pip would."""
     info = site / "edgevit_fake-1.2.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: edgevit-fake\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text(f"[edgevit.converters.v1]\nfake = {__name__}:CONVERTER\n")
+    (info / "entry_points.txt").write_text(
+        f"[edgevit.converters.v1]\nfake = {__name__}:CONVERTER\nhanging = {__name__}:HANGING\n"
+    )
     checkout = Path(__file__).parents[1]
     return os.pathsep.join([str(site), str(checkout), os.environ.get("PYTHONPATH", "")])
 

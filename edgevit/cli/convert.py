@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgevit.cli.options import AsJson, Weights, print_json, print_table
+from edgevit.cli.options import AsJson, Weights, print_json, print_table, table_lines
+
+if TYPE_CHECKING:
+    from edgevit.contract.manifest import DeployStep, Manifest
+
+_PLACES_SHOWN = 3  # the manifest has them all
 
 
 def convert(
@@ -45,9 +51,22 @@ def convert(
     no_deploy: Annotated[
         bool, typer.Option("--no-deploy", help="Convert the plain graph, without exact rewrites.")
     ] = False,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=1, help="Seconds for each target; one that takes longer fails alone.")
+    ] = 1800,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Convert even what was converted before, and keep nothing of it.")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show which exact rewrites fired, where, and what they changed.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn a checkpoint into verified artifacts, one folder OUT/MODEL-PRECISION-TARGET per target."""
+    """Turn a checkpoint into verified artifacts, one folder OUT/MODEL-PRECISION-TARGET per target.
+
+    The same input, converted by the same code and tools, is taken from a cache: ~/.cache/edgevit (or XDG_CACHE_HOME,
+    or EDGEVIT_CACHE), at most 5 GB (EDGEVIT_CACHE_GB).
+    """
     from edgevit.pipeline import convert as convert_model
     from edgevit.sources import read_labels
 
@@ -64,11 +83,15 @@ def convert(
         options=parse_options(option or []),
         goldens=golden or [],
         plain=no_deploy,
+        timeout_s=timeout,
+        cache=not no_cache,
     )
     if as_json:
         print_json([{"path": str(a.path), **a.manifest.to_json()} for a in artifacts])
         return
     print_table(("artifact", "MB", "parity with the checkpoint"), [_row(artifact) for artifact in artifacts])
+    if explain:
+        print("\n".join(explanation([artifact.manifest for artifact in artifacts])))
 
 
 def parse_options(assignments: list[str]) -> dict[str, str]:
@@ -82,6 +105,45 @@ def parse_options(assignments: list[str]) -> dict[str, str]:
             raise UsageError(f"-O {assignment!r} is no option", hint="write -O KEY=VALUE")
         options[key] = value
     return options
+
+
+def explanation(manifests: Sequence[Manifest]) -> list[str]:
+    """Lines on the rewrites behind some artifacts, once for targets that share them, and on what each target made."""
+    lines, groups = [], {}
+    for manifest in manifests:
+        groups.setdefault(manifest.deploy, []).append(manifest)
+    for steps, group in groups.items():
+        lines += ["", f"rewritten for {', '.join(manifest.target for manifest in group)}:"]
+        rows = [_step_row(step) for step in steps]
+        header = ("pass", "places", "operations", "million MACs", "depthwise taps", "transposes", "probe", "where")
+        lines += table_lines(header, rows) if rows else ["nothing"]
+    lines.append("")
+    for manifest in manifests:
+        lowering = manifest.lowering
+        parts = [f"{lowering.nodes} operations"]
+        if lowering.delegated is not None:
+            parts.append(f"{lowering.delegated} delegated in {lowering.regions} region(s)")
+        if lowering.transposes is not None:
+            parts.append(f"{lowering.transposes} transpose(s)")
+        parts += [f"{count} {name} outside" for name, count in lowering.outside.items()]
+        lines.append(f"{manifest.target}: {', '.join(parts)}")
+    return lines
+
+
+def _step_row(step: DeployStep) -> tuple[str, ...]:
+    before, after = step.before, step.after
+    numbers = [("", "")] * 4
+    if before is not None and after is not None:
+        numbers = [
+            (str(before.operations), str(after.operations)),
+            (f"{before.macs / 1e6:.1f}", f"{after.macs / 1e6:.1f}"),
+            (str(before.depthwise_taps), str(after.depthwise_taps)),
+            (str(before.transposes), str(after.transposes)),
+        ]
+    changes = [old if old == new else f"{old} -> {new}" for old, new in numbers]
+    shown = ", ".join(step.places[:_PLACES_SHOWN])
+    more = f" and {len(step.places) - _PLACES_SHOWN} more" if len(step.places) > _PLACES_SHOWN else ""
+    return (step.name, str(step.changes), *changes, f"{step.probe_error:.0e}", shown + more)
 
 
 def _row(artifact: object) -> tuple[str, str, str]:

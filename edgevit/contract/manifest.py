@@ -98,12 +98,25 @@ class Lowering:
 
 
 @dataclass(frozen=True, slots=True)
+class GraphFacts:
+    """A graph in numbers; depthwise_taps is those of its largest depthwise kernel, transposes includes permutes."""
+
+    operations: int
+    macs: int
+    depthwise_taps: int
+    transposes: int
+
+
+@dataclass(frozen=True, slots=True)
 class DeployStep:
-    """One exact rewrite that fired: its name, how often, and the probe's relative error."""
+    """One exact rewrite that fired: where (module paths), the probe's relative error, and the graph around it."""
 
     name: str
     changes: int
     probe_error: float
+    places: tuple[str, ...] = ()
+    before: GraphFacts | None = None
+    after: GraphFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +177,7 @@ class Manifest:
                 "tolerance": _build(Tolerance, document["tolerance"]),
                 "parity": _build(Parity, document["parity"]),
                 "lowering": _build(Lowering, document["lowering"]),
-                "deploy": tuple(_build(DeployStep, d) for d in document["deploy"]),
+                "deploy": tuple(deploy_step_from_json(step) for step in document["deploy"]),
             }
         )
 
@@ -217,6 +230,15 @@ def preprocess_from_json(document: dict[str, Any]) -> Preprocess:
         std=tuple(document["std"]),
         interpolation=Interpolation(document["interpolation"]),
     )
+
+
+def deploy_step_from_json(document: dict[str, Any]) -> DeployStep:
+    """A DeployStep from its JSON form; the graph's numbers are null in older manifests."""
+    return _build(DeployStep, document, places=tuple, before=_graph_facts, after=_graph_facts)
+
+
+def _graph_facts(document: dict[str, Any] | None) -> GraphFacts | None:
+    return None if document is None else _build(GraphFacts, document)
 
 
 def _tensor(document: dict[str, Any]) -> TensorSpec:

@@ -6,9 +6,17 @@ import copy
 import warnings
 from typing import TYPE_CHECKING, Protocol
 
-from edgevit.capture import capture, example_input, to_graph_module
+from edgevit.capture import capture, example_input, functional, is_functional
 from edgevit.contract.manifest import DeployStep
-from edgevit.deploy import conv_bn, noops
+from edgevit.deploy.affine import FOLD_AFFINE
+from edgevit.deploy.constants import FOLD_CONSTANTS
+from edgevit.deploy.costs import Costs, read_costs
+from edgevit.deploy.depthwise import REPLICATE_DEPTHWISE, SPLIT_DEPTHWISE
+from edgevit.deploy.duplicates import MERGE_DUPLICATES
+from edgevit.deploy.explain import graph_facts
+from edgevit.deploy.graph import Graph
+from edgevit.deploy.noops import REMOVE_NOOPS
+from edgevit.deploy.slices import PICK_CHANNELS
 from edgevit.errors import ExportError
 
 if TYPE_CHECKING:
@@ -25,32 +33,43 @@ class Pass(Protocol):
 
     name: str
 
-    def apply(self, graph_module: fx.GraphModule) -> list[str]:
-        """Rewrite in place; returns the module paths of the places changed."""
+    def apply(self, graph: Graph, costs: Costs) -> list[str]:
+        """Rewrite in place where `costs` says that it pays; returns the module paths of the places changed."""
 
 
-PASSES: tuple[Pass, ...] = (noops.REMOVE_NOOPS, conv_bn.FOLD_CONV_BN)
+PASSES: tuple[Pass, ...] = (
+    REMOVE_NOOPS,
+    MERGE_DUPLICATES,
+    FOLD_CONSTANTS,
+    PICK_CHANNELS,
+    FOLD_AFFINE,
+    REPLICATE_DEPTHWISE,
+    SPLIT_DEPTHWISE,
+)
 
 
 def deploy(
-    module: nn.Module, spec: ModelSpec, passes: tuple[Pass, ...] = PASSES
+    module: nn.Module, spec: ModelSpec, passes: tuple[Pass, ...] = PASSES, kernels: str = "xnnpack"
 ) -> tuple[fx.GraphModule, tuple[DeployStep, ...]]:
     """Capture `module` in eval mode and apply `passes` in order; `module` itself is not touched.
 
+    module: any network, or what `capture.functional` gave for it. kernels: the kernel library that the result shall
+    run on, a table of costs.toml.
     After each pass that changed something a probe input runs through the graph before and after.
     Raises ExportError naming the pass and the places if the outputs differ by more than
     PROBE_TOLERANCE relative to the largest output.
     """
+    costs = read_costs(kernels)
     probe = tuple(example_input(tensor.shape, seed=1) for tensor in spec.inputs)
-    graph_module = _own_weights(to_graph_module(capture(module, probe, spec.name)))
-    before = _run(graph_module, probe)
+    captured = module if is_functional(module) else functional(capture(module, probe, spec.name))
+    graph_module = _own_weights(captured)
+    graph = Graph(graph_module)
+    before, facts = _run(graph_module, probe), graph_facts(graph)
     steps = []
     for rewrite in passes:
-        places = rewrite.apply(graph_module)
+        places = rewrite.apply(graph, costs)
         if not places:
             continue
-        graph_module.graph.lint()
-        graph_module.recompile()
         after = _run(graph_module, probe)
         error = _relative_error(after, before)
         if not error <= PROBE_TOLERANCE:
@@ -59,7 +78,8 @@ def deploy(
                 f"{PROBE_TOLERANCE:.0e}); it had rewritten {', '.join(places[:4])}",
                 hint="report this with the model; --no-deploy converts the plain graph",
             )
-        steps.append(DeployStep(rewrite.name, len(places), error))
+        previous, facts = facts, graph_facts(graph)
+        steps.append(DeployStep(rewrite.name, len(places), error, tuple(dict.fromkeys(places)), previous, facts))
         before = after
     return graph_module, tuple(steps)
 

@@ -14,6 +14,9 @@ from types import ModuleType
 from edgevit.libraries import require
 from edgevit.log import captured_native_output
 
+# Sources of models that edgevit does not have. ExecuTorch: for programs in its dialect, ours are ATen.
+_NOT_NEEDED = ("executorch", "sklearn", "tensorflow")
+
 
 def load(name: str) -> ModuleType:
     """coremltools.proto.<name>, for example "Model_pb2"; MissingDependency without coremltools.
@@ -36,18 +39,17 @@ def load(name: str) -> ModuleType:
 
 
 def coremltools() -> ModuleType:
-    """coremltools, imported without TensorFlow, which it would load along and does not need here."""
+    """coremltools, imported without what it would load along, for seconds, and does not need here."""
     if "coremltools" in sys.modules:
         return sys.modules["coremltools"]
-    hidden = "tensorflow" not in sys.modules
-    if hidden:
-        sys.modules["tensorflow"] = None  # makes `import tensorflow` fail, as on a machine without it
+    hidden = [name for name in _NOT_NEEDED if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # None makes an import fail, as on a machine without it
     try:
         with quiet():
             return require("coremltools", "coreml")
     finally:
-        if hidden:
-            del sys.modules["tensorflow"]
+        for name in hidden:
+            del sys.modules[name]
 
 
 @contextlib.contextmanager

@@ -35,11 +35,13 @@ class DropPath(nn.Module):
 class _ChannelNorm(nn.Module):
     """Layer normalisation over one axis, with the state-dict keys of nn.LayerNorm: weight (C,) and bias (C,).
 
-    A subclass says which axis by `_weighted_sum`, `_plain_mean` and `_affine`. The mean is a product with 1/C: XNNPACK
-    delegates neither layer_norm nor a mean over channels, and each of them would cut the graph in two.
+    A subclass says which axis by `_product`, `_plain_mean` and `_affine`. The mean is a product with 1/C: XNNPACK
+    delegates neither layer_norm nor a mean over channels, and each of them would cut the graph in two. eps is the
+    bias of the product that gives the variance.
     """
 
     average: Tensor
+    epsilon: Tensor
 
     def __init__(self, channels: int, eps: float, average_shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -47,14 +49,16 @@ class _ChannelNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("average", torch.full(average_shape, 1.0 / channels), persistent=False)
+        self.register_buffer("epsilon", torch.full((1,), eps), persistent=False)
 
     def _apply(self, fn, recurse: bool = True):
-        # A cast carries over 1/C as the old dtype rounded it (and to_empty nothing at all): write it anew.
+        # A cast carries over what the old dtype rounded (and to_empty nothing at all): write it anew.
         super()._apply(fn, recurse)
         self.average.fill_(1.0 / self.weight.shape[0])
+        self.epsilon.fill_(self.eps)
         return self
 
-    def _weighted_sum(self, x: Tensor) -> Tensor:
+    def _product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         raise NotImplementedError
 
     def _plain_mean(self, x: Tensor) -> Tensor:
@@ -63,15 +67,14 @@ class _ChannelNorm(nn.Module):
     def _affine(self) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
-    def _mean(self, x: Tensor) -> Tensor:
-        # Autocast would round the operands of a product to half precision, and CUDA to TF32.
-        exact_product = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        return self._weighted_sum(x) if exact_product else self._plain_mean(x)
-
     def forward(self, x: Tensor) -> Tensor:
-        centred = x - self._mean(x)
-        # eps joins before the mean: Core ML's converter fails on a scalar added to a linear layer's result.
-        variance = self._mean(centred * centred + self.eps)
+        # Autocast would round the operands of a product to half precision, and CUDA to TF32.
+        if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+            centred = x - self._product(x)
+            variance = self._product(centred * centred, self.epsilon)
+        else:
+            centred = x - self._plain_mean(x)
+            variance = self._plain_mean(centred * centred) + self.eps
         weight, bias = self._affine()
         return centred * torch.rsqrt(variance) * weight + bias
 
@@ -85,8 +88,8 @@ class LayerNorm2d(_ChannelNorm):
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
         super().__init__(channels, eps, (1, channels, 1, 1))
 
-    def _weighted_sum(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.average)  # (N, 1, H, W)
+    def _product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.conv2d(x, self.average, bias)  # (N, 1, H, W)
 
     def _plain_mean(self, x: Tensor) -> Tensor:
         return x.mean(1, keepdim=True)  # (N, 1, H, W)
@@ -101,8 +104,8 @@ class TokenNorm(_ChannelNorm):
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__(channels, eps, (1, channels))
 
-    def _weighted_sum(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.average)  # (N, T, 1)
+    def _product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.linear(x, self.average, bias)  # (N, T, 1)
 
     def _plain_mean(self, x: Tensor) -> Tensor:
         return x.mean(-1, keepdim=True)  # (N, T, 1)

@@ -1,8 +1,10 @@
 """Mobile-Former (Chen et al., arXiv 2108.05895): a MobileNet and a few global tokens that talk through attention.
 
-Differs from the paper's code in form only. Tokens are (N, T, d), not (T, N, d). Attention runs on channel-major
-arrays (N, C, L), into which a feature map flattens without moving data, so that heads split by a reshape and only
-arrays as narrow as the token count are ever transposed. State-dict keys and results are the official ones.
+Differs from the paper's code in form only. Tokens are (N, T, d), not (T, N, d). Attention reads a map as pixels
+(N, HW, C), as channels-last runtimes keep it, so nothing is transposed there. Heads are not split by reshapes:
+there is one row per head and token, zero outside its head (`HeadRows`), so that all heads share two plain
+matrix products; the zeros cost nothing where the token rows do not fill a tile of the kernel. State-dict keys and
+results are the official ones.
 """
 
 from __future__ import annotations
@@ -29,16 +31,36 @@ def _hard_tanh(x: Tensor) -> Tensor:
     return F.hardtanh(x / 3.0)
 
 
-def _split_heads(x: Tensor, heads: int) -> Tensor:
-    """(N, C, L) -> (N * heads, C / heads, L)."""
-    batch, channels, length = x.shape
-    return x.reshape(batch * heads, channels // heads, length)
+class HeadRows(nn.Module):
+    """One row per head and token: (N, T, C) -> (N, heads * T, C).
+
+    Row h * T + t is scale * token t, zero outside head h.
+    """
+
+    mask: Tensor
+
+    def __init__(self, channels: int, heads: int, *, scale: float = 1.0) -> None:
+        super().__init__()
+        mask = scale * torch.eye(heads).repeat_interleave(channels // heads, 1)
+        self.register_buffer("mask", mask.unsqueeze(1), persistent=False)  # (heads, 1, C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, _, channels = x.shape
+        rows = x.reshape(batch, 1, -1, channels) * self.mask  # (N, heads, T, C)
+        return rows.reshape(batch, -1, channels)
 
 
 def _merge_heads(x: Tensor, heads: int) -> Tensor:
-    """(N * heads, C / heads, L) -> (N, C, L)."""
-    batch, channels, length = x.shape
-    return x.reshape(batch // heads, heads * channels, length)
+    """Take each head's channels from its own rows: (N, heads * T, C) -> (N, T, C)."""
+    tokens, width = x.shape[1] // heads, x.shape[2] // heads
+    parts = [x[:, h * tokens : (h + 1) * tokens, h * width : (h + 1) * width] for h in range(heads)]
+    return torch.cat(parts, 2)
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """A map as a sequence of pixels: (N, C, H, W) -> (N, HW, C), which is how channels-last runtimes store it."""
+    batch, channels, height, width = x.shape
+    return x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
 
 
 class ChannelShuffle(nn.Module):
@@ -93,18 +115,18 @@ class MapToTokens(nn.Module):
 
     def __init__(self, channels: int, token_dim: int) -> None:
         super().__init__()
-        self.scale = (channels // _BRIDGE_HEADS) ** -0.5
         self.alpha = nn.Sequential(nn.Linear(token_dim, channels))
         self.q = nn.Linear(token_dim, channels)
         self.proj = nn.Linear(channels, token_dim)
         self.layer_norm = TokenNorm(token_dim)
+        self.query_heads = HeadRows(channels, _BRIDGE_HEADS, scale=(channels // _BRIDGE_HEADS) ** -0.5)
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
-        pixels = _split_heads(x.flatten(2), _BRIDGE_HEADS)  # (N*2, C/2, HW)
-        query = _split_heads(self.q(tokens).transpose(1, 2), _BRIDGE_HEADS)  # (N*2, C/2, T)
-        scores = torch.bmm(query.transpose(1, 2) * self.scale, pixels)  # (N*2, T, HW)
-        attention = scores.softmax(-1).transpose(1, 2)  # (N*2, HW, T)
-        gathered = _merge_heads(torch.bmm(pixels, attention), _BRIDGE_HEADS).transpose(1, 2)  # (N, T, C)
+        pixels = _pixels(x)  # (N, HW, C)
+        query = self.query_heads(self.q(tokens))  # (N, 2T, C)
+        # Softmax over pixels: runtimes want its axis last.
+        attention = torch.bmm(pixels, query.transpose(1, 2)).transpose(1, 2).softmax(-1)  # (N, 2T, HW)
+        gathered = _merge_heads(torch.bmm(attention, pixels), _BRIDGE_HEADS)  # (N, T, C)
         gate = _hard_tanh(self.alpha(tokens)) + 1.0  # (N, T, C) in 0..2
         return self.layer_norm(tokens + self.proj(gathered * gate))
 
@@ -117,20 +139,17 @@ class Former(nn.Module):
 
     def __init__(self, token_dim: int) -> None:
         super().__init__()
-        self.scale = (token_dim // _TOKEN_HEADS) ** -0.5
         self.ffn = nn.Sequential(nn.Linear(token_dim, 2 * token_dim), nn.GELU(), nn.Linear(2 * token_dim, token_dim))
         self.ffn_norm = TokenNorm(token_dim)
         self.q = nn.Linear(token_dim, token_dim)
         self.channel_mlp = nn.Linear(token_dim, token_dim)
         self.layer_norm = TokenNorm(token_dim)
+        self.query_heads = HeadRows(token_dim, _TOKEN_HEADS, scale=(token_dim // _TOKEN_HEADS) ** -0.5)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        value = _split_heads(tokens.transpose(1, 2), _TOKEN_HEADS)  # (N*4, d/4, T)
-        query = _split_heads(self.q(tokens).transpose(1, 2), _TOKEN_HEADS)  # (N*4, d/4, T)
-        attention = torch.bmm(query.transpose(1, 2) * self.scale, value).softmax(-1)  # (N*4, T, T)
-        # Transpose the value, never the attention: a converter that goes by shapes can lose the transpose of a square.
-        mixed = torch.bmm(attention, value.transpose(1, 2)).transpose(1, 2)  # (N*4, d/4, T)
-        mixed = _merge_heads(mixed, _TOKEN_HEADS).transpose(1, 2)  # (N, T, d)
+        query = self.query_heads(self.q(tokens))  # (N, 4T, d)
+        attention = torch.bmm(query, tokens.transpose(1, 2)).softmax(-1)  # (N, 4T, T)
+        mixed = _merge_heads(torch.bmm(attention, tokens), _TOKEN_HEADS)  # (N, T, d)
         tokens = self.layer_norm(tokens + self.channel_mlp(mixed))
         return self.ffn_norm(tokens + self.ffn(tokens))
 
@@ -143,19 +162,18 @@ class TokensToMap(nn.Module):
 
     def __init__(self, channels: int, token_dim: int) -> None:
         super().__init__()
-        self.scale = (channels // _BRIDGE_HEADS) ** -0.5
         self.k = nn.Linear(token_dim, channels)
         self.proj = nn.Linear(token_dim, channels)
+        self.key_heads = HeadRows(channels, _BRIDGE_HEADS, scale=(channels // _BRIDGE_HEADS) ** -0.5)
+        self.value_heads = HeadRows(channels, _BRIDGE_HEADS)
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
-        pixels = _split_heads(x.flatten(2), _BRIDGE_HEADS)  # (N*2, C/2, HW)
-        key = _split_heads(self.k(tokens).transpose(1, 2), _BRIDGE_HEADS)  # (N*2, C/2, T)
-        value = _split_heads(self.proj(tokens).transpose(1, 2), _BRIDGE_HEADS)  # (N*2, C/2, T)
-        scores = torch.bmm(key.transpose(1, 2) * self.scale, pixels)  # (N*2, T, HW)
-        # Softmax over tokens: runtimes want its axis last.
-        attention = scores.transpose(1, 2).softmax(-1).transpose(1, 2)  # (N*2, T, HW)
-        gathered = _merge_heads(torch.bmm(value, attention), _BRIDGE_HEADS)  # (N, C, HW)
-        return x + gathered.reshape(x.shape)
+        batch, channels, height, width = x.shape
+        key, value = self.key_heads(self.k(tokens)), self.value_heads(self.proj(tokens))  # (N, 2T, C)
+        scores = torch.bmm(_pixels(x), key.transpose(1, 2))  # (N, HW, 2T)
+        attention = scores.reshape(batch, -1, tokens.shape[1]).softmax(-1)  # (N, HW * 2, T): each head on its own
+        gathered = torch.bmm(attention.reshape(scores.shape), value)  # (N, HW, C)
+        return x + gathered.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 class LiteBlock(nn.Module):

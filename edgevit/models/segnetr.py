@@ -7,7 +7,7 @@ Inferred here, with counts that fix most of it (12,224,969 parameters for C = 64
 - MBConv: expansion 4, Swish, squeeze to a quarter of the input's channels. The first one, from the image, expands 3 to
   C / 2 channels and squeezes to C / 8: an expansion counted from 3 channels would starve it.
 - Patch merging keeps every other channel and has no weights. Channels of the space-to-depth are counted pixel by
-  pixel: dropping every other one before it or after it is the same, and `patch_reverse(patch_merge(x))` is `x[:, ::2]`.
+  pixel: dropping every other one before it or after it is the same, and a merge reversed is `x[:, ::2]`, the skip.
 - A block's gate is the sum of a local and a global softmax, each times one learned number that starts at 1. Both
   branches gate the same map, so one multiplication by the summed gate does for both. The spatial MLP is Linear, GELU,
   Linear with biases, all n x n for n positions; for one position its softmax is 1 and there is no MLP.
@@ -159,28 +159,19 @@ class SegNetrBlock(nn.Module):
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))  # (N, 4 C, H, W) inside
 
 
-def patch_merge(x: Tensor) -> Tensor:
-    """Half the resolution without weights: (N, C, H, W) -> (N, 2 C, H / 2, W / 2), of every other channel of x.
+def space_to_depth(x: Tensor) -> Tensor:
+    """Half the resolution without weights: (N, c, H, W) -> (N, 4 c, H / 2, W / 2).
 
-    Output channels: the upper left pixels' C / 2, the upper right ones', the lower left ones', the lower right ones'.
+    Output channels: the upper left pixels' c, the upper right ones', the lower left ones', the lower right ones'.
     """
-    _, channels, height, width = x.shape
-    # Channels last, where windows move in rank 4. XNNPACK delegates no slice with a step: pair the channels up instead.
-    pairs = x.permute(0, 2, 3, 1).reshape(-1, height, width * channels // 2, 2)
-    kept = pairs[:, :, :, :1].reshape(-1, height, width, channels // 2)  # (N, H, W, C / 2)
-    return partition(kept, 2).permute(0, 3, 1, 2)
-
-
-def patch_reverse(x: Tensor) -> Tensor:
-    """Twice the resolution without weights: (N, C, H, W) -> (N, C / 4, 2 H, 2 W). Undoes what `patch_merge` kept."""
-    return unpartition(x.permute(0, 2, 3, 1), 2).permute(0, 3, 1, 2)
+    return partition(x.permute(0, 2, 3, 1), 2).permute(0, 3, 1, 2)  # channels last, where windows move in rank 4
 
 
 class SegNetr(nn.Module):
     """U-shaped network of four merges and four reverses: images (N, 3, S, S) -> logits (N, num_classes, S, S).
 
     S is a multiple of 32: windows are 8 pixels wide at half resolution, and displacing needs an even number of them.
-    A skip is what a merge gives; the decoder takes it back by `patch_reverse`.
+    A skip is what a merge keeps: every other channel at full resolution.
     """
 
     def __init__(self, num_classes: int, *, width: int) -> None:
@@ -207,13 +198,12 @@ class SegNetr(nn.Module):
         x = self.stem(x)  # (N, C / 2, S, S)
         skips = []
         for block in self.encoder:
-            x = patch_merge(x)  # C, 2 C, 4 C, 8 C channels at S / 2, S / 4, S / 8, S / 16
-            skips.append(x)
-            x = block(x)
+            skips.append(x[:, ::2])
+            x = block(space_to_depth(skips[-1]))  # C, 2 C, 4 C, 8 C channels at S / 2, S / 4, S / 8, S / 16
         x = self.bottleneck(x)  # (N, 2 C, S / 16, S / 16)
         for index, block in enumerate(self.decoder):
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-            x = block(torch.cat((x, patch_reverse(skips.pop())), 1))  # 4 C, 2 C, C, C / 2 channels at S / 8 up to S
+            x = block(torch.cat((x, skips.pop()), 1))  # 4 C, 2 C, C, C / 2 channels at S / 8 up to S
             if index < len(self.reduce):
                 x = self.reduce[index](x)
         return self.head(x)

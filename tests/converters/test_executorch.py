@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
 
-from converters.executorch import CONVERTER, Options
+import converters.executorch as converter_module
+from converters.executorch import CONVERTER, Options, shared_node_origins
 from edgevit.artifact import file_entries
 from edgevit.deploy import deploy
 from edgevit.errors import ContractError, ConversionError, DeviceError, UsageError
@@ -32,6 +35,26 @@ def converted(tmp_path_factory):
         lowering=result.lowering,
     )
     return folder, result, manifest
+
+
+def test_shared_node_origins_change_no_byte_and_leave_torch_as_it_was(converted, tmp_path, monkeypatch):
+    from torch.fx.traceback import NodeSource
+
+    folder, _, _ = converted
+    assert not hasattr(NodeSource, "__deepcopy__")
+    monkeypatch.setattr(converter_module, "shared_node_origins", contextlib.nullcontext)
+    module, _ = deploy(seeded(TinyClassifier), classifier_spec())
+    CONVERTER.convert(export(module, classifier_spec()), Options(), tmp_path)
+    assert (tmp_path / "model.pte").read_bytes() == (folder / "model.pte").read_bytes()
+
+
+def test_nodes_share_their_origins_while_lowering():
+    from torch.fx.traceback import NodeSource
+
+    origin = NodeSource(None)
+    with shared_node_origins():
+        assert copy.deepcopy([origin])[0] is origin
+    assert copy.deepcopy([origin])[0] is not origin
 
 
 def test_everything_is_delegated_and_counted(converted):

@@ -1,0 +1,1 @@
+"""What the ExecuTorch converter does to the delegate's own graph."""

@@ -1,0 +1,156 @@
+"""Data movement that the XNNPACK delegate need not do is taken out of its graph before it is written.
+
+ExecuTorch keeps maps channels-last inside the delegate and brings them back to NCHW with a transpose wherever the
+network asks for another view, even if that view would have been channels-last again. In the delegate's graph all
+shapes are as the data lies, so what cancels can be seen there: pairs of transposes, transposes that only move axes
+of size 1, reshapes of reshapes, and a transposed second factor of a matrix product, which XNNPACK takes as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# xnnpack.h: the second operand of xnn_define_batch_matrix_multiply is (..., N, K).
+_TRANSPOSE_B = 1
+
+
+@dataclasses.dataclass
+class Moves:
+    """What was left after the idle moves were taken out: transposes in all delegates together."""
+
+    transposes: int = 0
+
+
+@contextmanager
+def without_idle_moves() -> Iterator[Moves]:
+    """While active, every XNNPACK graph that ExecuTorch serializes is simplified first; gives what is left.
+
+    ExecuTorch has no hook there, so the one function that its preprocessing calls is wrapped.
+    """
+    from executorch.backends.xnnpack import xnnpack_preprocess
+
+    serialize = xnnpack_preprocess.serialize_xnnpack_binary
+
+    moves = Moves()
+
+    def simplified(graph: Any, *arguments: Any) -> bytes:
+        simplify(graph)
+        moves.transposes += sum(_kind(node) == "XNNStaticTranspose" for node in graph.xnodes)
+        return serialize(graph, *arguments)
+
+    xnnpack_preprocess.serialize_xnnpack_binary = simplified
+    try:
+        yield moves
+    finally:
+        xnnpack_preprocess.serialize_xnnpack_binary = serialize
+
+
+def simplify(graph: Any) -> None:
+    """Remove idle data movement from an executorch XNNGraph, in place. Results stay equal to the bit."""
+    simplifier = _Simplifier(graph)
+    for node in graph.xnodes:
+        simplifier.shorten(node)
+    simplifier.drop_unread()
+
+
+class _Simplifier:
+    """The producer of each value, and rewrites of nodes that keep what every value holds."""
+
+    def __init__(self, graph: Any) -> None:
+        self._graph = graph
+        self._shapes = {value.id_out: tuple(value.dims) for value in map(_tensor, graph.xvalues)}
+        self._producers = {node.xnode_union.output_id: node for node in graph.xnodes}
+        self._same: dict[int, int] = {}  # a value -> the value that holds the same data in the same shape
+
+    def shorten(self, node: Any) -> None:
+        """Let a node read as far up as it can; nodes come in execution order."""
+        operation = node.xnode_union
+        for name in _input_names(operation):
+            value = getattr(operation, name)
+            setattr(operation, name, self._same.get(value, value))
+        kind = _kind(node)
+        if kind == "XNNStaticTranspose":
+            self._shorten_transpose(node)
+        elif kind == "XNNStaticReshape":
+            self._shorten_reshape(operation)
+        elif kind == "XNNBatchMatrixMultiply":
+            self._take_transposed(operation)
+
+    def drop_unread(self) -> None:
+        """Nodes whose results lead to no output, and the values that are left over."""
+        graph = self._graph
+        needed = set(graph.output_ids)
+        kept = []
+        for node in reversed(graph.xnodes):
+            operation = node.xnode_union
+            if operation.output_id in needed:
+                kept.append(node)
+                needed.update(getattr(operation, name) for name in _input_names(operation))
+        needed.update(graph.input_ids)
+        graph.xnodes[:] = reversed(kept)
+        graph.xvalues[:] = [value for value in graph.xvalues if _tensor(value).id_out in needed]
+
+    def _shorten_transpose(self, node: Any) -> None:
+        operation = node.xnode_union
+        source = self._operation(operation.input_id, "XNNStaticTranspose")
+        if source is not None:
+            operation.perm = [source.perm[axis] for axis in operation.perm]
+            operation.input_id = source.input_id
+        shape = self._shapes[operation.input_id]
+        moved = [axis for axis in operation.perm if shape[axis] != 1]
+        if moved == sorted(moved):
+            node.xnode_union = self._reshape(operation)
+            self._shorten_reshape(node.xnode_union)
+
+    def _shorten_reshape(self, operation: Any) -> None:
+        source = self._operation(operation.input_id, "XNNStaticReshape")
+        if source is not None:
+            operation.input_id = source.input_id
+        same = self._shapes[operation.input_id] == self._shapes[operation.output_id]
+        if same and operation.output_id not in self._graph.output_ids:
+            self._same[operation.output_id] = operation.input_id
+
+    def _take_transposed(self, operation: Any) -> None:
+        """right = transpose(x) of its last two axes: multiply by x as it lies."""
+        source = self._operation(operation.input2_id, "XNNStaticTranspose")
+        if source is None or operation.flags & _TRANSPOSE_B:
+            return
+        rank = len(source.perm)
+        if list(source.perm) == [*range(rank - 2), rank - 1, rank - 2]:
+            operation.input2_id = source.input_id
+            operation.flags |= _TRANSPOSE_B
+
+    def _reshape(self, transpose: Any) -> Any:
+        from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNStaticReshape
+
+        shape = self._shapes[transpose.output_id]
+        return XNNStaticReshape(
+            num_dims=len(shape),
+            new_shape=list(shape),
+            input_id=transpose.input_id,
+            output_id=transpose.output_id,
+            flags=0,
+        )
+
+    def _operation(self, value: int, kind: str) -> Any:
+        """The operation of a kind that makes a value, else None."""
+        node = self._producers.get(value)
+        return node.xnode_union if node is not None and _kind(node) == kind else None
+
+
+def _kind(node: Any) -> str:
+    return type(node.xnode_union).__name__
+
+
+def _tensor(value: Any) -> Any:
+    union = value.xvalue_union
+    return getattr(union, "tensor_value", union)
+
+
+def _input_names(operation: Any) -> list[str]:
+    """The fields of a node that name values it reads: input_id, input1_id, filter_id, ..."""
+    names = [field.name for field in dataclasses.fields(operation)]
+    return [name for name in names if name.endswith("_id") and name != "output_id"]

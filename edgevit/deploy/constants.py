@@ -1,0 +1,53 @@
+"""What does not depend on the input is computed once, here: Mobile-Former's first token projections and the like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgevit.deploy.graph import Graph, elements, place
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from edgevit.deploy.costs import Costs
+
+# A constant is stored, an operation is not: a result may be this much larger than what it is made from.
+_MAX_GROWTH = 2.0
+
+
+@dataclass(frozen=True)
+class FoldConstants:
+    """Replaces calls whose operands are all constants by their results."""
+
+    name: str = "fold_constants"
+
+    def apply(self, graph: Graph, costs: Costs) -> list[str]:
+        """Returns the place of each call that became a constant."""
+        import torch
+
+        places = []
+        for node in graph.nodes:
+            if node.op != "call_function" or not _is_foldable(node):
+                continue
+            with torch.no_grad():
+                result = node.target(*torch.fx.map_arg(node.args, graph.value), **node.kwargs)
+            places.append(place(node))
+            graph.replace(node, graph.constant(result, f"{place(node)}_constant"))
+        graph.tidy()
+        return places
+
+
+FOLD_CONSTANTS = FoldConstants()
+
+
+def _is_foldable(node: fx.Node) -> bool:
+    """One float result from constants alone, not much larger than they are together."""
+    import torch
+
+    value, sources = node.meta.get("val"), node.all_input_nodes
+    if not sources or any(source.op != "get_attr" for source in sources):
+        return False
+    if not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
+        return False
+    return elements(node) <= _MAX_GROWTH * sum(elements(source) for source in sources)
