@@ -153,13 +153,16 @@ def run_conversion(folder: Path, conversion: str, out: Path, peers: Path) -> tup
     if conversion == OURS:
         model = json.loads((folder / "course.json").read_text())["model"]
         weights = folder / "weights.pt"
-        argv = ["-m", "edgevit", "convert", model, "--weights", weights, "--target", "all", "--out", out]
+        argv = ["-m", "edgevit", "convert", model, "--weights", weights, "--target", "all", "--no-cache", "--out", out]
     else:
         argv = ["-m", "benchmarks.stock", conversion, folder, "--out", out]
     python = peers if conversion in PEER_CONVERSIONS else sys.executable
     with stage("convert", course=folder.name, conversion=conversion):
         started = time.perf_counter()
-        done = shell.run([python, "-W", "ignore", *argv], timeout_s=_CONVERSION_TIMEOUT_S, cwd=ROOT)
+        try:
+            done = shell.run([python, "-W", "ignore", *argv], timeout_s=_CONVERSION_TIMEOUT_S, cwd=ROOT)
+        except DeviceError as error:
+            return time.perf_counter() - started, str(error)
         seconds = time.perf_counter() - started
     if done.returncode == 0:
         return seconds, ""
@@ -174,11 +177,12 @@ def source_key(folder: Path, conversion: str) -> str:
 
 
 def _hash_files(sources: Sequence[str]) -> str:
-    """SHA-256 over names and contents of files and of the .py files below folders."""
-    paths = [
-        path for name in sources for path in ((ROOT / name).rglob("*.py") if (ROOT / name).is_dir() else [ROOT / name])
-    ]
-    lines = [f"{path.relative_to(ROOT).as_posix()} {sha256_file(path)}" for path in sorted(paths)]
+    """SHA-256 over names and contents of files and of all that lies below folders."""
+    found = (
+        path for name in sources for path in ((ROOT / name).rglob("*") if (ROOT / name).is_dir() else [ROOT / name])
+    )
+    paths = sorted(path for path in found if path.is_file() and "__pycache__" not in path.parts)
+    lines = [f"{path.relative_to(ROOT).as_posix()} {sha256_file(path)}" for path in paths]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -257,7 +261,7 @@ def time_conversions(model: str, race: Race, peers: Path) -> dict[str, Any]:
                 with tempfile.TemporaryDirectory(dir=folder) as out:
                     seconds[name], error = run_conversion(folder, name, Path(out), peers)
                 if error:
-                    raise DeviceError(f"{name} cannot convert {model}: {error}")
+                    return {"model": model, "limit": plan.limit, "met": None, "error": f"{name}: {error}"}
             kept["rounds"].append({name: seconds[name] for name in names})
         write_json(record, kept)
     return judge_conversion(model, kept["rounds"], plan, kept["load_average"])

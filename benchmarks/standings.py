@@ -200,6 +200,7 @@ def judge_conversion(
     ratio = bootstrap_ratio([one["edgevit"] / other for one, other in zip(rounds, stock, strict=True)])
     return {
         "model": model,
+        "error": "",
         "limit": race.limit,
         "met": ratio.estimate <= race.limit,
         **interval_json(ratio),

@@ -145,6 +145,8 @@ def _bar_row(row: dict[str, Any]) -> str:
 
 
 def _conversion_time_row(row: dict[str, Any]) -> str:
+    if row["error"]:
+        return f"| {row['model']} | `convert --target all` | | | {row['limit']:.2f} | failed: {row['error']} |"
     stock = row["stock_s"]
     cells = (
         row["model"],

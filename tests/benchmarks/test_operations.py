@@ -8,9 +8,18 @@ import pytest
 import torch
 
 from benchmarks.litert_profile import Layer, assign_kinds, parse_summary
-from benchmarks.operations import COPY, DEPTHWISE, ELEMENTWISE, POINTWISE, PRODUCT, WIDE_DEPTHWISE, Timed, add_up
 from benchmarks.operations import CONVOLUTION as OTHER
-from benchmarks.operations import convolution_kind
+from benchmarks.operations import (
+    COPY,
+    DEPTHWISE,
+    ELEMENTWISE,
+    POINTWISE,
+    PRODUCT,
+    WIDE_DEPTHWISE,
+    Timed,
+    add_up,
+    convolution_kind,
+)
 from benchmarks.xnnpack_replay import build_program, read_operations
 from tests.tiny import SIZE, TinyClassifier, seeded
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import tables
 from benchmarks.race import RACE
-from benchmarks.standings import CONTROL, Bar, judge_bars, judge_conversion, read_race, summarize
+from benchmarks.standings import CONTROL, Bar, Operations, judge_bars, judge_conversion, read_race, summarize
 from edgevit.errors import UsageError
 
 # Milliseconds of each contender relative to the machine's speed in a round, and its answer's error.
@@ -26,7 +26,8 @@ def race():
         Bar(("van_b0",), ("edgevit_tflite",), ("onnx2tf",), 0.45),
         Bar(("van_b0",), ("edgevit_executorch", "edgevit_tflite"), ("executorch", "onnxruntime"), 0.95),
     )
-    return dataclasses.replace(committed, contenders=tuple(TIMES), timing=timing, bars=bars)
+    told = Operations(("executorch",), ("onnx2tf",), 1, 1)
+    return dataclasses.replace(committed, contenders=tuple(TIMES), timing=timing, operations=told, bars=bars)
 
 
 def _report(ms, slowdown, *, error=1e-6, load=0.5):
@@ -156,7 +157,12 @@ def test_table_shows_wrong_failed_and_unjudged(race, monkeypatch):
         "peers": {"onnx2tf": "1.28.8"},
         "models": [summary],
         "bars": judge_bars("van_b0", summary, race.bars),
-        "conversion": [],
+        "conversion": [
+            judge_conversion(
+                "van_b0", [{"edgevit": 20, "executorch": 20, "coreml": 10, "onnx2tf": 40}], race.conversion, [0.5]
+            ),
+            {"model": "vt_resnet18", "limit": 0.5, "met": None, "error": "onnx2tf: ValueError: no"},
+        ],
     }
     monkeypatch.setattr(tables, "_result", lambda name: result)
     lines = tables.race().splitlines()
@@ -165,4 +171,7 @@ def test_table_shows_wrong_failed_and_unjudged(race, monkeypatch):
     assert "| ONNX Runtime | failed |" in lines
     assert "| van_b0 | edgevit_executorch | executorch | 0.500 [0.500, 0.500] | 0.56 | met |" in lines
     assert any("edgevit_tflite | onnx2tf | – | 0.45 | not judged" in line for line in lines)
+    stock = "executorch 20 s + coreml 10 s + onnx2tf 40 s, one after the other"
+    assert f"| van_b0 | `convert --target all`, 20 s | {stock} | 0.286 [0.286, 0.286] | 0.50 | met |" in lines
+    assert "| vt_resnet18 | `convert --target all` | | | 0.50 | failed: onnx2tf: ValueError: no |" in lines
     assert any("ONNX Runtime failed: ValueError: no" in line for line in lines)
