@@ -4,8 +4,9 @@ BIN := .venv/bin
 DEMO := artifacts/demo
 CODE := $(wildcard edgevit/*.py edgevit/*/*.py converters/*.py converters/*/*.py)
 READY := .venv/ready
+PEERS := .venv-peers/ready
 
-.PHONY: help setup demo test test-fast lint goldens matrix conformance demo-result clean
+.PHONY: help setup demo test test-fast lint goldens matrix peers race conformance demo-result clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -57,6 +58,16 @@ matrix: $(READY)  ## measure the conversion matrix at full size (about half an h
 	$(BIN)/python -m benchmarks.matrix benchmarks/conversion.toml
 	$(BIN)/python -m benchmarks.tables
 
+peers: $(PEERS)  ## .venv-peers/ with the stock converters and runtimes to race against (about 5 GB)
+
+$(PEERS): benchmarks/peers.txt benchmarks/peers-constraints.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --disable-pip-version-check --progress-bar off --constraint benchmarks/peers-constraints.txt --requirement benchmarks/peers.txt
+	@touch $@
+
+race: $(READY) $(PEERS)  ## race our artifacts against stock conversions (about 25 minutes, on a quiet machine)
+	$(BIN)/python -m benchmarks.race; status=$$?; $(BIN)/python -m benchmarks.tables && $(BIN)/python -m benchmarks.plots && exit $$status
+
 conformance: $(READY)  ## coremltools' own op tests on the interpreter (about 10 minutes)
 	$(BIN)/python -m benchmarks.conformance
 
@@ -64,5 +75,5 @@ demo-result: $(DEMO)/report.html  ## keep the demo's numbers for README
 	cp $(DEMO)/report.json benchmarks/results/demo.json
 	$(BIN)/python -m benchmarks.tables
 
-clean:  ## remove artifacts and the environment
-	rm -rf artifacts .venv
+clean:  ## remove artifacts and the environments
+	rm -rf artifacts .venv .venv-peers

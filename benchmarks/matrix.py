@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ import torch
 import edgevit
 from edgevit import log
 from edgevit.artifact import Artifact
+from edgevit.devices.host import describe_host
 from edgevit.errors import EdgevitError, UsageError
 from edgevit.provenance import provenance
 from edgevit.storage import write_json
@@ -46,7 +46,7 @@ def main() -> None:
         "schema": "edgevit.matrix",
         "matrix": arguments.matrix.name,
         "seed": matrix["seed"],
-        "cpu": _cpu(),
+        "cpu": describe_host().cpu,
         "cores": os.cpu_count(),
         "provenance": provenance(("executorch", "coremltools", "ai-edge-litert")),
         "rows": rows,
@@ -120,16 +120,6 @@ def _facts(artifact: Artifact) -> dict[str, Any]:
         "lowering": document["lowering"],
         "checks": document["checks"],
     }
-
-
-def _cpu() -> str:
-    """The processor's name as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks.matrix import read_matrix
+from benchmarks.plots import PLOT, draw
 from benchmarks.tables import RESULTS, ROOT, render
 from edgevit.errors import UsageError
 
@@ -52,6 +54,23 @@ def test_demo_keeps_its_accuracy():
 def test_table_replaces_what_somebody_typed():
     readme = (ROOT / "README.md").read_text()
     assert render(readme.replace("| van_b0 | executorch |", "| van_b0 | magic |", 1)) == readme
+
+
+def test_plot_is_drawn_from_the_result():
+    assert PLOT.read_text() == draw(json.loads((RESULTS / "race.json").read_text()))
+    assert "benchmarks/results/race.svg" in (ROOT / "README.md").read_text()
+
+
+def test_plot_tells_what_has_no_speed():
+    rows = [
+        {"contender": "edgevit_tflite", "title": "edgevit, TFLite", "error": "", "wrong": False, "median_ms": 2.0},
+        {"contender": "onnx2tf", "title": "TFLite by onnx2tf", "error": "", "wrong": True, "median_ms": 0.5},
+        {"contender": "openvino", "title": "Open<VINO>", "error": "no", "wrong": False},
+    ]
+    drawn = draw({"models": [{"model": "van_b0", "contenders": [row | {"rounds_ms": [1.9, 2.1]} for row in rows]}]})
+    assert [row.text for row in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")] == [
+        "van_b0, milliseconds", "edgevit, TFLite", "2.00", "TFLite by onnx2tf", "wrong answer", "Open<VINO>", "failed",
+    ]  # fmt: skip
 
 
 def test_unknown_key_in_a_matrix_is_an_error(tmp_path):
