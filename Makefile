@@ -5,7 +5,7 @@ DEMO := artifacts/demo
 CODE := $(wildcard edgevit/*.py edgevit/*/*.py converters/*.py converters/*/*.py)
 READY := .venv/ready
 
-.PHONY: help setup demo test test-fast lint goldens matrix conformance demo-result clean
+.PHONY: help setup demo test test-fast lint goldens matrix coreml conformance demo-result clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -55,6 +55,11 @@ goldens: $(READY)  ## rewrite the golden vectors; review the diff
 
 matrix: $(READY)  ## measure the conversion matrix at full size (about half an hour)
 	$(BIN)/python -m benchmarks.matrix benchmarks/conversion.toml
+	$(BIN)/python -m benchmarks.tables
+
+coreml: $(READY)  ## every model as a Core ML package, and compressed weights (about half an hour)
+	$(BIN)/python -m benchmarks.matrix benchmarks/coreml.toml
+	$(BIN)/python -m benchmarks.matrix benchmarks/coreml-weights.toml
 	$(BIN)/python -m benchmarks.tables
 
 conformance: $(READY)  ## coremltools' own op tests on the interpreter (about 10 minutes)
