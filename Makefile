@@ -6,7 +6,7 @@ CODE := $(wildcard edgevit/*.py edgevit/*/*.py converters/*.py converters/*/*.py
 READY := .venv/ready
 PEERS := .venv-peers/ready
 
-.PHONY: help setup demo test test-fast lint goldens matrix peers race conformance demo-result clean
+.PHONY: help setup demo test test-fast lint goldens matrix peers race coreml conformance demo-result clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -67,6 +67,11 @@ $(PEERS): benchmarks/peers.txt benchmarks/peers-constraints.txt
 
 race: $(READY) $(PEERS)  ## race our artifacts against stock conversions (about 25 minutes, on a quiet machine)
 	$(BIN)/python -m benchmarks.race; status=$$?; $(BIN)/python -m benchmarks.tables && $(BIN)/python -m benchmarks.plots && exit $$status
+
+coreml: $(READY)  ## every model as a Core ML package, and compressed weights (about half an hour)
+	$(BIN)/python -m benchmarks.matrix benchmarks/coreml.toml
+	$(BIN)/python -m benchmarks.matrix benchmarks/coreml-weights.toml
+	$(BIN)/python -m benchmarks.tables
 
 conformance: $(READY)  ## coremltools' own op tests on the interpreter (about 10 minutes)
 	$(BIN)/python -m benchmarks.conformance

@@ -37,6 +37,41 @@ def conversion() -> str:
     return "\n".join(lines) + "\n"
 
 
+def coreml() -> str:
+    """Every model as a Core ML package: how close fp32 and fp16 are, and their sizes."""
+    rows = _result("coreml")["rows"]
+    cells = {(row["model"], row["precision"]): row for row in rows}
+    lines = ["| model | fp32 | MB | fp16 | MB |", "|---|---|---:|---|---:|"]
+    for model in dict.fromkeys(row["model"] for row in rows):
+        pair = (cells[model, precision] for precision in ("fp32", "fp16"))
+        lines.append(f"| {model} | " + " | ".join(_closeness(row) for row in pair) + " |")
+    return "\n".join([*lines, "", "Made by `make coreml`."]) + "\n"
+
+
+def coreml_options() -> str:
+    """What Core ML's options cost: closeness to the checkpoint and size, one model of each family."""
+    rows = _result("coreml-weights")["rows"]
+    columns = list(dict.fromkeys(_options(row) for row in rows))
+    cells = {(row["model"], _options(row)): row for row in rows}
+    lines = ["| model | " + " | MB | ".join(f"`{name}`" for name in columns) + " | MB |"]
+    lines.append("|---|" + "---|---:|" * len(columns))
+    for model in dict.fromkeys(row["model"] for row in rows):
+        lines.append(f"| {model} | " + " | ".join(_closeness(cells[model, name]) for name in columns) + " |")
+    return "\n".join([*lines, "", "Made by `make coreml`."]) + "\n"
+
+
+def _options(row: dict[str, Any]) -> str:
+    """ "weights=int8" of a row's options."""
+    return " ".join(f"{key}={str(value).lower()}" for key, value in row["options"].items())
+
+
+def _closeness(row: dict[str, Any]) -> str:
+    """Two cells: SNR in dB, and megabytes."""
+    if row["error"]:
+        return f"failed: {row['error']} | "
+    return f"{row['parity']['snr_db']:.1f} dB | {row['size_bytes'] / 1e6:.1f}"
+
+
 def demo() -> str:
     """The digits demo: accuracy of checkpoint and artifacts, parity, size, latency on the machine that ran it."""
     rows = _result("demo")["artifacts"]

@@ -23,7 +23,7 @@ TOLERANCES = {
     "int8": Tolerance(min_snr_db=25.0),
     "palette8": Tolerance(min_snr_db=25.0),
     "palette6": Tolerance(min_snr_db=15.0),
-    "palette4": Tolerance(min_snr_db=3.0),
+    "palette4": Tolerance(min_snr_db=6.0),
 }
 KINDS = (FULL, *TOLERANCES)
 _MAX_ROUNDS = 200  # of k-means; it stops earlier once nothing moves

@@ -11,6 +11,8 @@ from benchmarks.matrix import read_matrix
 from benchmarks.plots import PLOT, draw
 from benchmarks.tables import RESULTS, ROOT, render
 from edgevit.errors import UsageError
+from edgevit.models import iter_specs
+from edgevit.spec import Tier
 
 MODELS = ("van_b0", "mobile_former_26m", "mobile_former_294m", "vt_resnet18", "segnetr_64", "segnetr_32")
 ROWS = [("executorch", "fp32"), ("tflite", "fp32"), ("tflite", "fp16"), ("coreml", "fp32"), ("coreml", "fp16")]
@@ -39,6 +41,28 @@ def test_conversion_matrix_holds(rows, model, target, precision):
         assert row["parity"]["snr_db"] >= 50
     if target == "tflite":
         assert row["checks"]["custom ops"] == "0"
+
+
+def test_every_edge_model_is_verified_as_a_core_ml_package():
+    rows = json.loads((RESULTS / "coreml.json").read_text())["rows"]
+    names = {spec.name for spec in iter_specs() if spec.tier is Tier.EDGE}
+    assert {(row["model"], row["precision"]) for row in rows} == {(n, p) for n in names for p in ("fp32", "fp16")}
+    for row in rows:
+        assert row["error"] == ""
+        assert row["parity"]["runtime"].startswith("reference interpreter")
+        if row["precision"] == "fp32":
+            assert row["parity"]["max_relative_error"] <= 1e-5
+        else:
+            assert row["parity"]["snr_db"] >= 50
+
+
+def test_compressed_core_ml_packages_are_above_their_floors():
+    rows = json.loads((RESULTS / "coreml-weights.json").read_text())["rows"]
+    assert len({row["model"].split("_")[0] for row in rows}) == 4  # one of each family
+    for row in rows:
+        assert row["error"] == ""
+        assert row["parity"]["snr_db"] >= row["tolerance"]["min_snr_db"]
+        assert "fp32 twin" in row["checks"]
 
 
 def test_demo_keeps_its_accuracy():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import edgevit
 from converters._coreml.compression import TOLERANCES, palette
 from converters._coreml.sessions import CoreMLSession
 from converters.coreml import CONVERTER, PROGRAM_FILE, Options
@@ -262,3 +263,28 @@ def test_palette_is_closer_than_even_spacing_and_the_nearest_value():
     even = np.linspace(flat.min(), flat.max(), 16)
     spaced = np.abs(flat[:, None] - even[None]).min(axis=1)
     assert np.square(distance.min(axis=1)).sum() < 0.4 * np.square(spaced).sum()
+
+
+def test_the_whole_line_with_pictures_labels_and_compressed_weights(tmp_path):
+    artifact = edgevit.convert(
+        seeded(WideClassifier),
+        spec=classifier_spec(),
+        target="coreml",
+        precision="fp16",
+        labels=LABELS,
+        out=tmp_path,
+        options={"image_input": "true", "classifier": "true", "weights": "int8"},
+    )
+    manifest = artifact.manifest
+    assert artifact.name == "tiny_classifier-fp16-coreml-weights-int8"
+    assert (manifest.compression, manifest.tolerance) == ("int8", TOLERANCES["int8"])
+    assert manifest.checks["fp32 twin"].startswith("max rel. error")  # held to 1e-5, without compression
+    assert manifest.parity.samples == 4
+    assert 30 < manifest.parity.snr_db < 70
+    stored = artifact.golden_input("portrait")["image"]
+    assert (stored.dtype, stored.shape) == (np.uint8, (1, SIZE, SIZE, 3))
+    assert np.array_equal(stored[0], artifact.golden_level(artifact.golden("portrait"), "L1"))
+    assert edgevit.verify(artifact).compression == "int8"
+    assert artifact.predict(PICTURES[0])[0].label in LABELS
+    with pytest.raises(UsageError, match="classifier is true or false, not 'yes'"):
+        edgevit.convert(seeded(WideClassifier), spec=classifier_spec(), target="coreml", options={"classifier": "yes"})

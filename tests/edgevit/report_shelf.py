@@ -74,10 +74,17 @@ def write_artifact(folder: Path, name: str, **changes: Any) -> Artifact:
     return load_artifact(path)
 
 
-def write_verification(artifact: Artifact, *, parity: Parity | None = None, accuracy: float | None = 0.982) -> Path:
-    """The artifact's verify.json, top-1 `accuracy` against a checkpoint of 0.984."""
+def write_verification(
+    artifact: Artifact,
+    *,
+    parity: Parity | None = None,
+    accuracy: float | None = 0.982,
+    kind: str = "evaluate",
+    started_utc: str = "2026-11-20T12:00:00Z",
+) -> Path:
+    """The artifact's evaluate.json, top-1 `accuracy` against a checkpoint of 0.984, or its verify.json without."""
     parity = parity or _parity("executorch 1.4.1", 6.1e-7, 131.2)
-    path = artifact.path.parent / "results" / f"{artifact.name}.verify.json"
+    path = artifact.path.parent / "results" / f"{artifact.name}.{kind}.json"
     write_json(path, {
         "schema": "edgevit.verification",
         "schema_version": 1,
@@ -85,12 +92,12 @@ def write_verification(artifact: Artifact, *, parity: Parity | None = None, accu
         "artifact_sha256": artifact.manifest_sha256,
         "checks": {"weights": "all finite"},
         "parity": dataclasses.asdict(parity),
-        "data": {
+        "data": None if kind == "verify" else {
             "source": "digits", "split": "test", "samples": 500, "metric": "top-1", "checkpoint": 0.984,
             "artifact": accuracy, "agreement": None if accuracy is None else 0.998,
         },
         "provenance": {},
-        "started_utc": "2026-11-20T12:00:00Z",
+        "started_utc": started_utc,
         "seconds": 1.2,
     })  # fmt: skip
     return path

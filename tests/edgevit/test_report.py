@@ -149,6 +149,17 @@ def test_status_follows_the_bounds_of_the_manifest(tmp_path: Path, parity: Parit
     assert _row(tmp_path, EXECUTORCH).agreement.status is status
 
 
+@pytest.mark.parametrize("hour", ["11", "13"])
+def test_parity_measured_alone_leaves_the_accuracy(tmp_path: Path, hour: str) -> None:
+    artifact = write_artifact(tmp_path, EXECUTORCH)
+    write_verification(artifact)
+    parity = Parity(True, "r", 2, 1e-3, 2e-6, 99.0, 1.0, 1.0)
+    write_verification(artifact, parity=parity, kind="verify", started_utc=f"2026-11-20T{hour}:00:00Z")
+    row = _row(tmp_path, EXECUTORCH)
+    assert row.accuracy.artifact == 0.982
+    assert (row.agreement.snr_db == 99.0) is (hour == "13")  # the newer parity wins
+
+
 def test_without_a_stated_bound_nothing_is_said_to_agree(tmp_path: Path) -> None:
     write_verification(write_artifact(tmp_path, EXECUTORCH, tolerance=Tolerance()))
     data = collect(tmp_path)
@@ -165,7 +176,7 @@ def test_results_of_another_build_are_dropped_and_named_stale(shelf: Path) -> No
     assert row.agreement.source.file == f"{EXECUTORCH}/manifest.json"
     stale = {subject for kind, subject in _notes(shelf) if kind is NoteKind.STALE}
     assert stale == {
-        f"results/{EXECUTORCH}.verify.json",
+        f"results/{EXECUTORCH}.evaluate.json",
         f"results/{EXECUTORCH}.profile.json",
         f"results/{EXECUTORCH}--vs--{TFLITE}.compare.json",
     }

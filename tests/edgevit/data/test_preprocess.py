@@ -16,6 +16,7 @@ from edgevit.data.preprocess import (
     quantize_tensor,
     resize,
     resized_size,
+    to_pixels,
     to_tensor,
 )
 from edgevit.errors import QuantizationError, UsageError
@@ -220,3 +221,18 @@ def test_sizes_below_one_pixel_are_refused():
         axis_taps(5, 0, Interpolation.BILINEAR)
     with pytest.raises(UsageError):
         axis_taps(5, 4, Interpolation.BILINEAR, window=(2, 5))
+
+
+def test_every_byte_comes_back_from_its_normalised_value():
+    table = normalize_table((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    picture = np.arange(256 * 3, dtype=np.uint32).astype(np.uint8).reshape(16, 16, 3)
+    assert np.array_equal(to_pixels(to_tensor(picture, table, Layout.NCHW), table), picture)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 5.0, 0.01])
+def test_tensor_without_a_picture_is_refused(value):
+    table = normalize_table((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    tensor = to_tensor(np.zeros((4, 4, 3), np.uint8), table, Layout.NCHW)
+    tensor[0, 1, 2, 3] = value
+    with pytest.raises(UsageError, match="this tensor is none"):
+        to_pixels(tensor, table)
