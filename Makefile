@@ -6,7 +6,7 @@ CODE := $(wildcard edgevit/*.py edgevit/*/*.py converters/*.py converters/*/*.py
 READY := .venv/ready
 PEERS := .venv-peers/ready
 
-.PHONY: help setup demo test test-fast lint goldens matrix peers race coreml conformance demo-result clean
+.PHONY: help setup demo test test-fast lint goldens matrix sizes peers race coreml conformance demo-result clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -56,6 +56,10 @@ goldens: $(READY)  ## rewrite the golden vectors; review the diff
 
 matrix: $(READY)  ## measure the conversion matrix at full size (about half an hour)
 	$(BIN)/python -m benchmarks.matrix benchmarks/conversion.toml
+	$(BIN)/python -m benchmarks.tables
+
+sizes: $(READY)  ## parity of two models at all sizes from 64 to 384 (about half an hour)
+	$(BIN)/python -m benchmarks.matrix benchmarks/sizes.toml
 	$(BIN)/python -m benchmarks.tables
 
 peers: $(PEERS)  ## .venv-peers/ with the stock converters and runtimes to race against (about 5 GB)

@@ -30,7 +30,7 @@ from edgevit.training.checkpoint import load_weights
 
 RESULTS = Path(__file__).parent / "results"
 _KEYS = {"models", "seed", "precisions"}
-_OPTIONAL = {"options": [{}]}  # converter options, one set per row
+_OPTIONAL = {"options": [{}], "sizes": [None]}  # converter options, one set per row; pixels of each side
 
 
 def main() -> None:
@@ -66,20 +66,21 @@ def read_matrix(path: Path) -> dict[str, Any]:
 
 
 def measure_model(name: str, matrix: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per target, precision and set of options, one after the other, so that seconds are comparable."""
-    model = seeded_model(name, matrix["seed"])
+    """One row per size, target, precision and set of options, one after the other, so that seconds are comparable."""
     rows = []
-    with tempfile.TemporaryDirectory() as out:
-        for precision, targets in matrix["precisions"].items():
-            for target, options in itertools.product(targets, matrix["options"]):
-                rows.append(_measure(model, name, target, precision, options, out))
+    for input_size in matrix["sizes"]:
+        model = seeded_model(name, matrix["seed"], input_size)
+        with tempfile.TemporaryDirectory() as out:
+            for precision, targets in matrix["precisions"].items():
+                for target, options in itertools.product(targets, matrix["options"]):
+                    rows.append(_measure(model, name, target, precision, options, out))
     return rows
 
 
-def seeded_model(name: str, seed: int) -> torch.nn.Module:
+def seeded_model(name: str, seed: int, input_size: int | None = None) -> torch.nn.Module:
     """A network with seeded weights whose BatchNorms have seen four random images."""
     torch.manual_seed(seed)
-    model = edgevit.create_model(name)
+    model = edgevit.create_model(name, input_size=input_size)
     size = model.edgevit_spec.input_size
     model.train()
     with torch.no_grad():

@@ -72,6 +72,22 @@ def _closeness(row: dict[str, Any]) -> str:
     return f"{row['parity']['snr_db']:.1f} dB | {row['size_bytes'] / 1e6:.1f}"
 
 
+def sizes() -> str:
+    """The largest relative error over all sizes, by model and target."""
+    result = _result("sizes")
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in result["rows"]:
+        rows.setdefault((row["model"], row["target"]), []).append(row)
+    lines = [
+        "| model | target | sizes | largest rel. error | delegate regions | transposes |",
+        "|---|---|---|---:|---:|---:|",
+        *(_size_row(model, target, group) for (model, target), group in rows.items()),
+        "",
+        f"{_tools(result['provenance']['tools'])}; fp32, seeded random weights; made by `make sizes`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def demo() -> str:
     """The digits demo: accuracy of checkpoint and artifacts, parity, size, latency on the machine that ran it."""
     rows = _result("demo")["artifacts"]
@@ -144,6 +160,22 @@ def interpreter() -> str:
         "`python -m benchmarks.interpreter_speed` |",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _size_row(model: str, target: str, rows: list[dict[str, Any]]) -> str:
+    right = [row for row in rows if not row["error"]]
+    sizes = [row["input_size"] for row in right]
+    errors = [row["parity"]["max_relative_error"] for row in right]
+    regions, transposes = ({row["lowering"][key] for row in right} for key in ("regions", "transposes"))
+    span = f"{len(right)} of {len(rows)} right" + (f", {min(sizes)} to {max(sizes)}" if sizes else "")
+    worst = f"{max(errors):.1e}" if errors else "–"
+    return f"| {model} | {target} | {span} | {worst} | {_span(regions)} | {_span(transposes)} |"
+
+
+def _span(values: set[int | None]) -> str:
+    """ "1" where all are equal, "30–38" where they differ."""
+    known = sorted(value for value in values if value is not None)
+    return "–" if not known else str(known[0]) if known[0] == known[-1] else f"{known[0]}–{known[-1]}"
 
 
 def _kind_row(kind: str, rows: list[dict[str, Any]]) -> str:
