@@ -16,7 +16,10 @@ from edgevit.deploy.duplicates import MERGE_DUPLICATES
 from edgevit.deploy.explain import graph_facts
 from edgevit.deploy.graph import Graph
 from edgevit.deploy.noops import REMOVE_NOOPS
+from edgevit.deploy.norms import NORM_PRODUCTS
 from edgevit.deploy.slices import PICK_CHANNELS
+from edgevit.deploy.softmax import SOFTMAX_LAST
+from edgevit.deploy.views import TOKEN_VIEWS
 from edgevit.errors import ExportError
 
 if TYPE_CHECKING:
@@ -41,6 +44,11 @@ PASSES: tuple[Pass, ...] = (
     REMOVE_NOOPS,
     MERGE_DUPLICATES,
     FOLD_CONSTANTS,
+    SOFTMAX_LAST,
+    TOKEN_VIEWS,
+    NORM_PRODUCTS,
+    TOKEN_VIEWS,
+    REMOVE_NOOPS,
     PICK_CHANNELS,
     FOLD_AFFINE,
     REPLICATE_DEPTHWISE,

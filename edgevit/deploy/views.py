@@ -1,0 +1,123 @@
+"""Reshapes and permutations in their cheapest exact form: token views, window partitions, class tokens.
+
+A map becomes tokens by permute(0, 2, 3, 1) and a reshape, and a map again by a reshape and permute(0, 3, 1, 2): where
+maps are kept channels-last the permutation is then free. Chains that cancel are taken out, ranks that no runtime
+takes are merged away, and an index becomes a slice, which delegates keep.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgevit.deploy.graph import Graph, argument, only_reader, place, shape
+from edgevit.deploy.rearrangement import Rearrangement, Step, chain, node_step, steps_cost
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from edgevit.deploy.costs import Costs
+
+
+@dataclass(frozen=True)
+class TokenViews:
+    """Writes each chain of views anew where that takes fewer or cheaper operations."""
+
+    name: str = "token_views"
+
+    def apply(self, graph: Graph, costs: Costs) -> list[str]:
+        """Returns the place of each chain, index or mean that has a new form."""
+        places = [*_slice_indices(graph), *_mean_on_maps(graph), *shorten_chains(graph)]
+        graph.tidy()
+        return places
+
+
+TOKEN_VIEWS = TokenViews()
+
+
+def shorten_chains(graph: Graph) -> list[str]:
+    """Give every chain of rearrangements its cheapest form; returns the places of those that change."""
+    places = []
+    for node in graph.nodes:
+        reader = only_reader(node)
+        if node_step(node) is None or (reader is not None and node_step(reader) is not None):
+            continue  # no view, or not the last of its chain
+        best, least = None, (0, 0, 0, 0)
+        for nodes, together in chain(node):
+            saved = _cost_difference(together.steps(), _steps_freed(nodes))
+            if saved < least:
+                best, least = (nodes[-1].args[0], together), saved
+        if best is not None:
+            source, together = best
+            places.append(place(node))
+            graph.replace(node, together.emit(graph, source, like=node))
+    return places
+
+
+def _steps_freed(nodes: list[fx.Node]) -> list[Step]:
+    """The steps of a chain, last first, that nothing else reads."""
+    steps = []
+    for position, node in enumerate(nodes):
+        if position and only_reader(node) is None:
+            break
+        steps.append(node_step(node))
+    return steps
+
+
+def _cost_difference(new: tuple[Step, ...], old: list[Step]) -> tuple[int, ...]:
+    return tuple(after - before for after, before in zip(steps_cost(new), steps_cost(old), strict=True))
+
+
+def _slice_indices(graph: Graph) -> list[str]:
+    """x[:, 0], an index, as x[:, 0:1] and a reshape."""
+    import torch
+
+    aten = torch.ops.aten
+    places = []
+    for node in graph.calls(aten.select.int):
+        source, axis, index = node.args
+        index %= shape(source)[axis]
+        if shape(source)[axis] > 1:
+            source = graph.call(aten.slice.Tensor, source, axis, index, index + 1, like=node)
+        places.append(place(node))
+        graph.replace(node, graph.call(aten.reshape.default, source, list(shape(node)), like=node))
+    return places
+
+
+def _mean_on_maps(graph: Graph) -> list[str]:
+    """The mean over the tokens of a map, taken on the map."""
+    import torch
+
+    aten = torch.ops.aten
+    places = []
+    for node in graph.calls(aten.mean.dim):
+        rank = len(shape(node.args[0]))
+        axes = {axis % rank for axis in node.args[1] or range(rank)}
+        for nodes, together in chain(node.args[0]):
+            source = nodes[-1].args[0]
+            if node.kwargs or not together.moves or not _averages_pixels(together, axes):
+                continue
+            mean = graph.call(aten.mean.dim, source, [2, 3], True, like=node)
+            pooled = Rearrangement.identity(shape(mean)).then(_pooled(together, axes, argument(node, 2, False)))
+            places.append(place(node))
+            graph.replace(node, pooled.emit(graph, mean, like=node))
+            break
+    return places
+
+
+def _averages_pixels(together: Rearrangement, axes: set[int]) -> bool:
+    """Whether `axes` of the target are the last two of a source of rank 4."""
+    if len(together.source) != 4:
+        return False
+    averaged = {atom for axis in axes for atom in together.target_axes[axis]}
+    return averaged == {atom for axis in together.source_axes[2:] for atom in axis}
+
+
+def _pooled(together: Rearrangement, axes: set[int], keeps: bool) -> tuple[Step, ...]:
+    """From the mean over the last two axes of the source to that over `axes` of the target."""
+    source_shape = (*together.source_shape[:2], 1, 1)
+    target_shape = tuple(
+        1 if axis in axes else size for axis, size in enumerate(together.target_shape) if keeps or axis not in axes
+    )
+    rest = together.restricted(source_shape)
+    return (*rest.steps(), ("reshape", target_shape))
