@@ -17,6 +17,7 @@ from edgevit.deploy.explain import graph_facts
 from edgevit.deploy.graph import Graph
 from edgevit.deploy.noops import REMOVE_NOOPS
 from edgevit.deploy.norms import NORM_PRODUCTS
+from edgevit.deploy.shuffles import DENSE_POINTWISE, FOLD_SHUFFLES
 from edgevit.deploy.slices import PICK_CHANNELS
 from edgevit.deploy.softmax import SOFTMAX_LAST
 from edgevit.deploy.views import TOKEN_VIEWS
@@ -50,8 +51,10 @@ PASSES: tuple[Pass, ...] = (
     TOKEN_VIEWS,
     REMOVE_NOOPS,
     PICK_CHANNELS,
-    FOLD_AFFINE,
+    DENSE_POINTWISE,
     REPLICATE_DEPTHWISE,
+    FOLD_SHUFFLES,
+    FOLD_AFFINE,
     SPLIT_DEPTHWISE,
 )
 

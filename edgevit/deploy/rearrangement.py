@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Literal
 
-from edgevit.deploy.graph import Graph, elements, is_call, shape
+from edgevit.deploy.graph import Graph, elements, is_call, only_reader, shape
 from edgevit.deploy.noops import permutation
 from edgevit.program import MAX_RANK
 
@@ -242,6 +242,12 @@ def node_step(node: fx.Node) -> Step | None:
         aten.flatten.using_ints,
     )
     return ("reshape", shape(node)) if is_call(node, *reshapes) else None
+
+
+def ends_chain(node: fx.Node) -> bool:
+    """Whether a node rearranges and is not read by one more such node alone."""
+    reader = only_reader(node)
+    return node_step(node) is not None and (reader is None or node_step(reader) is None)
 
 
 def chain(node: fx.Node) -> Iterator[tuple[list[fx.Node], Rearrangement]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgevit.deploy.graph import Graph, argument, only_reader, place, shape
-from edgevit.deploy.rearrangement import Rearrangement, Step, chain, node_step, steps_cost
+from edgevit.deploy.rearrangement import Rearrangement, Step, chain, ends_chain, node_step, steps_cost
 
 if TYPE_CHECKING:
     from torch import fx
@@ -39,9 +39,8 @@ def shorten_chains(graph: Graph) -> list[str]:
     """Give every chain of rearrangements its cheapest form; returns the places of those that change."""
     places = []
     for node in graph.nodes:
-        reader = only_reader(node)
-        if node_step(node) is None or (reader is not None and node_step(reader) is not None):
-            continue  # no view, or not the last of its chain
+        if not ends_chain(node):
+            continue
         best, least = None, (0, 0, 0, 0)
         for nodes, together in chain(node):
             saved = _cost_difference(together.steps(), _steps_freed(nodes))
