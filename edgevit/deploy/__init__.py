@@ -17,6 +17,7 @@ from edgevit.deploy.explain import graph_facts
 from edgevit.deploy.graph import Graph
 from edgevit.deploy.noops import REMOVE_NOOPS
 from edgevit.deploy.norms import NORM_PRODUCTS
+from edgevit.deploy.permutes import MOVE_PERMUTES
 from edgevit.deploy.shuffles import DENSE_POINTWISE, FOLD_SHUFFLES
 from edgevit.deploy.slices import PICK_CHANNELS
 from edgevit.deploy.softmax import SOFTMAX_LAST
@@ -49,6 +50,7 @@ PASSES: tuple[Pass, ...] = (
     TOKEN_VIEWS,
     NORM_PRODUCTS,
     TOKEN_VIEWS,
+    MOVE_PERMUTES,
     REMOVE_NOOPS,
     PICK_CHANNELS,
     DENSE_POINTWISE,

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from edgevit.deploy.costs import Costs
 
 
+_MAP_RANK = 4
+
+
 @dataclass(frozen=True)
 class DensePointwise:
     """Turns grouped 1x1 convolutions into plain ones, with zeros between the groups, where that is cheaper."""
@@ -100,7 +103,7 @@ def _shuffle(view: Rearrangement) -> tuple[Tensor, Rearrangement] | None:
     """
     import torch
 
-    if len(view.source) < 3:
+    if len(view.source) != _MAP_RANK:
         return None
     channels = view.source_axes[1]
     places = [place for place, atom in enumerate(view.order) if atom in channels]
@@ -130,7 +133,9 @@ def _can_reorder(graph: Graph, node: fx.Node) -> bool:
         return constant and only_reader(norm) is node and _can_reorder(graph, norm.args[0])
     read = operands(node)
     return read is not None and all(
-        graph.value(operand) is not None or _channels(operand, node) == 1 or _can_reorder(graph, operand)
+        graph.value(operand) is not None
+        or _channels(operand, node) == 1
+        or (len(shape(operand)) == _MAP_RANK and _can_reorder(graph, operand))
         for operand in read
     )
 

@@ -7,12 +7,14 @@ import torch
 from torch import nn
 
 from benchmarks import reference
+from converters.tflite import CONVERTER
 from edgevit import models
 from edgevit.capture import example_input
 from edgevit.deploy import deploy
 from edgevit.deploy.costs import read_costs
 from edgevit.deploy.norms import NORM_PRODUCTS
 from edgevit.deploy.views import TOKEN_VIEWS
+from edgevit.export import export
 from tests.edgevit.deploy.rewriting import XNNPACK, Function, changes_nothing, error, graph_of, ops
 
 _MAP = (2, 6, 4, 4)
@@ -105,18 +107,32 @@ def test_norm_stays_where_the_runtime_takes_it_whole():
     assert changes_nothing(NORM_PRODUCTS, _norm(), _TOKENS, costs=read_costs("coreml"))
 
 
-@pytest.mark.slow
-def test_stock_van_deploys_without_norms_or_transposes():
+@pytest.fixture(scope="module")
+def stock_van():
+    """VAN-B0 in its official form, and the same deployed."""
     torch.manual_seed(0)
     module = reference.build("van_b0")
     for norm in (part for part in module.modules() if isinstance(part, nn.BatchNorm2d | nn.LayerNorm)):
         nn.init.uniform_(norm.weight, 0.5, 1.5)
         nn.init.normal_(norm.bias)
-    spec = models.get_spec("van_b0")
-    graph_module, _ = deploy(module, spec)
+    graph_module, _ = deploy(module, models.get_spec("van_b0"))
+    return module, graph_module
+
+
+@pytest.mark.slow
+def test_stock_van_deploys_without_norms_or_transposes(stock_van):
+    module, graph_module = stock_van
     targets = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_function"}
     assert not {"aten.layer_norm.default", "aten.permute.default", "aten.transpose.int"} & targets
     x = example_input((1, 3, 224, 224), seed=3)
     with torch.no_grad():
         actual, expected = graph_module(x), module(x)
     assert float((actual - expected).abs().max() / expected.abs().max()) <= 1e-6
+
+
+@pytest.mark.slow
+def test_stock_van_is_one_region_of_a_tflite_file(stock_van, tmp_path):
+    pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
+    program = export(stock_van[1], models.get_spec("van_b0"))
+    lowering = CONVERTER.convert(program, CONVERTER.Options(), tmp_path).lowering
+    assert (lowering.transposes, lowering.regions, lowering.outside) == (0, 1, {})

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from edgevit import models
+from edgevit.deploy import deploy
 from edgevit.deploy.costs import read_costs
 from edgevit.deploy.shuffles import DENSE_POINTWISE, FOLD_SHUFFLES
 from edgevit.deploy.views import TOKEN_VIEWS
@@ -153,6 +155,7 @@ _NEAR_MISSES = {
     "grouped on both sides": lambda net, x: net.grouped(_shuffle(net.grouped(x))),
     "result read elsewhere": lambda net, x: _shuffle(y := net.conv(x)).exp() + y,
     "residual": lambda net, x: _shuffle(net.conv(x) + x).exp(),
+    "constants of rank 3": lambda net, x: _shuffle(net.conv(x) + net.shift * net.shift.exp()).exp(),
     "one reader is no convolution": lambda net, x: net.conv(y := _shuffle(x)) + y,
     "depthwise of two outputs": lambda net, x: _shuffle(
         nn.functional.conv2d(net.conv(x), net.doubling, groups=12)
@@ -168,3 +171,13 @@ def test_near_miss_stays_as_it_was(name):
     module = _network(_NEAR_MISSES[name])
     module.doubling = nn.Parameter(torch.rand(24, 1, 1, 1))
     assert changes_nothing(FOLD_SHUFFLES, module, _MAP)
+
+
+@pytest.mark.slow
+def test_mobile_former_26m_loses_its_groups_and_shuffles():
+    torch.manual_seed(0)
+    graph_module, steps = deploy(models.create_model("mobile_former_26m").eval(), models.get_spec("mobile_former_26m"))
+    assert {step.name: step.changes for step in steps}["fold_shuffles"] == 17
+    convolutions = graph_module.graph.find_nodes(op="call_function", target=torch.ops.aten.conv2d.default)
+    weights = [conv.args[1].meta["val"] for conv in convolutions if len(conv.args) > 6 and conv.args[6] > 1]
+    assert all(weight.shape[1] == 1 for weight in weights)  # what is left is depthwise
