@@ -143,6 +143,17 @@ def test_convolutions_behind_take_the_shuffle(function):
     assert error(graph, module, _MAP) <= 1e-6
 
 
+def test_convolution_behind_takes_the_shuffle_out_of_a_longer_view():
+    module = _network(lambda net, x: net.conv(_flat_shuffle(x.permute(0, 3, 1, 2))))
+    graph = graph_of(module, (2, 4, 5, 12))
+    TOKEN_VIEWS.apply(graph, XNNPACK)
+    assert len(FOLD_SHUFFLES.apply(graph, XNNPACK)) == 1
+    (permute,) = graph.calls(torch.ops.aten.permute.default)
+    assert permute.args[1] == [0, 3, 1, 2]
+    assert _moves(graph) == 1
+    assert error(graph, module, (2, 4, 5, 12)) <= 1e-6
+
+
 def test_shared_weight_is_reordered_for_one_reader_alone():
     module = _network(lambda net, x: net.other(_shuffle(net.other(x)).exp()))
     graph = graph_of(module, _MAP)
