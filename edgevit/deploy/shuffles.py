@@ -64,10 +64,9 @@ def _densify(graph: Graph, conv: fx.Node, costs: Costs) -> bool:
     weight, groups = graph.value(conv.args[1]), argument(conv, 6, 1)
     if weight is None or groups == 1 or math.prod(weight.shape[2:]) != 1:
         return False
-    outputs, inputs = weight.shape[:2]
-    if inputs == 1:  # depthwise
-        return False
-    if costs.mac * groups * inputs * outputs >= groups * costs.grouped(inputs, outputs // groups):
+    outputs, inputs = weight.shape[0] // groups, weight.shape[1]
+    grouped = groups * costs.grouped(inputs, outputs)  # one pixel
+    if inputs == 1 or costs.mac * groups * inputs * groups * outputs >= grouped:  # one input per group is depthwise
         return False
     dense = torch.block_diag(*weight[:, :, 0, 0].chunk(groups))[:, :, None, None]  # (O, I, 1, 1)
     name = f"{place(conv)}_weight"
@@ -78,23 +77,37 @@ def _densify(graph: Graph, conv: fx.Node, costs: Costs) -> bool:
 def _fold(graph: Graph, node: fx.Node) -> bool:
     if not ends_chain(node):
         return False
-    for nodes, view in chain(node):
+    for nodes, view in reversed(list(chain(node))):  # the longest first: it leaves the fewest views
         source = nodes[-1].args[0]
-        shuffle = _shuffle(view)
-        if shuffle is None:
-            continue
-        order, rest = shuffle
         exclusive = all(only_reader(inner) is not None for inner in nodes[1:])
-        if exclusive and _can_reorder(graph, source):
-            _reorder(graph, source, order, set())
-            graph.replace(node, rest.emit(graph, source, like=node))
+        if exclusive and _into_producer(graph, node, source, view):
             return True
-        if not rest.steps() and all(_is_dense_reader(graph, node, user) for user in node.users):
-            for conv in list(node.users):
-                _set_weights(graph, conv, graph.value(conv.args[1])[:, order.argsort()], argument(conv, 2, None))
-            graph.replace(node, source)
+        if _into_readers(graph, node, source, view):
             return True
     return False
+
+
+def _into_producer(graph: Graph, node: fx.Node, source: fx.Node, view: Rearrangement) -> bool:
+    """The convolution that makes the source of a chain gives its channels in the new order."""
+    shuffle = _shuffle(view)
+    if shuffle is None or not _can_reorder(graph, source):
+        return False
+    order, rest = shuffle
+    _reorder(graph, source, order, set())
+    graph.replace(node, rest.emit(graph, source, like=node))
+    return True
+
+
+def _into_readers(graph: Graph, node: fx.Node, source: fx.Node, view: Rearrangement) -> bool:
+    """The convolutions that read the end of a chain expect its channels in the old order."""
+    shuffle = _shuffle(view.inverse)
+    if shuffle is None or not all(_is_dense_reader(graph, node, user) for user in node.users):
+        return False
+    order, rest = shuffle
+    for conv in list(node.users):
+        _set_weights(graph, conv, graph.value(conv.args[1])[:, order], argument(conv, 2, None))
+    graph.replace(node, rest.inverse.emit(graph, source, like=node))
+    return True
 
 
 def _shuffle(view: Rearrangement) -> tuple[Tensor, Rearrangement] | None:

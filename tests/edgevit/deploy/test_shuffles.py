@@ -68,10 +68,10 @@ def test_convolution_that_is_no_grouped_pointwise_stays(conv):
 
 
 def test_grouped_pointwise_stays_where_zeros_cost_more():
-    dear = replace(XNNPACK, mac=1.0, grouped_mac=3.0)
-    assert changes_nothing(DENSE_POINTWISE, nn.Sequential(_conv(groups=3)), _MAP, costs=dear)
-    assert not changes_nothing(DENSE_POINTWISE, nn.Sequential(_conv(groups=2)), _MAP, costs=dear)
-    assert changes_nothing(DENSE_POINTWISE, nn.Sequential(_conv(groups=3)), _MAP, costs=read_costs("coreml"))
+    module = nn.Sequential(_conv(groups=3))  # at a pixel 144 dense products, or 12 weights of groups
+    assert changes_nothing(DENSE_POINTWISE, module, _MAP, costs=replace(XNNPACK, mac=1.0, grouped_tap=12.0))
+    assert not changes_nothing(DENSE_POINTWISE, module, _MAP, costs=replace(XNNPACK, mac=1.0, grouped_tap=12.1))
+    assert changes_nothing(DENSE_POINTWISE, module, _MAP, costs=read_costs("coreml"))
 
 
 _BEHIND = {
@@ -141,6 +141,17 @@ def test_convolutions_behind_take_the_shuffle(function):
     assert len(FOLD_SHUFFLES.apply(graph, XNNPACK)) == 1
     assert _moves(graph) == 0
     assert error(graph, module, _MAP) <= 1e-6
+
+
+def test_convolution_behind_takes_the_shuffle_out_of_a_longer_view():
+    module = _network(lambda net, x: net.conv(_flat_shuffle(x.permute(0, 3, 1, 2))))
+    graph = graph_of(module, (2, 4, 5, 12))
+    TOKEN_VIEWS.apply(graph, XNNPACK)
+    assert len(FOLD_SHUFFLES.apply(graph, XNNPACK)) == 1
+    (permute,) = graph.calls(torch.ops.aten.permute.default)
+    assert permute.args[1] == [0, 3, 1, 2]
+    assert _moves(graph) == 1
+    assert error(graph, module, (2, 4, 5, 12)) <= 1e-6
 
 
 def test_shared_weight_is_reordered_for_one_reader_alone():
