@@ -53,7 +53,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     spec = network.edgevit_spec
     image = torch.randn(spec.inputs[0].shape)
     with tempfile.TemporaryDirectory() as folder:
-        module, _ = deploy(network, spec)
+        module, _ = deploy(network, spec, kernels=CONVERTER.kernels)
         program = export(module, spec, precision=Precision.FP32)
         CONVERTER.convert(program, Options(), Path(folder))
         started = time.perf_counter_ns()

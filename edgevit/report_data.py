@@ -141,7 +141,7 @@ class ArtifactRow:
     manifest_sha256: str
     model: dict[str, Any]
     target: str
-    precision: str
+    precision: str  # "fp16, weights int8" where stored weights are compressed
     entry: str
     size_bytes: int
     files: tuple[dict[str, Any], ...]

@@ -115,7 +115,7 @@ def _artifact_row(folder: Path, artifact: Artifact, results: Results) -> Artifac
         manifest_sha256=sha256,
         model=document["model"],
         target=manifest.target,
-        precision=document["precision"],
+        precision=manifest.precision.value + (f", weights {manifest.compression}" if manifest.compression else ""),
         entry=manifest.entry,
         size_bytes=manifest.entry_size_bytes,
         files=tuple(document["files"]),

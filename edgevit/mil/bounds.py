@@ -83,8 +83,6 @@ def _product(sizes: Iterable[float]) -> float:
 def _broadcast(*tensors: Any) -> float:
     """Elements of the broadcast of these operands; numbers count as scalars."""
     shapes = [tensor.shape[::-1] for tensor in tensors if isinstance(tensor, Tensor)]
-    if len(shapes) == 2 and (shapes[0] == shapes[1] or not shapes[1] or not shapes[0]):
-        return math.prod(shapes[0] or shapes[1])
     rank = max(map(len, shapes), default=0)
     return math.prod(max((shape[axis] for shape in shapes if axis < len(shape)), default=1) for axis in range(rank))
 
@@ -115,7 +113,8 @@ def _area(x: Tensor, rows: float, columns: float) -> float:
     "sub",
 )
 def _binary(a: Arguments) -> float:
-    return _broadcast(a["x"], a["y"])
+    x, y = a["x"], a["y"]
+    return x.numel() if x.shape == y.shape else _broadcast(x, y)  # nearly all have equal shapes
 
 
 @_size("select")

@@ -160,6 +160,12 @@ def test_parity_measured_alone_leaves_the_accuracy(tmp_path: Path, hour: str) ->
     assert (row.agreement.snr_db == 99.0) is (hour == "13")  # the newer parity wins
 
 
+def test_compressed_weights_are_part_of_the_precision(tmp_path: Path) -> None:
+    write_verification(write_artifact(tmp_path, EXECUTORCH, compression="palette6"))
+    assert _row(tmp_path, EXECUTORCH).precision == "fp32, weights palette6"
+    assert "fp32, weights palette6" in markdown(collect(tmp_path))
+
+
 def test_without_a_stated_bound_nothing_is_said_to_agree(tmp_path: Path) -> None:
     write_verification(write_artifact(tmp_path, EXECUTORCH, tolerance=Tolerance()))
     data = collect(tmp_path)
