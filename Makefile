@@ -69,7 +69,7 @@ $(PEERS): benchmarks/peers.txt benchmarks/peers-constraints.txt
 	.venv-peers/bin/python -m pip install --disable-pip-version-check --progress-bar off --constraint benchmarks/peers-constraints.txt --requirement benchmarks/peers.txt
 	@touch $@
 
-race: $(READY) $(PEERS)  ## race our artifacts against stock conversions (about 25 minutes, on a quiet machine)
+race: $(READY) $(PEERS)  ## race our artifacts against stock conversions (on a quiet machine, about 25 minutes, the first time 45)
 	$(BIN)/python -m benchmarks.race; status=$$?; $(BIN)/python -m benchmarks.tables && $(BIN)/python -m benchmarks.plots && exit $$status
 
 coreml: $(READY)  ## every model as a Core ML package, and compressed weights (about half an hour)
