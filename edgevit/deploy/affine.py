@@ -219,7 +219,8 @@ def _number(graph: Graph, operand: Any) -> Tensor | None:
 
 def _keeps_shape(operand: Any, node: fx.Node) -> bool:
     """Whether the operand is a computed float tensor of the result's shape."""
-    return hasattr(operand, "meta") and operand.op != "get_attr" and shape(operand) == shape(node)
+    computed = hasattr(operand, "meta") and operand.op != "get_attr"
+    return computed and shape(operand) == shape(node) and operand.meta["val"].is_floating_point()
 
 
 def _operations(node: fx.Node) -> int:
