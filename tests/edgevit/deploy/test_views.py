@@ -77,10 +77,26 @@ def test_batch_of_one_moves_nothing_where_only_ones_change_places():
 
 def test_view_that_others_read_is_not_made_twice():
     def function(net, x):
+        heads = x.reshape(2, 4, 6, 8)
+        return heads.transpose(1, 2).reshape(2, 6, 32).exp() @ heads.reshape(2, 32, 6)
+
+    graph = graph_of(Function(function), (2, 24, 8))
+    before = ops(graph)["transpose.int"]
+    TOKEN_VIEWS.apply(graph, XNNPACK)
+    assert (before, ops(graph)["transpose.int"] + ops(graph)["permute.default"]) == (1, 1)
+
+
+def test_tokens_that_are_read_both_ways_come_from_the_pixels():
+    def function(net, x):
         tokens = x.flatten(2)
         return tokens.transpose(1, 2) @ tokens
 
-    assert changes_nothing(TOKEN_VIEWS, Function(function), _MAP)
+    module = Function(function)
+    graph = graph_of(module, _MAP)
+    TOKEN_VIEWS.apply(graph, XNNPACK)
+    (permute,) = graph.calls(torch.ops.aten.permute.default)
+    assert permute.args[1] == [0, 2, 3, 1]
+    assert error(graph, module, _MAP) <= 1e-6
 
 
 _NEAR_MISSES = {
