@@ -80,7 +80,7 @@ def _split(graph: Graph, conv: fx.Node, costs: Costs) -> bool:
             argument(conv, 3, [1, 1]),
             [padding[0] - offset[0], padding[1] - offset[1]],
             [dilation[0] * rows.step, dilation[1] * columns.step],
-            conv.args[6],
+            argument(conv, 6, 1),
             like=conv,
         )
         total = piece if total is None else graph.call(torch.ops.aten.add.Tensor, total, piece, like=conv)
