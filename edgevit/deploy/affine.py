@@ -99,14 +99,25 @@ def _into_sums(graph: Graph) -> list[str]:
         if step is None or (reader is not None and _step(graph, reader) is not None):
             continue  # part of a longer chain, which is looked at as a whole
         affine = _expand_step(graph, node, step)
+        freed = _freed(node, affine)
         absorbing = [source for source in affine.terms if _can_absorb(graph, source, affine)]
         left = [s for s, scale in affine.terms.items() if scale is not None and s not in absorbing]
         shifted = affine.shift is not None and not absorbing
-        if len(left) + len(affine.terms) - 1 + shifted >= sum(_operations(inner) for inner in affine.inside):
+        if len(left) + len(affine.terms) - 1 + shifted >= sum(map(_operations, freed)):
             continue
-        places += [place(inner) for inner in affine.inside]
+        places += map(place, freed)
         graph.replace(node, _emit(graph, node, affine, absorbing))
     return places
+
+
+def _freed(node: fx.Node, affine: Affine) -> list[fx.Node]:
+    """The affine nodes that nothing reads any more once `node`, the last of them, is written anew."""
+    freed, unread = [], set()
+    for inner in sorted(set(affine.inside), reverse=True):  # readers before what they read
+        if inner is node or unread.issuperset(inner.users):
+            freed.append(inner)
+            unread |= {inner, inner.args[0]} if _is_norm_result(inner) else {inner}
+    return freed
 
 
 def _emit(graph: Graph, node: fx.Node, affine: Affine, absorbing: list[fx.Node]) -> fx.Node:
@@ -195,11 +206,12 @@ def _addition(node: fx.Node, left: Any, right: Any, constants: list[Tensor | Non
 
 
 def _batch_norm(graph: Graph, norm: fx.Node) -> Affine | None:
-    """g * (x - m) / sqrt(v + eps) + b as scale and shift of x, (1, C, 1, 1) for maps."""
-    source, gamma, beta, mean, variance, _momentum, eps = norm.args
-    gamma, beta, mean, variance = (
-        None if value is None else graph.value(value).double() for value in (gamma, beta, mean, variance)
-    )
+    """g * (x - m) / sqrt(v + eps) + b as scale and shift of x, (1, C, 1, 1) for maps; None if one is computed."""
+    source, *given, _momentum, eps = norm.args
+    values = [graph.value(operand) for operand in given]
+    if any(value is None and operand is not None for value, operand in zip(values, given, strict=True)):
+        return None  # computed from the input
+    gamma, beta, mean, variance = (None if value is None else value.double() for value in values)
     scale = (variance + eps).rsqrt()
     scale = scale if gamma is None else scale * gamma
     shift = -mean * scale if beta is None else beta - mean * scale
@@ -218,9 +230,18 @@ def _number(graph: Graph, operand: Any) -> Tensor | None:
 
 
 def _keeps_shape(operand: Any, node: fx.Node) -> bool:
+<<<<<<< HEAD
     """Whether the operand is a computed float tensor of the result's shape."""
     computed = hasattr(operand, "meta") and operand.op != "get_attr"
     return computed and shape(operand) == shape(node) and operand.meta["val"].is_floating_point()
+=======
+    """Whether the operand is a computed float32 tensor of the result's shape."""
+    import torch
+
+    if not hasattr(operand, "meta") or operand.op == "get_attr" or shape(operand) != shape(node):
+        return False
+    return operand.meta["val"].dtype == node.meta["val"].dtype == torch.float32
+>>>>>>> tests
 
 
 def _operations(node: fx.Node) -> int:
@@ -321,9 +342,11 @@ def _sum(first: Tensor, second: Tensor | None) -> Tensor:
 
 
 def _is_product(node: fx.Node) -> bool:
+    """Whether a node is a linear layer or a convolution of maps; one of a single image has its channels elsewhere."""
     import torch
 
-    return is_call(node, torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
+    aten = torch.ops.aten
+    return is_call(node, aten.linear.default) or (is_call(node, aten.conv2d.default) and len(shape(node)) == 4)
 
 
 def _channel_axis(node: fx.Node) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgevit.deploy.graph import Graph, elements, place
+from edgevit.deploy.graph import Graph, elements, is_random, place
 
 if TYPE_CHECKING:
     from torch import fx
@@ -46,7 +46,7 @@ def _is_foldable(node: fx.Node) -> bool:
     import torch
 
     value, sources = node.meta.get("val"), node.all_input_nodes
-    if not sources or any(source.op != "get_attr" for source in sources):
+    if is_random(node) or not sources or any(source.op != "get_attr" for source in sources):
         return False
     if not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
         return False

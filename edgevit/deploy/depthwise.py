@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgevit.deploy.costs import Costs
 
 _MAX_SIDE = 15  # partitions are searched exhaustively; wider kernels have too many
+_PREMIUM = 0.03  # on each further piece, for what its kernel does not show: another operation, another map in the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def _split(graph: Graph, conv: fx.Node, costs: Costs) -> bool:
             argument(conv, 3, [1, 1]),
             [padding[0] - offset[0], padding[1] - offset[1]],
             [dilation[0] * rows.step, dilation[1] * columns.step],
-            conv.args[6],
+            argument(conv, 6, 1),
             like=conv,
         )
         total = piece if total is None else graph.call(torch.ops.aten.add.Tensor, total, piece, like=conv)
@@ -107,9 +108,10 @@ def _strip(rows: Line, width: int, costs: Costs) -> tuple[tuple[Line, Line], ...
 
 
 def _cost(pieces: tuple[tuple[Line, Line], ...], costs: Costs) -> float:
-    """Picoseconds for one output element: the kernels and the additions between them."""
+    """Picoseconds for one output element: the kernels and the additions between them, with the premium."""
     kernels = sum(costs.depthwise_element(rows.count * columns.count) for rows, columns in pieces)
-    return kernels + costs.elementwise * (len(pieces) - 1)
+    more = len(pieces) - 1
+    return (kernels + costs.elementwise * more) * (1 + _PREMIUM * more)
 
 
 @cache

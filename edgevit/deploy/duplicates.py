@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgevit.deploy.graph import Graph, place
+from edgevit.deploy.graph import Graph, is_random, place
 
 if TYPE_CHECKING:
     from torch import fx
@@ -24,7 +24,7 @@ class MergeDuplicates:
         seen: dict[Any, fx.Node] = {}
         places = []
         for node in graph.nodes:
-            if node.op not in ("call_function", "get_attr"):
+            if node.op not in ("call_function", "get_attr") or is_random(node):
                 continue
             key = (node.op, node.target, _frozen(node.args), _frozen(tuple(sorted(node.kwargs.items()))))
             first = seen.setdefault(key, node)

@@ -75,7 +75,7 @@ class Graph:
         self._erase(old)
 
     def _erase(self, node: fx.Node) -> None:
-        if node.users or node.op != "call_function":
+        if node in self._erased or node.users or node.op != "call_function":
             return
         sources = node.all_input_nodes
         self.module.graph.erase_node(node)
@@ -102,6 +102,13 @@ class Graph:
 def is_call(node: Any, *targets: Any) -> bool:
     """Whether a graph argument is a node that calls one of the operations."""
     return getattr(node, "op", None) == "call_function" and node.target in targets
+
+
+def is_random(node: fx.Node) -> bool:
+    """Whether an operation draws random numbers: equal calls then differ, and no call is a constant."""
+    import torch
+
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def shape(node: fx.Node) -> tuple[int, ...]:

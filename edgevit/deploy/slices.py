@@ -40,7 +40,7 @@ def _pick(graph: Graph, node: fx.Node, costs: Costs) -> bool:
     import torch
 
     source, axis, step = node.args[0], argument(node, 1, 0), argument(node, 4, 1)
-    if len(shape(node)) != 4 or axis % 4 != 1 or step == 1:
+    if len(shape(node)) != 4 or axis % 4 != 1 or step == 1 or node.meta["val"].dtype != torch.float32:
         return False
     channels = shape(source)[1]
     if costs.mac * channels >= costs.strided_slice:

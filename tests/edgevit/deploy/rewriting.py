@@ -56,3 +56,15 @@ def changes_nothing(rewrite: Pass, module: nn.Module, *shapes: tuple[int, ...], 
     graph = graph_of(module, *shapes)
     before = graph.module.code
     return rewrite.apply(graph, costs) == [] and graph.module.code == before
+
+
+def settled(module: nn.Module) -> nn.Module:
+    """The network in eval mode, its norms with statistics, scales and shifts that are not 0 and 1."""
+    for norm in module.modules():
+        if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
+            if norm.affine:
+                norm.weight.data.uniform_(0.5, 1.5)
+                norm.bias.data.normal_()
+    return module.eval()
