@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgevit.mil.table import ints, number, op
+from edgevit.mil.table import ints, number, op, place
 
 
 def _grid(size: int, count: int, mode: str) -> Tensor:
@@ -32,8 +32,7 @@ def _linear_along(x: Tensor, axis: int, places: Tensor) -> Tensor:
     """Interpolate between the two neighbours of each place along one axis."""
     low = places.floor().long()
     high = (low + 1).clamp(max=x.shape[axis] - 1)
-    share = (places - low).to(x.dtype if x.is_floating_point() else torch.float32)
-    share = share.reshape([-1 if dim == axis % x.ndim else 1 for dim in range(x.ndim)])
+    share = place((places - low).to(x.dtype if x.is_floating_point() else torch.float32), axis, x.ndim)
     return torch.lerp(x.index_select(axis, low).to(share.dtype), x.index_select(axis, high).to(share.dtype), share)
 
 

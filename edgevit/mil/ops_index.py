@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from edgevit.errors import UsageError
-from edgevit.mil.table import number, op
+from edgevit.mil.table import number, op, place
 
 # torch's names of the reductions that MIL calls by another name; sub and div are derived from sum and prod.
 _REDUCE = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
@@ -92,8 +92,7 @@ def _scatter(data: Tensor, axis: int, index: Tensor, updates: Tensor, mode: str)
 
 def _scatter_rows(data: Tensor, rows: Tensor, updates: Tensor, mode: str) -> Tensor:
     """data (R, ...), rows (N,), updates (N, ...) -> (R, ...)."""
-    index = rows.reshape([-1] + [1] * (data.ndim - 1)).expand(updates.shape)
-    return _scatter(data, 0, index, updates, mode)
+    return _scatter(data, 0, place(rows, 0, data.ndim).expand(updates.shape), updates, mode)
 
 
 @op

@@ -95,7 +95,7 @@ def conv_transpose(
             before = before if pad_type == "custom" else max(0, total) // 2
         pairs.append((-before, before - total))  # negative amounts crop
     result = F.pad(full, _last_axis_first(pairs))
-    return result if bias is None else result + bias.reshape([1, -1] + [1] * spatial)
+    return result if bias is None else result + place(bias, 1, x.ndim)
 
 
 def _pooling_frame(
@@ -217,6 +217,14 @@ def batch_norm(
     return F.batch_norm(x, mean, variance, gamma, beta, training=False, eps=number(epsilon))
 
 
+def _normalized(x: Tensor, over: list[int], epsilon: float, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
+    """x with mean 0 and variance 1 over these axes, then gamma and beta, which broadcast against it."""
+    variance, mean = torch.var_mean(x, over, correction=0, keepdim=True)
+    result = (x - mean) * torch.rsqrt(variance + epsilon)
+    result = result if gamma is None else result * gamma
+    return result if beta is None else result + beta
+
+
 @op
 def layer_norm(
     x: Tensor,
@@ -230,12 +238,9 @@ def layer_norm(
     epsilon = number(epsilon)
     if over == list(range(x.ndim - len(over), x.ndim)):
         return F.layer_norm(x, x.shape[x.ndim - len(over) :], gamma, beta, epsilon)
-    variance, mean = torch.var_mean(x, over, correction=0, keepdim=True)
-    result = (x - mean) * torch.rsqrt(variance + epsilon)
-    broadcast = [size if axis in over else 1 for axis, size in enumerate(x.shape)]
-    if gamma is not None:
-        result = result * gamma.reshape(broadcast)
-    return result if beta is None else result + beta.reshape(broadcast)
+    shape = [size if axis in over else 1 for axis, size in enumerate(x.shape)]
+    gamma, beta = (value if value is None else value.reshape(shape) for value in (gamma, beta))
+    return _normalized(x, over, epsilon, gamma, beta)
 
 
 @op
@@ -243,11 +248,8 @@ def instance_norm(
     x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None, epsilon: Tensor | float = 1e-5
 ) -> Tensor:
     """Per sample and channel over the spatial axes of (N, C, *spatial)."""
-    variance, mean = torch.var_mean(x, list(range(2, x.ndim)), correction=0, keepdim=True)
-    result = (x - mean) * torch.rsqrt(variance + number(epsilon))
-    if gamma is not None:
-        result = result * place(gamma, 1, x.ndim)
-    return result if beta is None else result + place(beta, 1, x.ndim)
+    gamma, beta = (value if value is None else place(value, 1, x.ndim) for value in (gamma, beta))
+    return _normalized(x, list(range(2, x.ndim)), number(epsilon), gamma, beta)
 
 
 @op

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgevit.mil.table import axes_of, bools, index_tensor, ints, number, op
+from edgevit.mil.table import axes_of, bools, ints, number, op, place
 
 
 @op
@@ -297,7 +297,6 @@ def one_hot(
     off_value: Tensor | int = 0,
 ) -> Tensor:
     axis = number(axis) % (indices.ndim + 1)
-    positions = index_tensor(range(number(one_hot_vector_size)), indices)
-    positions = positions.reshape([-1 if dim == axis else 1 for dim in range(indices.ndim + 1)])
-    hot = indices.unsqueeze(axis) == positions
+    positions = torch.arange(number(one_hot_vector_size))
+    hot = indices.unsqueeze(axis) == place(positions, axis, indices.ndim + 1)
     return torch.where(hot, torch.as_tensor(on_value), torch.as_tensor(off_value))

@@ -7,10 +7,9 @@ the evaluation mode nor rounds: the interpreter casts each result to the type th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 OPS: dict[str, Callable[..., Any]] = {}
@@ -47,8 +46,3 @@ def place(vector: Tensor, axis: int, rank: int) -> Tensor:
     if vector.numel() == 1:
         return vector.reshape(())
     return vector.reshape([-1 if dim == axis % rank else 1 for dim in range(rank)])
-
-
-def index_tensor(positions: Iterable[int], like: Tensor) -> Tensor:
-    """Positions as an index on the device of `like`."""
-    return torch.tensor(list(positions), dtype=torch.long, device=like.device)
