@@ -230,18 +230,12 @@ def _number(graph: Graph, operand: Any) -> Tensor | None:
 
 
 def _keeps_shape(operand: Any, node: fx.Node) -> bool:
-<<<<<<< HEAD
-    """Whether the operand is a computed float tensor of the result's shape."""
-    computed = hasattr(operand, "meta") and operand.op != "get_attr"
-    return computed and shape(operand) == shape(node) and operand.meta["val"].is_floating_point()
-=======
     """Whether the operand is a computed float32 tensor of the result's shape."""
     import torch
 
     if not hasattr(operand, "meta") or operand.op == "get_attr" or shape(operand) != shape(node):
         return False
     return operand.meta["val"].dtype == node.meta["val"].dtype == torch.float32
->>>>>>> tests
 
 
 def _operations(node: fx.Node) -> int:
