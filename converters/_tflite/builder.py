@@ -108,10 +108,18 @@ class Builder:
         return Value(self.laid(tensor, order), tuple(tensor.shape), order)
 
     def relaid(self, value: Value, order: Order) -> Value:
-        """`value` stored under another order: free, a RESHAPE, or a TRANSPOSE where elements must move."""
+        """`value` stored under another order: free, a RESHAPE, or a TRANSPOSE where elements must move.
+
+        A constant is stored a second time instead.
+        """
+        import numpy as np
+
         shape = stored(value.shape, order)
         if moves_data(value.shape, value.order, order):
             axes = tuple(value.order.index(axis) for axis in order)
+            data = self.graph.tensors[value.tensor].data
+            if data is not None:
+                return Value(self.constant(np.ascontiguousarray(data.transpose(axes))), value.shape, order)
             key = (value.tensor, shape, axes)
             if key not in self._relaid:
                 self._relaid[key] = self.emit("TRANSPOSE", [value.tensor, self.integers(*axes)], shape)

@@ -26,6 +26,7 @@ from edgevit.errors import ExportError
 
 if TYPE_CHECKING:
     from torch import Tensor, fx, nn
+    from torch.export import ExportedProgram
 
     from edgevit.spec import ModelSpec
 
@@ -62,20 +63,19 @@ PASSES: tuple[Pass, ...] = (
 
 
 def deploy(
-    module: nn.Module, spec: ModelSpec, passes: tuple[Pass, ...] = PASSES, kernels: str = "xnnpack"
+    module: nn.Module | ExportedProgram, spec: ModelSpec, passes: tuple[Pass, ...] = PASSES, kernels: str = "xnnpack"
 ) -> tuple[fx.GraphModule, tuple[DeployStep, ...]]:
     """Capture `module` in eval mode and apply `passes` in order; `module` itself is not touched.
 
-    module: any network, or what `capture.functional` gave for it. kernels: the kernel library that the result shall
-    run on, a table of costs.toml.
+    module: any network, what torch.export made of it, or what `capture.functional` did. kernels: the kernel library
+    that the result shall run on, a table of costs.toml.
     After each pass that changed something a probe input runs through the graph before and after.
     Raises ExportError naming the pass and the places if the outputs differ by more than
     PROBE_TOLERANCE relative to the largest output.
     """
     costs = read_costs(kernels)
     probe = tuple(example_input(tensor.shape, seed=1) for tensor in spec.inputs)
-    captured = module if is_functional(module) else functional(capture(module, probe, spec.name))
-    graph_module = _own_weights(captured)
+    graph_module = _own_weights(_captured(module, probe, spec.name))
     graph = Graph(graph_module)
     before, facts = _run(graph_module, probe), graph_facts(graph)
     steps = []
@@ -95,6 +95,14 @@ def deploy(
         steps.append(DeployStep(rewrite.name, len(places), error, tuple(dict.fromkeys(places)), previous, facts))
         before = after
     return graph_module, tuple(steps)
+
+
+def _captured(module: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...], name: str) -> fx.GraphModule:
+    from torch.export import ExportedProgram
+
+    if isinstance(module, ExportedProgram):
+        return functional(module)
+    return module if is_functional(module) else functional(capture(module, inputs, name))
 
 
 def _own_weights(graph_module: fx.GraphModule) -> fx.GraphModule:
