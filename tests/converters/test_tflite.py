@@ -163,6 +163,26 @@ def test_norm_over_flattened_map_needs_no_transpose(tmp_path):
     assert _convert(seeded(OldNorm), _map_spec(), tmp_path).lowering.transposes == 0
 
 
+class _FixedQuery(nn.Module):
+    """Attention of pixels to queries that are weights; the product wants them as they are not stored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(1, SIDE, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.permute(0, 2, 3, 1).reshape(1, SIDE * SIDE, SIDE)
+        attention = torch.bmm(pixels, self.query).transpose(1, 2).softmax(-1)  # (1, 3, H * W)
+        return x * torch.bmm(attention, pixels).mean(1).reshape(1, SIDE, 1, 1)
+
+
+def test_constant_in_another_order_is_stored_so(tmp_path):
+    module, image = seeded(_FixedQuery), torch.randn(1, SIDE, SIDE, SIDE)
+    manifest = _convert(module, _map_spec(), tmp_path)
+    assert manifest.lowering.transposes == 0
+    assert _relative_error(module, image, _run(tmp_path, manifest, image)) < 1e-5
+
+
 def test_folded_and_plain_batch_norm_both_convert(tmp_path):
     module, spec = seeded(TinyClassifier), classifier_spec()
     image = torch.randn(1, 3, 32, 32)
