@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from edgevit.models import create_model
 from edgevit.models.counting import count_macs, count_params
-from edgevit.models.mobile_former import VARIANTS, ChannelShuffle
+from edgevit.models.mobile_former import (
+    VARIANTS,
+    ChannelShuffle,
+    Former,
+    HeadRows,
+    MapToTokens,
+    TokensToMap,
+    _merge_heads,
+)
 from tests.edgevit.models.goldens import (
     apply_golden_weights,
     assert_intermediates,
@@ -61,10 +72,11 @@ def test_params_and_macs_are_those_of_the_spec(spec):
 
 
 @pytest.mark.parametrize("spec", VARIANTS, ids=lambda spec: spec.name)
-def test_macs_are_at_most_10_percent_below_the_published_count(spec):
-    # The published count, which names the variant, is 2.4M to 9.5M above convolutions and matrix products alone.
+def test_macs_are_within_5_percent_of_the_published_count(spec):
+    # The published count, which names the variant, is 2.4M to 9.5M above convolutions and matrix products alone;
+    # the zeros of the other heads, which are counted here, add 1.6M to 16.5M.
     published = int(spec.name.removeprefix("mobile_former_").removesuffix("m")) * 1_000_000
-    assert 0.90 * published < spec.macs < published
+    assert spec.macs == pytest.approx(published, rel=0.05)
 
 
 def test_every_parameter_gets_a_gradient_but_the_key_biases(name):
@@ -102,3 +114,65 @@ def test_shuffle_interleaves_the_groups():
     channels = torch.arange(6.0).reshape(1, 6, 1, 1).expand(1, 6, 2, 3)
     shuffled = ChannelShuffle(2)(channels)
     assert shuffled[0, :, 1, 2].tolist() == [0, 3, 1, 4, 2, 5]
+
+
+def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """(N, L, C) -> (N, heads, L, C / heads), as attention is usually split."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int) -> torch.Tensor:
+    """Multi-head attention of (N, L, C) arrays, head by head."""
+    mixed = F.scaled_dot_product_attention(_heads(query, heads), _heads(key, heads), _heads(value, heads))
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def _drawn(module: torch.nn.Module) -> torch.nn.Module:
+    """Weights large enough that scores differ, in float64, where only rounding is left of a difference."""
+    torch.manual_seed(0)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=1.5 / math.sqrt(parameter[0].numel()))
+    return module.double().requires_grad_(False)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_head_rows_are_the_heads_with_zeros_around_them(heads):
+    tokens = torch.randn(2, 3, 8)
+    rows = HeadRows(8, heads, scale=0.25)(tokens)
+    assert rows.shape == (2, heads * 3, 8)
+    expected = torch.zeros(2, heads, 3, heads, 8 // heads)
+    for head in range(heads):
+        expected[:, head, :, head] = 0.25 * _heads(tokens, heads)[:, head]
+    assert torch.equal(rows, expected.reshape(2, heads * 3, 8))
+    assert torch.equal(_merge_heads(rows, heads), 0.25 * tokens)
+    assert list(HeadRows(8, heads).state_dict()) == []
+
+
+def test_merge_takes_each_head_from_its_own_rows():
+    rows = torch.arange(2 * 3 * 4).reshape(1, 6, 4)  # 2 heads of 3 tokens
+    assert _merge_heads(rows, 2).tolist() == [[[0, 1, 14, 15], [4, 5, 18, 19], [8, 9, 22, 23]]]
+
+
+def test_former_is_multi_head_self_attention():
+    former, tokens = _drawn(Former(16)), torch.randn(2, 5, 16, dtype=torch.float64)
+    mixed = _attend(former.q(tokens), tokens, tokens, 4)
+    attended = former.layer_norm(tokens + former.channel_mlp(mixed))
+    expected = former.ffn_norm(attended + former.ffn(attended))
+    torch.testing.assert_close(former(tokens), expected, rtol=0, atol=1e-12)
+
+
+def test_tokens_gather_from_the_map_by_multi_head_attention():
+    bridge = _drawn(MapToTokens(8, 16))  # a scale of 1/2, which float32 holds
+    x, tokens = torch.randn(2, 8, 5, 3, dtype=torch.float64), torch.randn(2, 4, 16, dtype=torch.float64)
+    pixels = x.flatten(2).transpose(1, 2)  # (2, 15, 8)
+    gathered = _attend(bridge.q(tokens), pixels, pixels, 2)
+    gate = 2 * F.relu6(bridge.alpha(tokens) + 3) / 6  # the paper's hard sigmoid, doubled
+    expected = bridge.layer_norm(tokens + bridge.proj(gathered * gate))
+    torch.testing.assert_close(bridge(x, tokens), expected, rtol=0, atol=1e-12)
+
+
+def test_pixels_gather_from_the_tokens_by_multi_head_attention():
+    bridge = _drawn(TokensToMap(8, 16))
+    x, tokens = torch.randn(2, 8, 5, 3, dtype=torch.float64), torch.randn(2, 4, 16, dtype=torch.float64)
+    gathered = _attend(x.flatten(2).transpose(1, 2), bridge.k(tokens), bridge.proj(tokens), 2)
+    torch.testing.assert_close(bridge(x, tokens), x + gathered.transpose(1, 2).reshape(x.shape), rtol=0, atol=1e-12)

@@ -13,8 +13,7 @@ from edgevit.models.segnetr import (
     WindowGate,
     displace,
     partition,
-    patch_merge,
-    patch_reverse,
+    space_to_depth,
     unpartition,
 )
 from edgevit.spec import Task
@@ -121,16 +120,32 @@ def test_displacement_gives_the_described_order_along_both_axes(count, order):
     assert torch.equal(displace(moved), grid)
 
 
-def test_merge_keeps_every_other_channel_of_the_space_to_depth():
-    x = torch.randn(2, 6, 4, 8)
+def test_space_to_depth_stacks_the_four_pixels_of_each_window():
+    x = torch.randn(2, 3, 4, 8)
     pixels = [x[:, :, row::2, column::2] for row in (0, 1) for column in (0, 1)]
-    assert torch.equal(patch_merge(x), torch.cat(pixels, 1)[:, ::2])  # (2, 24, 2, 4) -> (2, 12, 2, 4)
+    assert torch.equal(space_to_depth(x), torch.cat(pixels, 1))  # (2, 3, 4, 8) -> (2, 12, 2, 4)
 
 
-def test_reverse_restores_every_pixel_that_merge_kept():
-    x = torch.randn(2, 6, 4, 8)
-    assert torch.equal(patch_reverse(patch_merge(x)), x[:, ::2])
-    assert patch_reverse(torch.randn(1, 8, 3, 5)).shape == (1, 2, 6, 10)
+def test_skips_and_merges_keep_the_same_channels(model):
+    seen = {}
+    hooks = [
+        module.register_forward_hook(lambda module, inputs, output, name=name: seen.update({name: (inputs[0], output)}))
+        for name, module in model.named_modules()
+        if name == "stem" or name.split(".")[0] in ("encoder", "decoder")
+    ]
+    with torch.no_grad():
+        model(torch.randn(1, 3, 64, 64))
+    for hook in hooks:
+        hook.remove()
+    sources = ["stem", "encoder.0", "encoder.1", "encoder.2"]
+    for level, source in enumerate(sources):
+        made = seen[source][1]
+        merged, joined = seen[f"encoder.{level}"][0], seen[f"decoder.{3 - level}"][0]
+        kept = made[:, ::2]
+        assert torch.equal(merged, space_to_depth(kept)), source
+        assert torch.equal(joined[:, -kept.shape[1] :], kept), source  # behind the upsampled map
+        # Every other channel before the merge or after it is the same.
+        assert torch.equal(merged, space_to_depth(made)[:, ::2]), source
 
 
 def naive_gate(gate: WindowGate, image: torch.Tensor) -> torch.Tensor:
