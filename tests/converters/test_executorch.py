@@ -14,6 +14,8 @@ import converters.executorch as converter_module
 from converters.executorch import CONVERTER, Options, shared_node_origins
 from edgevit.artifact import file_entries
 from edgevit.deploy import deploy
+from edgevit.deploy.costs import read_costs
+from edgevit.deploy.depthwise import cheapest_split
 from edgevit.errors import ContractError, ConversionError, DeviceError, UsageError
 from edgevit.export import export
 from tests.edgevit.contract.test_manifest import make_manifest
@@ -62,7 +64,11 @@ def test_everything_is_delegated_and_counted(converted):
     assert result.lowering.regions == 1
     assert result.lowering.outside == {}
     assert result.lowering.delegated == result.lowering.nodes == sum(result.lowering.ops.values())
-    assert result.lowering.ops["aten.convolution.default"] == 2
+    # The stem and the pieces of the 7x7 depthwise kernel, with an addition between each two of them.
+    pieces = len(cheapest_split(7, 7, read_costs(CONVERTER.kernels)))
+    assert pieces > 1
+    assert result.lowering.ops["aten.convolution.default"] == 1 + pieces
+    assert result.lowering.transposes == 1  # the input, which is given in NCHW
 
 
 def test_runs_like_torch_and_keeps_names(converted):
