@@ -84,6 +84,7 @@ class FakeConverter:
     load_ns: int = 0
     name: str = "fake"
     suffix: str = ".fake"
+    kernels: str = "xnnpack"
     precisions: frozenset[Precision] = frozenset({Precision.FP32})
     extra: str = "fake"
     packages: tuple[str, ...] = ()

@@ -33,7 +33,12 @@ def test_artifact_holds_everything_an_app_needs(classifier_artifact):
     assert manifest.parity.samples == 4
     assert manifest.parity.max_relative_error <= 1e-5
     assert manifest.lowering.delegated == manifest.lowering.nodes > 0
-    assert [step.name for step in manifest.deploy] == ["remove_noops", "fold_conv_bn"]
+    assert [(step.name, step.places) for step in manifest.deploy] == [
+        ("remove_noops", ("drop",)),
+        ("fold_affine", ("stem.1",)),
+        ("split_depthwise", ("mix",)),
+    ]
+    assert all(step.probe_error <= 1e-6 and step.before != step.after for step in manifest.deploy)
     assert manifest.provenance["weights"]["source"] == "memory"
     assert set(manifest.provenance["tools"]) == {"edgevit", "torch", "numpy", "executorch"}
 
@@ -156,6 +161,37 @@ def test_several_targets_give_a_list_and_one_failure_does_not_stop_the_others(tm
     with pytest.raises(ConversionError, match="no"):
         edgevit.convert(seeded(TinySegmenter), spec=segmenter_spec(), target=["coreml", "executorch"], out=tmp_path)
     assert read_manifest(tmp_path / "tiny_segmenter-fp32-executorch").parity.executed
+
+
+def test_deploys_once_for_each_kernel_library(tmp_path, monkeypatch):
+    calls, deploy = [], pipeline.deploy
+
+    def recorded(captured, spec, passes, kernels):
+        module, steps = deploy(captured, spec, passes, kernels)
+        calls.append((kernels, captured, [step.name for step in steps]))
+        return module, steps
+
+    monkeypatch.setattr(pipeline, "deploy", recorded)
+    targets = ["tflite", "coreml", "executorch"]
+    artifacts = edgevit.convert(seeded(TinyClassifier), spec=classifier_spec(), target=targets, out=tmp_path)
+    assert [artifact.manifest.target for artifact in artifacts] == targets
+    (first, captured, for_xnnpack), (second, also_captured, for_coreml) = calls
+    assert (first, second) == ("xnnpack", "coreml")
+    assert captured is also_captured
+    assert set(for_xnnpack) - set(for_coreml) == {"split_depthwise"}
+    manifests = {artifact.manifest.target: artifact.manifest for artifact in artifacts}
+    assert manifests["tflite"].deploy == manifests["executorch"].deploy
+    for target, kernels, names in (("executorch", "xnnpack", for_xnnpack), ("coreml", "coreml", for_coreml)):
+        assert [step.name for step in manifests[target].deploy] == names
+        assert manifests[target].provenance["kernels"] == kernels
+
+
+def test_plain_conversion_rewrites_nothing(tmp_path):
+    artifact = edgevit.convert(
+        seeded(TinyClassifier), spec=classifier_spec(), target="executorch", out=tmp_path, plain=True
+    )
+    assert artifact.manifest.deploy == ()
+    assert artifact.manifest.parity.max_relative_error <= 1e-5
 
 
 @pytest.mark.parametrize(

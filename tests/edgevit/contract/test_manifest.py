@@ -11,13 +11,16 @@ import pytest
 from edgevit.artifact import check_files, file_entries
 from edgevit.contract.manifest import (
     Classifier,
+    DeployStep,
     FileEntry,
     Golden,
+    GraphFacts,
     Lowering,
     Manifest,
     ModelFacts,
     Parity,
     Tolerance,
+    deploy_step_from_json,
     read_manifest,
     spec_from_json,
     spec_to_json,
@@ -160,6 +163,41 @@ def test_picture_input_classifier_and_compression_survive_the_file(tmp_path):
     )
     manifest.write(tmp_path)
     assert read_manifest(tmp_path) == manifest
+
+
+_STEP = DeployStep(
+    "fold_affine", 3, 2.5e-7, ("stem.1", "blocks.0"), GraphFacts(12, 3400, 49, 2), GraphFacts(9, 3400, 25, 0)
+)
+
+
+def test_deploy_steps_survive_the_file(tmp_path):
+    manifest = dataclasses.replace(make_manifest(), deploy=(_STEP, DeployStep("remove_noops", 1, 0.0, ("drop",))))
+    manifest.write(tmp_path)
+    assert read_manifest(tmp_path) == manifest
+    assert hash(read_manifest(tmp_path).deploy) == hash(manifest.deploy)  # targets are grouped by their steps
+
+
+def test_deploy_step_of_before_has_no_places_and_no_numbers():
+    step = {"name": "fold_conv_bn", "changes": 4, "probe_error": 1e-7}
+    validate(make_manifest().to_json() | {"deploy": [step]}, "manifest", "m")
+    assert deploy_step_from_json(step) == DeployStep("fold_conv_bn", 4, 1e-7, (), None, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"changes": 0}, "deploy/0/changes"),
+        ({"places": "stem"}, "deploy/0/places"),
+        ({"places": [3]}, "deploy/0/places/0"),
+        ({"before": {"operations": 3}}, "deploy/0/before"),
+        ({"after": {"operations": -1, "macs": 0, "depthwise_taps": 0, "transposes": 0}}, "deploy/0/after"),
+    ],
+)
+def test_breach_in_a_deploy_step_names_its_place(change, place):
+    document = dataclasses.replace(make_manifest(), deploy=(_STEP,)).to_json()
+    document["deploy"][0] |= change
+    with pytest.raises(ContractError, match=place):
+        validate(document, "manifest", "m")
 
 
 def test_files_are_held_to_their_hashes(tmp_path):
