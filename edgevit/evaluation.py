@@ -33,7 +33,8 @@ def evaluate(
     Results also land in `out`, by default results/ beside each artifact. Where this machine has no runtime for a
     format its accuracy is null; Core ML runs in the reference interpreter there, and the result says so.
     Raises UsageError for models that do not classify, for other classes than the data's and for weights that the
-    artifacts were not made from, and ParityError after all results are written if an artifact is beyond its tolerance on these pictures.
+    artifacts were not made from, and ParityError after all results are written if an artifact is beyond its tolerance
+    on these pictures.
     """
     named = artifacts if isinstance(artifacts, Sequence) and not isinstance(artifacts, str) else [artifacts]
     opened = [one if isinstance(one, Artifact) else load_artifact(one) for one in named]
