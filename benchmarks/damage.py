@@ -452,6 +452,37 @@ def labels_are_swapped(s: Subject) -> None:
 
 
 @_graph
+def picture_takes_the_other_colour_order(s: Subject) -> None:
+    kind = s.spec.description.input[0].type
+    if kind.WhichOneof("Type") != "imageType":
+        raise NotApplicableError("imageType")
+    kind.imageType.colorSpace = 30  # BGR
+
+
+@_graph
+def picture_is_not_normalised(s: Subject) -> None:
+    s.bypass(s.find("mul", test=lambda o: s.source(o, "x") == "image"))
+
+
+@_graph
+def labels_of_the_classifier_are_swapped(s: Subject) -> None:
+    labels = s.find("classify").inputs["classes"].arguments[0].value.immediateValue.list.values
+    first, second = (item.immediateValue.tensor.strings for item in labels[:2])
+    first.values[0], second.values[0] = second.values[0], first.values[0]
+
+
+@_graph
+def probabilities_are_logits(s: Subject) -> None:
+    s.rebind(s.find("classify"), "probabilities", "logits")
+
+
+@_graph
+def classifier_forgets_its_label(s: Subject) -> None:
+    s.find("classify")
+    s.spec.description.predictedFeatureName = ""
+
+
+@_graph
 def one_label_is_missing(s: Subject) -> None:
     user = s.spec.description.metadata.userDefined
     user["edgevit.labels"] = json.dumps(json.loads(user["edgevit.labels"])[:-1])
@@ -486,7 +517,11 @@ def another_value_is_returned(s: Subject) -> None:
 
 @_graph
 def input_is_described_with_another_size(s: Subject) -> None:
-    s.spec.description.input[0].type.multiArrayType.shape[2] += 32
+    kind = s.spec.description.input[0].type
+    if kind.WhichOneof("Type") == "imageType":
+        kind.imageType.height += 32
+    else:
+        kind.multiArrayType.shape[2] += 32
 
 
 @_graph

@@ -189,11 +189,16 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _tiny(out: Path) -> Artifact:
+def _tiny(out: Path, **options: Any) -> Artifact:
     from tests.tiny import TinyClassifier, classifier_spec, seeded
 
     module = seeded(TinyClassifier)
-    return edgevit.convert(module, spec=classifier_spec(), target="coreml", labels=_LABELS, out=out)
+    return edgevit.convert(module, spec=classifier_spec(), target="coreml", labels=_LABELS, out=out, options=options)
+
+
+def _pictures(out: Path) -> Artifact:
+    """The tiny classifier as an app likes it: pictures in, labels out."""
+    return _tiny(out / "pictures", image_input=True, classifier=True)
 
 
 def _van(out: Path) -> Artifact:
@@ -221,7 +226,12 @@ def _mixed(out: Path) -> Artifact:
     return edgevit.convert(module, spec=spec, target="coreml", labels=_LABELS, out=out)
 
 
-SUBJECTS: dict[str, Callable[[Path], Artifact]] = {"tiny": _tiny, "mixed": _mixed, "van_b0": _van}
+SUBJECTS: dict[str, Callable[[Path], Artifact]] = {
+    "tiny": _tiny,
+    "pictures": _pictures,
+    "mixed": _mixed,
+    "van_b0": _van,
+}
 
 if __name__ == "__main__":
     main()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgevit.artifact import Artifact, load_artifact
 from edgevit.contract.manifest import Parity
-from edgevit.data.imageset import open_imageset
+from edgevit.data.imageset import ImageSet, open_imageset
 from edgevit.errors import UsageError
 from edgevit.log import stage
 from edgevit.spec import Task
@@ -32,8 +32,9 @@ def evaluate(
     data: "digits", or a folder with one subfolder per class. model: "file.py:factory" of a network that is not ours.
     Results also land in `out`, by default results/ beside each artifact. Where this machine has no runtime for a
     format its accuracy is null; Core ML runs in the reference interpreter there, and the result says so.
-    Raises UsageError for models that do not classify or for weights that the artifacts were not made from, and
-    ParityError after all results are written if an artifact is beyond its tolerance on these pictures.
+    Raises UsageError for models that do not classify, for other classes than the data's and for weights that the
+    artifacts were not made from, and ParityError after all results are written if an artifact is beyond its tolerance
+    on these pictures.
     """
     named = artifacts if isinstance(artifacts, Sequence) and not isinstance(artifacts, str) else [artifacts]
     opened = [one if isinstance(one, Artifact) else load_artifact(one) for one in named]
@@ -41,6 +42,8 @@ def evaluate(
         if artifact.manifest.model.task is not Task.CLASSIFY:
             raise UsageError(f"{artifact.name} segments; evaluate scores classes", hint="look at masks with `predict`")
     pictures = open_imageset(data, split)
+    for artifact in opened:
+        _require_classes(artifact, pictures)
     reference = None if weights is None else open_reference(opened, weights, model)
     results = []
     for artifact in opened:
@@ -53,6 +56,21 @@ def evaluate(
     for artifact, result in zip(opened, results, strict=True):
         check_parity(result.parity, artifact.manifest.tolerance, artifact.name)
     return results
+
+
+def _require_classes(artifact: Artifact, pictures: ImageSet) -> None:
+    """Raise UsageError where index and label of a class would not mean the same to both: a score would say nothing."""
+    classes, known = artifact.manifest.model.num_classes, artifact.manifest.labels
+    if len(pictures.labels) != classes:
+        raise UsageError(
+            f"{artifact.name} has {classes} classes, {pictures.name} has {len(pictures.labels)}",
+            hint="give the data set that the model was trained for",
+        )
+    if known != pictures.labels and set(known) == set(pictures.labels):
+        raise UsageError(
+            f"{artifact.name} and {pictures.name} have the same labels in another order",
+            hint="convert with --labels in the order of the training, or rename the class folders",
+        )
 
 
 def row(result: Verification) -> tuple[str, ...]:

@@ -72,7 +72,7 @@ class Reuse:
                     time.perf_counter() - started,
                     artifact.path,
                     manifest.entry_size_bytes / 1e6,
-                    describe_parity(manifest.parity),
+                    describe_parity(manifest.parity, manifest.compression),
                     manifest.provenance["created_utc"],
                 )
         if found and len(found) == len(self._requests) and self._weights is None:

@@ -439,7 +439,7 @@ def _tensor(spec: TensorSpec) -> tuple[str, str, tuple[int, ...]]:
 
 
 def _classified(views: list[View]) -> list[tuple[list[str], str]]:
-    """(labels in order, value whose softmax gives their probabilities) of each classify op; "" for another op."""
+    """(labels in order, value whose softmax gives their probabilities) of each classify op; "" for anything else."""
     found = []
     for view in views:
         makers = {output.name: operation for operation in view.operations for output in operation.outputs}
@@ -447,9 +447,19 @@ def _classified(views: list[View]) -> list[tuple[list[str], str]]:
             if operation.type != "classify":
                 continue
             softmax = makers.get(_source(operation, "probabilities"))
-            scores = _source(softmax, "x") if softmax is not None and softmax.type == "softmax" else ""
-            found.append((_class_labels(view, operation), scores))
+            sound = softmax is not None and softmax.type == "softmax" and _over_last_axis(view, softmax)
+            found.append((_class_labels(view, operation), _source(softmax, "x") if sound else ""))
     return found
+
+
+def _over_last_axis(view: View, softmax: Message) -> bool:
+    """Whether a softmax adds up to 1 over the last axis of its operand."""
+    value = view.constants.get(_source(softmax, "axis") or f"{softmax.outputs[0].name}.axis")
+    try:
+        axis = -1 if value is None else int(view.package.constant(value))
+    except (ContractError, TypeError, ValueError):
+        return False
+    return axis in (-1, len(softmax.outputs[0].type.tensorType.dimensions) - 1)
 
 
 def _class_labels(view: View, classify: Message) -> list[str]:

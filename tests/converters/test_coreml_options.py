@@ -179,6 +179,11 @@ def _bypass_softmax(model, block):
     block.operations[-1].inputs["probabilities"].arguments[0].name = "logits"
 
 
+def _turn_softmax(model, block):
+    axis = next(operation for operation in block.operations if operation.outputs[0].name == "class_axis")
+    axis.attributes["val"].immediateValue.tensor.ints.values[0] = 0
+
+
 def _swap_channels(model, block):
     model.description.input[0].type.imageType.colorSpace = 30  # BGR
 
@@ -187,7 +192,7 @@ def _forget_the_label(model, block):
     model.description.predictedFeatureName = ""
 
 
-@pytest.mark.parametrize("damage", [_swap_labels, _bypass_softmax, _swap_channels, _forget_the_label])
+@pytest.mark.parametrize("damage", [_swap_labels, _bypass_softmax, _turn_softmax, _swap_channels, _forget_the_label])
 def test_lint_holds_picture_and_classifier_to_the_manifest(copied, damage):
     CONVERTER.check(copied.path, copied.manifest)
     _edit(copied, damage)

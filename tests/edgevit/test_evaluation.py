@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from edgevit import evaluation, verification
 from edgevit.contract.manifest import Parity
 from edgevit.conversion import INTERPRETER
+from edgevit.data.imageset import ImageSet
 from edgevit.errors import UsageError
 from edgevit.evaluation import row
 from edgevit.spec import Task
@@ -50,6 +52,16 @@ def test_segmentation_is_refused_before_any_data_is_read(tmp_path, monkeypatch):
     artifact = dataclasses.replace(artifact, manifest=dataclasses.replace(artifact.manifest, model=model))
     with pytest.raises(UsageError, match="segments"):
         evaluation.evaluate(artifact, data="nowhere")
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"), [(("red", "blue"), "has 3 classes"), (("blue", "green", "red"), "in another order")]
+)
+def test_data_with_other_classes_gives_no_score(tmp_path, monkeypatch, labels, says):
+    pictures = ImageSet((), np.array([], np.int64), labels, "photos/test")
+    monkeypatch.setattr(evaluation, "open_imageset", lambda *_: pictures)
+    with pytest.raises(UsageError, match=says):
+        evaluation.evaluate(write_artifact(tmp_path), data="photos")
 
 
 @pytest.fixture
