@@ -84,6 +84,17 @@ def test_captured_graph_is_taken_as_it_is_and_may_be_deployed_twice():
         assert is_functional(graph_module)
 
 
+def test_exported_program_is_taken_too():
+    model = seeded(TinyClassifier)
+    exported = capture(model, (example_input(_SHAPE),), "net")
+    graph_module, steps = deploy(exported, classifier_spec())
+    from_module, same_steps = deploy(model, classifier_spec())
+    assert graph_module.code == from_module.code
+    assert [(step.name, step.places) for step in steps] == [(step.name, step.places) for step in same_steps]
+    x = example_input(_SHAPE, seed=5)
+    assert torch.equal(exported.module(check_guards=False)(x), model(x))
+
+
 def test_without_passes_the_graph_is_only_captured():
     graph_module, steps = deploy(seeded(TinyClassifier), classifier_spec(), passes=())
     assert steps == ()
