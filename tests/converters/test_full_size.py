@@ -20,7 +20,6 @@ from edgevit.spec import Layout, Precision
 from edgevit.verification import TOLERANCES, check_parity, measure
 from tests.benchmarks.test_results import MODELS
 
-
 # Transposes at most. ExecuTorch has one for its input in NCHW, and some around maps as small as tokens.
 MOST_TRANSPOSES = {
     ("van_b0", "tflite"): 0,
