@@ -2,8 +2,8 @@
 
 Every contender of a model gets the same weights and the same picture, and a fresh process per round; rounds come in
 pairs of opposite order, so what slows the machine for minutes hits all alike. Conversions are kept in artifacts/race/
-and made again when what they come from has changed. The result is results/race.json; a run with --only or --rounds
-leaves artifacts/race/race.json instead.
+and made again when what they come from has changed. The result is results/race.json, where --only replaces its models
+alone; a run with --rounds leaves artifacts/race/race.json instead.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import torch
 
 from benchmarks.contenders import CONTENDERS, OURS, PEER_RUNTIMES, contender_file
 from benchmarks.matrix import seeded_model
-from benchmarks.standings import CONTROL, Race, is_right, judge_bars, judge_conversion, read_race, summarize
+from benchmarks.standings import CONTROL, Race, is_right, judge_bars, judge_conversion, merged, read_race, summarize
 from benchmarks.stock import PEER_CONVERSIONS, stock_network
 from edgevit import log, shell
 from edgevit.capture import example_input
@@ -62,15 +62,15 @@ def main() -> None:
     arguments = parser.parse_args()
     log.configure()
     race = read_race(RACE)
-    complete = arguments.only is None and arguments.rounds is None
     if arguments.rounds:
         race = dataclasses.replace(race, timing=dataclasses.replace(race.timing, rounds=arguments.rounds))
     try:
         result = run_race(race, arguments.only or race.models, arguments.peers)
+        if arguments.rounds is None:
+            kept = json.loads(RESULT.read_text()) if arguments.only and RESULT.is_file() else None
+            write_json(RESULT, result if kept is None else merged(kept, result))
     except EdgevitError as error:
         sys.exit(str(error))
-    if complete:
-        write_json(RESULT, result)
     sys.exit(any(row["met"] is not True for row in (*result["bars"], *result["conversion"])))
 
 
@@ -98,13 +98,13 @@ def run_race(race: Race, models: tuple[str, ...], peers: Path) -> dict[str, Any]
         for number in range(race.timing.rounds):
             with stage("race", model=model, round=number + 1, of=race.timing.rounds):
                 rounds.append(run_round(folder, race, number, failed, peers))
-            summary = {"model": model, **summarize(rounds, race, host.cores or 1)}
+            summary = {"model": model, **summarize(rounds, race, host.cores or 1), "provenance": result["provenance"]}
             document = result | {"models": [*result["models"], summary]}
             write_json(WORK / "race.json", document)
         result["models"].append(summary)
         result["bars"] += judge_bars(model, summary, race.bars)
         right = {row["contender"] for row in summary["contenders"] if is_right(row)}
-        result["operations"] += time_operations(folder, race, right)
+        result["operations"] += time_operations(folder, race, right, peers)
         write_json(WORK / "race.json", result)
     result["conversion"] = [time_conversions(model, race, peers) for model in race.conversion.models if model in models]
     write_json(WORK / "race.json", result)
@@ -208,13 +208,14 @@ def run_contender(folder: Path, contender: str, race: Race, peers: Path) -> dict
     return run_worker("benchmarks.contenders", [contender, folder, *flags], python, race.timing.threads)
 
 
-def time_operations(folder: Path, race: Race, right: set[str]) -> list[dict[str, Any]]:
+def time_operations(folder: Path, race: Race, right: set[str], peers: Path) -> list[dict[str, Any]]:
     """Time per kind of operation of the contenders whose answers are right; a tool that fails leaves its error."""
     plan = race.operations
     rows: list[dict[str, Any]] = []
-    for tool, wanted, more in (
-        ("xnnpack_replay", plan.executorch, ["--course", folder]),
-        ("litert_profile", plan.litert, []),
+    for tool, python, wanted, more in (
+        ("xnnpack_replay", Path(sys.executable), plan.executorch, ["--course", folder]),
+        ("litert_profile", Path(sys.executable), plan.litert, []),
+        ("onnxruntime_profile", peers, plan.onnxruntime, []),
     ):
         names = [name for name in wanted if name in right]
         if not names:
@@ -223,7 +224,7 @@ def time_operations(folder: Path, race: Race, right: set[str]) -> list[dict[str,
         flags = [part for key, value in options.items() for part in (f"--{key}", str(value))]
         argv = [*(contender_file(name, folder) for name in names), *more, *flags]
         with stage("operations", course=folder.name, tool=tool):
-            report = run_worker(f"benchmarks.{tool}", argv, Path(sys.executable), race.timing.threads)
+            report = run_worker(f"benchmarks.{tool}", argv, python, race.timing.threads)
         known = {"model": folder.name, "error": report.get("error", "")}
         timed = report.get("operations", [{}] * len(names))
         rows += [known | {"contender": name} | row for name, row in zip(names, timed, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -60,6 +61,7 @@ class Operations:
 
     executorch: tuple[str, ...]
     litert: tuple[str, ...]
+    onnxruntime: tuple[str, ...]
     rounds: int
     runs: int
 
@@ -79,7 +81,7 @@ class Race:
     bars: tuple[Bar, ...]
 
     def __post_init__(self) -> None:
-        told = (*self.operations.executorch, *self.operations.litert)
+        told = (*self.operations.executorch, *self.operations.litert, *self.operations.onnxruntime)
         barred = (name for bar in self.bars for name in (*bar.ours, *bar.against))
         named = {self.control, *self.contenders, *told, *barred}
         for kind, wanted, known in (
@@ -108,6 +110,22 @@ def _fill(kind: type, table: Mapping[str, Any], where: str) -> Any:
     if set(table) != fields:
         raise UsageError(f"{where} has keys {sorted(table)}", hint=f"it must have {sorted(fields)}")
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
+
+
+def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """`new`, with what `old` has on models that `new` did not race; each model keeps the provenance of its own run.
+
+    Raises UsageError if the two were raced by different rules.
+    """
+    for rule in ("contenders", "control", "seed", "max_relative_error", "timing", "bars"):
+        if json.dumps(old["race"][rule]) != json.dumps(new["race"][rule]):
+            raise UsageError(f"the kept result had another {rule}", hint="race all models again")
+    raced = {summary["model"] for summary in new["models"]}
+    both = {**new}
+    for part in ("models", "bars", "conversion", "operations"):
+        kept = [row for row in old[part] if row["model"] not in raced]
+        both[part] = sorted((*new[part], *kept), key=lambda row: new["race"]["models"].index(row["model"]))
+    return both
 
 
 def summarize(rounds: Sequence[Round], race: Race, cores: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from benchmarks.operations import (
     add_up,
     convolution_kind,
 )
+from benchmarks.onnxruntime_profile import operation_kind, read_events
 from benchmarks.xnnpack_replay import build_program, read_operations
 from tests.tiny import SIZE, TinyClassifier, seeded
 
@@ -110,3 +111,31 @@ def test_equal_work_in_other_shapes_is_one_operation(lowered):
     for operation in reshapes:
         values = json.loads(operation.text)["values"]
         assert all(value["num_dims"] == 1 for value in values.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "weight", "kind"),
+    [
+        ("Conv", (32, 1, 7, 7), WIDE_DEPTHWISE),
+        ("FusedConv", (32, 1, 3, 3), DEPTHWISE),
+        ("Conv", (64, 32, 1, 1), POINTWISE),
+        ("Conv", (64, 3, 7, 7), OTHER),
+        ("Gemm", (10, 8), PRODUCT),
+        ("Transpose", (), COPY),
+        ("Gelu", (), ELEMENTWISE),
+    ],
+)
+def test_onnxruntime_operations_have_kinds(name, weight, kind):
+    assert operation_kind(name, [(1, 32, 8, 8), weight]) == kind
+
+
+def _event(name, op, duration_us, category="Node"):
+    shapes = [{"float": [1, 8, 4, 4]}, {"float": [8, 8, 1, 1]}]
+    return {"cat": category, "name": name, "dur": duration_us, "args": {"op_name": op, "input_type_shape": shapes}}
+
+
+def test_onnxruntime_events_give_the_median_of_each_operation():
+    runs = [_event("a_kernel_time", "Conv", us) for us in (1000, 5000, 2000)]
+    other = [_event("b_kernel_time", "Conv", 3000)]
+    rest = [_event("a_fence_before", "Conv", 9000), _event("model_run", "", 9000, category="Session")]
+    assert read_events([*runs, *other, *rest]) == {(POINTWISE, "Conv 1x8x4x4, 8x8x1x1"): [2.0, 3.0]}

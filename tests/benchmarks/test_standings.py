@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import tables
 from benchmarks.race import RACE
-from benchmarks.standings import CONTROL, Bar, Operations, judge_bars, judge_conversion, read_race, summarize
+from benchmarks.standings import CONTROL, Bar, Operations, judge_bars, judge_conversion, merged, read_race, summarize
 from edgevit.errors import UsageError
 
 # Milliseconds of each contender relative to the machine's speed in a round, and its answer's error.
@@ -26,7 +26,7 @@ def race():
         Bar(("van_b0",), ("edgevit_tflite",), ("onnx2tf",), 0.45),
         Bar(("van_b0",), ("edgevit_executorch", "edgevit_tflite"), ("executorch", "onnxruntime"), 0.95),
     )
-    told = Operations(("executorch",), ("onnx2tf",), 1, 1)
+    told = Operations(("executorch",), ("onnx2tf",), ("onnxruntime",), 1, 1)
     return dataclasses.replace(committed, contenders=tuple(TIMES), timing=timing, operations=told, bars=bars)
 
 
@@ -175,3 +175,23 @@ def test_table_shows_wrong_failed_and_unjudged(race, monkeypatch):
     assert f"| van_b0 | `convert --target all`, 20 s | {stock} | 0.286 [0.286, 0.286] | 0.50 | met |" in lines
     assert "| vt_resnet18 | `convert --target all` | | | 0.50 | failed: onnx2tf: ValueError: no |" in lines
     assert any("ONNX Runtime failed: ValueError: no" in line for line in lines)
+
+
+def _result(race, times):
+    """A result of which each part says, by its time, which run it is of."""
+    rows = [{"model": model, "time": time} for model, time in times.items()]
+    parts = {part: rows for part in ("models", "bars", "conversion", "operations")}
+    return {"race": dataclasses.asdict(race), "cpu": f"of {times}", **parts}
+
+
+def test_models_raced_again_replace_themselves_alone(race):
+    first, second, *_ = race.models
+    both = merged(_result(race, {first: 1, second: 1}), _result(race, {first: 2}))
+    assert both["models"] == both["operations"] == [{"model": first, "time": 2}, {"model": second, "time": 1}]
+    assert both["cpu"] == _result(race, {first: 2})["cpu"]
+
+
+def test_results_by_other_rules_are_not_merged(race):
+    other = dataclasses.replace(race, seed=race.seed + 1)
+    with pytest.raises(UsageError, match="another seed"):
+        merged(_result(other, {"van_b0": 1}), _result(race, {"van_b0": 2}))
