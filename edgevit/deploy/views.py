@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgevit.deploy.graph import Graph, argument, only_reader, place, shape
+from edgevit.deploy.graph import Graph, argument, is_call, only_reader, place, shape
 from edgevit.deploy.rearrangement import (
     Rearrangement,
     Step,
@@ -48,7 +48,7 @@ def shorten_chains(graph: Graph) -> list[str]:
     """Give every chain of rearrangements its cheapest form; returns the places of those that change."""
     places = []
     for node in graph.nodes:
-        if not ends_chain(node):
+        if not ends_chain(node) or _is_taken_transposed(node):
             continue
         best, least = None, (0, 0, 0, 0)
         for nodes, together in chain(node):
@@ -60,6 +60,17 @@ def shorten_chains(graph: Graph) -> list[str]:
             places.append(place(node))
             graph.replace(node, together.emit(graph, source, like=node))
     return places
+
+
+def _is_taken_transposed(node: fx.Node) -> bool:
+    """Whether matrix products read a transposed matrix as their right factor: they take it as it lies."""
+    import torch
+
+    rank = len(shape(node))
+    swapped = [*range(rank - 2), rank - 1, rank - 2]
+    if node_step(node) != ("permute", tuple(swapped)):
+        return False
+    return all(is_call(user, torch.ops.aten.bmm.default) and user.args[0] is not node for user in node.users)
 
 
 def _steps_freed(nodes: list[fx.Node]) -> list[Step]:
