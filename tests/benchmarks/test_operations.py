@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks.litert_profile import Layer, assign_kinds, parse_summary
+from benchmarks.onnxruntime_profile import operation_kind, read_events
 from benchmarks.operations import CONVOLUTION as OTHER
 from benchmarks.operations import (
     COPY,
@@ -20,7 +21,6 @@ from benchmarks.operations import (
     add_up,
     convolution_kind,
 )
-from benchmarks.onnxruntime_profile import operation_kind, read_events
 from benchmarks.xnnpack_replay import build_program, read_operations
 from tests.tiny import SIZE, TinyClassifier, seeded
 

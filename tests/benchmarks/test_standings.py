@@ -180,7 +180,7 @@ def test_table_shows_wrong_failed_and_unjudged(race, monkeypatch):
 def _result(race, times):
     """A result of which each part says, by its time, which run it is of."""
     rows = [{"model": model, "time": time} for model, time in times.items()]
-    parts = {part: rows for part in ("models", "bars", "conversion", "operations")}
+    parts = dict.fromkeys(("models", "bars", "conversion", "operations"), rows)
     return {"race": dataclasses.asdict(race), "cpu": f"of {times}", **parts}
 
 
