@@ -41,11 +41,13 @@ class HeadRows(nn.Module):
 
     def __init__(self, channels: int, heads: int, *, scale: float = 1.0) -> None:
         super().__init__()
-        mask = scale * torch.eye(heads).repeat_interleave(channels // heads, 1)
+        self.scale = scale
+        mask = torch.eye(heads).repeat_interleave(channels // heads, 1)
         self.register_buffer("mask", mask.unsqueeze(1), persistent=False)  # (heads, 1, C)
 
     def forward(self, x: Tensor) -> Tensor:
         batch, _, channels = x.shape
+        x = x if self.scale == 1.0 else x * self.scale
         rows = x.reshape(batch, 1, -1, channels) * self.mask  # (N, heads, T, C)
         return rows.reshape(batch, -1, channels)
 
