@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -72,12 +73,12 @@ class _Halves(nn.Module):
 def main() -> None:
     """Measure every chain, write the result and the table."""
     torch.manual_seed(0)
-    chains: dict[str, Callable[[int], nn.Module]] = {
-        **{f"depthwise_{taps}": _depthwise(round(taps**0.5)) for taps in (*_TAPS, _GROUPED_TAPS)},
-        "pointwise": lambda channels: nn.Conv2d(channels, channels, 1),
-        "pieces_9": _depthwise(3),
-        "halves": lambda _: _Halves(1),
-        "strided_halves": lambda _: _Halves(2),
+    chains: dict[str, Callable[[int, int], _Chain]] = {
+        **{f"depthwise_{taps}": partial(_Chain, _depthwise(round(taps**0.5))) for taps in (*_TAPS, _GROUPED_TAPS)},
+        "pointwise": partial(_Chain, lambda channels: nn.Conv2d(channels, channels, 1)),
+        "pieces_9": partial(_Fan, _depthwise(3)),
+        "halves": partial(_Chain, lambda _: _Halves(1)),
+        "strided_halves": partial(_Chain, lambda _: _Halves(2)),
     }
     slopes = [_slopes(chains, channels, side) for channels, side in _SIZES]
     per_element = {
@@ -127,11 +128,11 @@ def _depthwise(side: int) -> Callable[[int], nn.Module]:
     return build
 
 
-def _slopes(chains: dict[str, Callable[[int], nn.Module]], channels: int, side: int) -> dict[str, float]:
+def _slopes(chains: dict[str, Callable[[int, int], _Chain]], channels: int, side: int) -> dict[str, float]:
     """Picoseconds that one more operation adds, by chain."""
     runs = {
-        (name, length): _prepared((_Fan if name == "pieces_9" else _Chain)(operation, channels, length), channels, side)
-        for name, operation in chains.items()
+        (name, length): _prepared(chain(channels, length), channels, side)
+        for name, chain in chains.items()
         for length in (_SHORT, _LONG)
     }
     times: dict[tuple[str, int], list[float]] = {key: [] for key in runs}

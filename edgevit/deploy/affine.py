@@ -14,11 +14,10 @@ k * x + f'(x) with k = 1 + g * a, a being the norm's scale. Folds are computed i
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from edgevit.deploy.graph import Graph, argument, is_call, only_reader, place, shape
+from edgevit.deploy.graph import Graph, argument, is_call, is_norm_result, only_reader, place, shape
 
 if TYPE_CHECKING:
     from torch import Tensor, fx
@@ -116,7 +115,7 @@ def _freed(node: fx.Node, affine: Affine) -> list[fx.Node]:
     for inner in sorted(set(affine.inside), reverse=True):  # readers before what they read
         if inner is node or unread.issuperset(inner.users):
             freed.append(inner)
-            unread |= {inner, inner.args[0]} if _is_norm_result(inner) else {inner}
+            unread |= {inner, inner.args[0]} if is_norm_result(inner) else {inner}
     return freed
 
 
@@ -165,7 +164,7 @@ def _step(graph: Graph, node: fx.Node) -> Affine | None:
     import torch
 
     aten = torch.ops.aten
-    if _is_norm_result(node):
+    if is_norm_result(node):
         return _batch_norm(graph, node.args[0])
     if is_call(node, aten.neg.default):
         return Affine({node.args[0]: torch.tensor(-1.0, dtype=torch.float64)})
@@ -240,21 +239,13 @@ def _keeps_shape(operand: Any, node: fx.Node) -> bool:
 
 def _operations(node: fx.Node) -> int:
     """What an affine node costs where nothing folds it: a norm is a multiplication and an addition."""
-    return 2 if _is_norm_result(node) else 1
-
-
-def _is_norm_result(node: fx.Node) -> bool:
-    """A BatchNorm gives three results; the first is the normalised tensor."""
-    import torch
-
-    norm = torch.ops.aten._native_batch_norm_legit_no_training.default
-    return is_call(node, operator.getitem) and node.args[1] == 0 and is_call(node.args[0], norm)
+    return 2 if is_norm_result(node) else 1
 
 
 def _reads_alone(node: fx.Node, source: fx.Node) -> bool:
     """Whether `source` has no reader but `node`; a BatchNorm's result is read through its getitem."""
     reader = only_reader(source)
-    return reader is node or (reader is not None and _is_norm_result(node) and node.args[0] is reader)
+    return reader is node or (reader is not None and is_norm_result(node) and node.args[0] is reader)
 
 
 def _can_absorb(graph: Graph, source: fx.Node, affine: Affine) -> bool:

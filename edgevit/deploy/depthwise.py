@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from edgevit.deploy.graph import Graph, argument, elements, place, shape
+from edgevit.deploy.graph import Graph, argument, elements, is_depthwise, place
 
 if TYPE_CHECKING:
-    from torch import Tensor, fx
+    from torch import fx
 
     from edgevit.deploy.costs import Costs
 
@@ -48,9 +48,7 @@ class SplitDepthwise:
         import torch
 
         convolutions = graph.calls(torch.ops.aten.conv2d.default)
-        places = [place(conv) for conv in convolutions if _split(graph, conv, costs)]
-        graph.tidy()
-        return places
+        return graph.rewrite_each(convolutions, lambda conv: _split(graph, conv, costs))
 
 
 SPLIT_DEPTHWISE = SplitDepthwise()
@@ -60,7 +58,7 @@ def _split(graph: Graph, conv: fx.Node, costs: Costs) -> bool:
     import torch
 
     weight = graph.value(conv.args[1])
-    if weight is None or not _is_depthwise(conv, weight):
+    if weight is None or not is_depthwise(conv):
         return False
     height, width = weight.shape[2:]
     if max(height, width) > _MAX_SIDE:
@@ -151,9 +149,7 @@ class ReplicateDepthwise:
         import torch
 
         convolutions = graph.calls(torch.ops.aten.conv2d.default)
-        places = [place(conv) for conv in convolutions if _replicate(graph, conv, costs)]
-        graph.tidy()
-        return places
+        return graph.rewrite_each(convolutions, lambda conv: _replicate(graph, conv, costs))
 
 
 REPLICATE_DEPTHWISE = ReplicateDepthwise()
@@ -181,11 +177,6 @@ def _replicate(graph: Graph, conv: fx.Node, costs: Costs) -> bool:
     )
     conv.args = (wide, *conv.args[1:6], channels)
     return True
-
-
-def _is_depthwise(conv: fx.Node, weight: Tensor) -> bool:
-    """One kernel per channel: as many groups as channels, in and out."""
-    return argument(conv, 6, 1) == weight.shape[0] == shape(conv.args[0])[1] and weight.shape[1] == 1
 
 
 def _pair(value: Any) -> tuple[int, int]:

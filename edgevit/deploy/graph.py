@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from edgevit.program import module_path
 
 if TYPE_CHECKING:
     from torch import Tensor, fx
+
+
+MAP_RANK = 4  # (N, C, H, W)
 
 
 class Graph:
@@ -59,9 +62,9 @@ class Graph:
         node.meta["val"] = _on_meta(value.float())
         return node
 
-    def call(self, target: Any, *args: Any, like: fx.Node, before: fx.Node | None = None) -> fx.Node:
-        """Insert a call in front of `before` (default: of `like`), from whose module it is said to come."""
-        with self.module.graph.inserting_before(like if before is None else before):
+    def call(self, target: Any, *args: Any, like: fx.Node) -> fx.Node:
+        """Insert a call in front of `like`, from whose module it is said to come."""
+        with self.module.graph.inserting_before(like):
             node = self.module.graph.call_function(target, args)
         node.meta["val"] = target(*_values(args))
         for key in ("nn_module_stack", "stack_trace"):
@@ -83,6 +86,12 @@ class Graph:
         for source in sources:
             self._erase(source)
 
+    def rewrite_each(self, nodes: Iterable[fx.Node], rule: Callable[[fx.Node], bool]) -> list[str]:
+        """Try a rule, which says whether it changed something, on every node, then tidy; the places it changed."""
+        places = [place(node) for node in nodes if rule(node)]
+        self.tidy()
+        return places
+
     def tidy(self) -> None:
         """Drop what nothing reads: nodes, and parameters that no node names."""
         self.module.graph.eliminate_dead_code()
@@ -102,6 +111,20 @@ class Graph:
 def is_call(node: Any, *targets: Any) -> bool:
     """Whether a graph argument is a node that calls one of the operations."""
     return getattr(node, "op", None) == "call_function" and node.target in targets
+
+
+def is_norm_result(node: Any) -> bool:
+    """Whether a node is the normalised tensor among a BatchNorm's three results."""
+    import torch
+
+    norm = torch.ops.aten._native_batch_norm_legit_no_training.default
+    return is_call(node, operator.getitem) and node.args[1] == 0 and is_call(node.args[0], norm)
+
+
+def is_depthwise(conv: fx.Node) -> bool:
+    """Whether a convolution has one kernel per channel: as many groups as channels, in and out."""
+    outputs, inputs = shape(conv.args[1])[:2]
+    return argument(conv, 6, 1) == outputs and inputs == 1
 
 
 def is_random(node: fx.Node) -> bool:

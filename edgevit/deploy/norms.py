@@ -9,15 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgevit.deploy.graph import Graph, argument, only_reader, place, shape
+from edgevit.deploy.graph import MAP_RANK, Graph, argument, only_reader, place, shape
 from edgevit.deploy.rearrangement import Rearrangement, chain
 
 if TYPE_CHECKING:
     from torch import fx
 
     from edgevit.deploy.costs import Costs
-
-_MAP_RANK = 4
 
 
 @dataclass(frozen=True)
@@ -33,9 +31,7 @@ class NormProducts:
         if costs.layer_norm:
             return []
         norms = graph.calls(torch.ops.aten.layer_norm.default)
-        places = [place(norm) for norm in norms if _rewrite(graph, norm)]
-        graph.tidy()
-        return places
+        return graph.rewrite_each(norms, lambda norm: _rewrite(graph, norm))
 
 
 NORM_PRODUCTS = NormProducts()
@@ -62,7 +58,7 @@ def _map_behind(norm: fx.Node) -> tuple[fx.Node, Rearrangement | None]:
         source = nodes[-1].args[0]
         if any(only_reader(node) is None for node in nodes):
             break
-        if len(shape(source)) == _MAP_RANK and view.moves and _is_channels_last(view):
+        if len(shape(source)) == MAP_RANK and view.moves and _is_channels_last(view):
             return source, view
     return norm.args[0], None
 

@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Literal
 
-from edgevit.deploy.graph import Graph, elements, is_call, only_reader, shape
+from edgevit.deploy.graph import MAP_RANK, Graph, elements, is_call, only_reader, shape
 from edgevit.deploy.noops import permutation
 from edgevit.program import MAX_RANK
 
 if TYPE_CHECKING:
     from torch import Tensor, fx
 
-_MAP_RANK = 4
 
 # ("reshape", the new shape) or ("permute", the old axes in their new order).
 Step = tuple[Literal["reshape", "permute"], tuple[int, ...]]
@@ -204,7 +203,7 @@ class Rearrangement:
         lying = sorted(runs)
         order = tuple(lying.index(run) for run in runs)
         sizes = tuple(self._size(run) for run in lying)
-        if len(runs) < _MAP_RANK and self.source[:1] == self.target[:1] == (0,):  # a batch of one stays in front
+        if len(runs) < MAP_RANK and self.source[:1] == self.target[:1] == (0,):  # a batch of one stays in front
             order, sizes = (0, *(axis + 1 for axis in order)), (1, *sizes)
         permuted = tuple(sizes[axis] for axis in order)
         return (
@@ -224,7 +223,7 @@ def steps_cost(steps: Sequence[Step]) -> tuple[int, int, int, int]:
         sum(len(values) > MAX_RANK for _, values in steps),
         len(permutes) - begins_with_pixels(steps) - ends_with_map(steps),
         len(steps),
-        sum(len(values) != _MAP_RANK for values in permutes),
+        sum(len(values) != MAP_RANK for values in permutes),
     )
 
 

@@ -8,21 +8,27 @@ plain one with zeros between the groups is faster, and only a plain one can take
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edgevit.deploy.elementwise import operands
-from edgevit.deploy.graph import Graph, argument, is_call, only_reader, place, shape
+from edgevit.deploy.graph import (
+    MAP_RANK,
+    Graph,
+    argument,
+    is_call,
+    is_depthwise,
+    is_norm_result,
+    only_reader,
+    place,
+    shape,
+)
 from edgevit.deploy.rearrangement import Rearrangement, chain, ends_chain
 
 if TYPE_CHECKING:
     from torch import Tensor, fx
 
     from edgevit.deploy.costs import Costs
-
-
-_MAP_RANK = 4
 
 
 @dataclass(frozen=True)
@@ -36,9 +42,7 @@ class DensePointwise:
         import torch
 
         convolutions = graph.calls(torch.ops.aten.conv2d.default)
-        places = [place(conv) for conv in convolutions if _densify(graph, conv, costs)]
-        graph.tidy()
-        return places
+        return graph.rewrite_each(convolutions, lambda conv: _densify(graph, conv, costs))
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,7 @@ class FoldShuffles:
 
     def apply(self, graph: Graph, costs: Costs) -> list[str]:
         """Returns the place of each shuffle that is gone."""
-        places = [place(node) for node in graph.nodes if _fold(graph, node)]
-        graph.tidy()
-        return places
+        return graph.rewrite_each(graph.nodes, lambda node: _fold(graph, node))
 
 
 DENSE_POINTWISE = DensePointwise()
@@ -117,7 +119,7 @@ def _shuffle(view: Rearrangement) -> tuple[Tensor, Rearrangement] | None:
     """
     import torch
 
-    if len(view.source) != _MAP_RANK:
+    if len(view.source) != MAP_RANK:
         return None
     channels = view.source_axes[1]
     places = [place for place, atom in enumerate(view.order) if atom in channels]
@@ -140,8 +142,8 @@ def _can_reorder(graph: Graph, node: fx.Node) -> bool:
     if is_call(node, torch.ops.aten.conv2d.default):
         if any(value is not None and graph.value(value) is None for value in (node.args[1], argument(node, 2, None))):
             return False
-        return argument(node, 6, 1) == 1 or (_is_depthwise(graph, node) and _can_reorder(graph, node.args[0]))
-    if _is_norm_result(node):
+        return argument(node, 6, 1) == 1 or (is_depthwise(node) and _can_reorder(graph, node.args[0]))
+    if is_norm_result(node):
         norm = node.args[0]
         constant = all(value is None or graph.value(value) is not None for value in norm.args[1:5])
         return constant and only_reader(norm) is node and _can_reorder(graph, norm.args[0])
@@ -149,7 +151,7 @@ def _can_reorder(graph: Graph, node: fx.Node) -> bool:
     return read is not None and all(
         graph.value(operand) is not None
         or _channels(operand, node) == 1
-        or (len(shape(operand)) == _MAP_RANK and _can_reorder(graph, operand))
+        or (len(shape(operand)) == MAP_RANK and _can_reorder(graph, operand))
         for operand in read
     )
 
@@ -167,7 +169,7 @@ def _reorder(graph: Graph, node: fx.Node, order: Tensor, done: set[fx.Node]) -> 
         _set_weights(graph, node, graph.value(node.args[1])[order], own)
         if argument(node, 6, 1) != 1:
             _reorder(graph, node.args[0], order, done)
-    elif _is_norm_result(node):
+    elif is_norm_result(node):
         norm = node.args[0]
         values = [
             value if value is None else graph.constant(graph.value(value)[order], f"{place(norm)}_norm")
@@ -207,17 +209,3 @@ def _is_dense_reader(graph: Graph, node: fx.Node, user: fx.Node) -> bool:
     if not is_call(user, torch.ops.aten.conv2d.default) or user.args[0] is not node:
         return False
     return argument(user, 6, 1) == 1 and graph.value(user.args[1]) is not None
-
-
-def _is_depthwise(graph: Graph, conv: fx.Node) -> bool:
-    """One kernel per channel: as many groups as channels, in and out."""
-    weight = graph.value(conv.args[1])
-    return argument(conv, 6, 1) == weight.shape[0] and weight.shape[1] == 1
-
-
-def _is_norm_result(node: fx.Node) -> bool:
-    """The normalised tensor among a BatchNorm's three results."""
-    import torch
-
-    norm = torch.ops.aten._native_batch_norm_legit_no_training.default
-    return is_call(node, operator.getitem) and node.args[1] == 0 and is_call(node.args[0], norm)

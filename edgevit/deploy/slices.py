@@ -28,9 +28,7 @@ class PickChannels:
         import torch
 
         slices = graph.calls(torch.ops.aten.slice.Tensor)
-        places = [place(node) for node in slices if _pick(graph, node, costs)]
-        graph.tidy()
-        return places
+        return graph.rewrite_each(slices, lambda node: _pick(graph, node, costs))
 
 
 PICK_CHANNELS = PickChannels()

@@ -7,14 +7,18 @@ from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks.kernel_costs import with_costs
 from benchmarks.matrix import read_matrix
 from benchmarks.plots import PLOT, draw
 from benchmarks.tables import RESULTS, ROOT, render
+from edgevit.deploy.costs import FILE, read_costs
+from edgevit.deploy.depthwise import cheapest_split
 from edgevit.errors import UsageError
 from edgevit.models import iter_specs
 from edgevit.spec import Tier
 
 MODELS = ("van_b0", "mobile_former_26m", "mobile_former_294m", "vt_resnet18", "segnetr_64", "segnetr_32")
+_DELEGATING = ("executorch", "tflite")
 ROWS = [("executorch", "fp32"), ("tflite", "fp32"), ("tflite", "fp16"), ("coreml", "fp32"), ("coreml", "fp16")]
 
 
@@ -101,3 +105,20 @@ def test_unknown_key_in_a_matrix_is_an_error(tmp_path):
     (tmp_path / "m.toml").write_text('models = []\nseed = 0\nprecision = "fp32"\n')
     with pytest.raises(UsageError, match="precisions"):
         read_matrix(tmp_path / "m.toml")
+
+
+def test_deploy_decides_by_the_costs_that_were_measured():
+    measured = json.loads((RESULTS / "kernel-costs.json").read_text())["costs_ps"]
+    assert with_costs(FILE.read_text(), measured) == FILE.read_text()
+
+
+def test_van_kernel_is_split_as_readme_says():
+    pieces = cheapest_split(7, 7, read_costs("xnnpack"))
+    assert sorted((rows.count, columns.count) for rows, columns in pieces) == [(3, 7), (4, 2), (4, 5)]
+    assert "VAN's 7x7 becomes 4x5 + 3x7 + 4x2" in (ROOT / "README.md").read_text()
+
+
+def test_transposes_that_readme_tells_are_those_of_the_matrix(rows):
+    told = {"van_b0": 0, "mobile_former_294m": 0, "segnetr_32": 34, "vt_resnet18": 9}
+    assert {model: rows[model, "tflite", "fp32"]["lowering"]["transposes"] for model in told} == told
+    assert all(rows[model, target, "fp32"]["lowering"]["regions"] == 1 for model in told for target in _DELEGATING)

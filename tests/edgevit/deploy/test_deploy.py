@@ -159,7 +159,7 @@ def test_every_output_is_probed():
     def change_the_map_alone(graph, costs):
         output = graph.module.graph.output_node()
         logits, values = output.args[0]
-        relu = graph.call(torch.ops.aten.relu.default, values, like=values, before=output)
+        relu = graph.call(torch.ops.aten.relu.default, values, like=output)
         output.args = ((logits, relu),)
         graph.tidy()
         return ["map"]
