@@ -66,12 +66,16 @@ class Options:
 
 
 class CoreMLConverter:
-    """Writes model.mlpackage with float32 inputs and outputs and fp32 or fp16 arithmetic."""
+    """Writes model.mlpackage with float32 inputs and outputs and fp32, fp16 or int8 arithmetic.
+
+    In int8 weights are stored as integers and activations quantized where the program says so; the float islands
+    between compute in fp16.
+    """
 
     name = "coreml"
     suffix = ".mlpackage"
     kernels = "coreml"
-    precisions = frozenset({Precision.FP32, Precision.FP16})
+    precisions = frozenset(Precision)
     extra = "coreml"
     packages = ("coremltools",)
     runtime_modules = ("coremltools",)
@@ -86,6 +90,8 @@ class CoreMLConverter:
         _require_ops(program)
         if options.classifier:
             classifier.require_labels(program)
+        if program.precision is Precision.INT8 and options.weights != compression.FULL:
+            raise UsageError("int8 weights are not compressed again", hint="leave -O weights out")
         inputs, package = program.spec.inputs, out_dir / MODEL_FILE
         if options.image_input:
             inputs = tuple(pixels.picture_spec(spec) for spec in inputs)
@@ -166,7 +172,7 @@ def _input(ct: ModuleType, spec: TensorSpec, *, picture: bool) -> Any:
 
 
 def _compute_precision(ct: ModuleType, precision: Precision, options: Options) -> Any:
-    """fp32, or fp16 but for the operations that lose too much in it."""
+    """fp32, or else fp16 but for the operations that lose too much in it."""
     if precision is Precision.FP32:
         return ct.precision.FLOAT32
     if not options.image_input:

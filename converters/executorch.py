@@ -73,7 +73,7 @@ class ExecuTorchConverter:
     name = "executorch"
     suffix = ".pte"
     kernels = "xnnpack"
-    precisions = frozenset({Precision.FP32})
+    precisions = frozenset({Precision.FP32, Precision.INT8})
     extra = "executorch"
     packages = ("executorch",)
     runtime_modules = ("torch", _BINDINGS)

@@ -65,7 +65,7 @@ class TFLiteConverter:
     name = "tflite"
     suffix = ".tflite"
     kernels = "xnnpack"
-    precisions = frozenset({Precision.FP32, Precision.FP16})
+    precisions = frozenset(Precision)
     extra = "tflite"
     packages = ("ai-edge-litert", "flatbuffers")
     runtime_modules = (_INTERPRETER,)
@@ -74,7 +74,8 @@ class TFLiteConverter:
     def convert(self, program: Program, options: Options, out_dir: Path) -> Converted:
         """Lower every op and write model.tflite. Raises ConversionError naming every op without a counterpart.
 
-        FP16 stores weights as float16; LiteRT widens them when it loads, so arithmetic stays float32 on CPUs.
+        FP16 stores weights as float16; LiteRT widens them when it loads, so arithmetic stays float32 on CPUs. INT8
+        computes on integers where the program has grids, and in float32 elsewhere; inputs and outputs stay float32.
         """
         require(_INTERPRETER, "tflite")
         from converters._tflite.flatbuffer import serialize

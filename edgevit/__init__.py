@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from edgevit.pipeline import convert
     from edgevit.prediction import predict
     from edgevit.profiling import compare, profile
+    from edgevit.quantization.ptq import quantize
+    from edgevit.quantization.qat import qat
     from edgevit.reporting import report
     from edgevit.sources import describe_module
     from edgevit.training.checkpoint import load_weights
@@ -42,6 +44,8 @@ _HOMES = {
     "load_weights": "training.checkpoint",
     "predict": "prediction",
     "profile": "profiling",
+    "qat": "quantization.qat",
+    "quantize": "quantization.ptq",
     "report": "reporting",
     "train": "training.trainer",
     "verify": "verification",

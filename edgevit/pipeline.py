@@ -34,7 +34,7 @@ from edgevit.sources import Source, open_source
 from edgevit.spec import Layout, ModelSpec, Precision
 from edgevit.storage import storage_errors, write_json
 from edgevit.verification import describe_parity
-from edgevit.worker import save_references
+from edgevit.worker import TWIN, save_references
 
 if TYPE_CHECKING:
     from torch import fx, nn
@@ -76,6 +76,8 @@ def convert(
     StorageError. If some targets fail, the others are finished first and stay.
     """
     targets = _targets(target)
+    if plain and precision == Precision.INT8:
+        raise UsageError("int8 scales belong to the deployed form", hint="leave --no-deploy (plain) out")
     requests = {name: _options(get_converter(name), options or {}, precision) for name in targets}
     out = _writable(Path(out))
     goldens, labels = list(goldens), list(labels)
@@ -100,6 +102,7 @@ def convert(
                 labels=tuple(labels),
                 spec=spec,
                 replace_head=replace_head,
+                precision=Precision(precision),
             )
         with tempfile.TemporaryDirectory(prefix="edgevit-") as temporary:
             folder = Path(temporary)
@@ -171,10 +174,15 @@ def _prepare(source: Source, folder: Path, goldens: Sequence[str | Path]) -> fx.
     """The checkpoint's own answers, which land in `folder` for the workers, and its graph."""
     spec = source.spec
     with stage("reference", model=spec.name) as running:
-        references = _reference_pictures(source, goldens)
+        pictures = _reference_pictures(source, goldens)
         probes = np.concatenate([_noise(spec, seed=7 + i) for i in range(_PROBES)])
-        save_references(folder, references, probes, _one_by_one(source, probes))
-        running.result = f"{len(references)} pictures, {_PROBES} probes through the checkpoint"
+        save_references(folder, _answered(source, pictures), probes, _one_by_one(source, probes))
+        running.result = f"{len(pictures)} pictures, {_PROBES} probes through the checkpoint"
+    if source.twin is not None:
+        twin = source.twin
+        save_program(export(twin.module, spec, labels=twin.labels), folder / TWIN)
+        save_references(folder / TWIN, _answered(twin, pictures), probes, _one_by_one(twin, probes))
+        return source.module
     with stage("capture", model=spec.name) as running:
         inputs = tuple(example_input(tensor.shape) for tensor in spec.inputs)
         captured = functional(capture(source.module, inputs, spec.name))
@@ -194,7 +202,9 @@ def _programs(
     spec = source.spec
     for name in kernels:
         with stage("deploy", model=spec.name, kernels=name) as running:
-            module, steps = deploy(captured, spec, passes, name)
+            module, steps = (
+                (captured, source.steps) if source.steps is not None else deploy(captured, spec, passes, name)
+            )
             write_json(folder / f"{name}.deploy.json", [dataclasses.asdict(step) for step in steps])
             running.result = ", ".join(f"{step.name} x{step.changes}" for step in steps) or "nothing to rewrite"
         with stage("export", model=spec.name, kernels=name) as running:
@@ -205,10 +215,14 @@ def _programs(
         yield name
 
 
-def _reference_pictures(source: Source, goldens: Sequence[str | Path]) -> list[Reference]:
+def _reference_pictures(source: Source, goldens: Sequence[str | Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Pixels and input tensor of each golden picture."""
     pictures = sample_pictures() | {f"picture{i}": as_rgb(path) for i, path in enumerate(goldens)}
-    tensors = {name: preprocess(pixels, source.spec.preprocess) for name, pixels in pictures.items()}
-    return [Reference(name, pixels, tensors[name], source.run(tensors[name])) for name, pixels in pictures.items()]
+    return {name: (pixels, preprocess(pixels, source.spec.preprocess)) for name, pixels in pictures.items()}
+
+
+def _answered(source: Source, pictures: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[Reference]:
+    return [Reference(name, pixels, tensor, source.run(tensor)) for name, (pixels, tensor) in pictures.items()]
 
 
 def _noise(spec: ModelSpec, seed: int) -> np.ndarray:

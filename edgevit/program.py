@@ -120,6 +120,7 @@ def save_program(program: Program, folder: Path) -> None:
 def load_program(folder: Path) -> Program:
     """Read what save_program wrote. The spec's `build` is absent: a program needs none."""
     import torch
+    import torch.ao.quantization.fx._decomposed
 
     facts = json.loads((folder / "program.json").read_text())
     exported = torch.export.load(folder / "program.pt2")

@@ -12,15 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevit.errors import UsageError
+from edgevit.errors import QuantizationError, UsageError
 from edgevit.log import logger
 from edgevit.models import get_spec
 from edgevit.models.counting import count_macs, count_params
-from edgevit.spec import ModelSpec, Preprocess, Task, Tier, class_logits, image_input, logit_map
+from edgevit.spec import ModelSpec, Precision, Preprocess, Task, Tier, class_logits, image_input, logit_map
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from edgevit.contract.manifest import DeployStep
+    from edgevit.quantization.network import Int8Network
     from edgevit.training.checkpoint import Checkpoint
 
 _DEFAULT_SIZE = 224
@@ -29,12 +31,18 @@ _SEED = 0  # of random weights and of new heads, so that the same words give the
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A network ready for the line: module in training form, spec, labels, and where its weights are from."""
+    """A network ready for the line: module, spec, labels, and where its weights are from.
+
+    module is in its training form, unless the source was opened in int8: then it is the deployed graph with its grids,
+    `steps` are what made it, and `twin` is the same graph without them, on the same weights.
+    """
 
     module: nn.Module
     spec: ModelSpec
     labels: tuple[str, ...]
     weights: dict[str, Any]
+    steps: tuple[DeployStep, ...] | None = None
+    twin: Source | None = None
 
     def run(self, tensor: Any) -> Any:
         """The reference: normalised images (N, 3, H, W) to logits, NumPy in and out, eval mode."""
@@ -54,16 +62,20 @@ def open_source(
     labels: tuple[str, ...] = (),
     spec: ModelSpec | None = None,
     replace_head: bool = False,
+    precision: Precision | None = Precision.FP32,
 ) -> Source:
     """Resolve a model and load its weights.
 
     model: a name of `edgevit list`, "path/to/file.py:factory", or a module (from create_model, or any other
     with `spec`). A checkpoint of ours brings classes, size, labels and preprocessing; arguments override it.
-    Raises UsageError for names, files, weights and labels that do not fit together.
+    precision: int8 opens the int8 network of a checkpoint; None its float one, whatever else it holds.
+    Raises UsageError for names, files, weights and labels that do not fit together, QuantizationError for int8
+    without an int8 checkpoint.
     """
     from edgevit.training.checkpoint import load_weights, read_checkpoint
 
     checkpoint = None if weights is None else read_checkpoint(weights)
+    _require_precision(checkpoint, precision)
     card = None if checkpoint is None else checkpoint.card
     if card is not None:
         num_classes = card.num_classes if num_classes is None else num_classes
@@ -82,12 +94,34 @@ def open_source(
     elif isinstance(model, str):
         warn_of_random_weights(spec.name)
     counted = dataclasses.replace(spec, params=count_params(module), macs=count_macs(module, spec.inputs[0].shape))
-    return Source(
-        module,
-        counted,
-        labels,
-        _weights_facts(module, checkpoint, random=checkpoint is None and isinstance(model, str)),
-    )
+    facts = _weights_facts(module, checkpoint, random=checkpoint is None and isinstance(model, str))
+    if precision is not Precision.INT8:
+        return Source(module, counted, labels, facts)
+    network = _int8_network(module, counted, checkpoint)
+    facts |= {"state_sha256": network.digest(), "quantization": card.quantization["method"]}
+    twin = Source(network.deployed, counted, labels, facts, network.steps)
+    return Source(network.module(), counted, labels, facts, network.steps, twin)
+
+
+def _require_precision(checkpoint: Checkpoint | None, precision: Precision | None) -> None:
+    """Scales come from data: an int8 network is one that was quantized, and no other."""
+    quantized = checkpoint is not None and bool(checkpoint.int8)
+    if precision is Precision.INT8 and not quantized:
+        raise QuantizationError(
+            f"{'no weights' if checkpoint is None else checkpoint.path} with int8 scales",
+            hint="make them first: edgevit quantize MODEL --weights FILE --data DATA, or edgevit qat",
+        )
+    if precision not in (None, Precision.INT8) and quantized:
+        raise UsageError(
+            f"{checkpoint.path} is an int8 checkpoint",
+            hint="convert it with --precision int8, or give the float checkpoint that it was made from",
+        )
+
+
+def _int8_network(module: nn.Module, spec: ModelSpec, checkpoint: Checkpoint) -> Int8Network:
+    from edgevit.quantization.network import restore
+
+    return restore(module, spec, checkpoint.int8, checkpoint.card.quantization["activations"])
 
 
 def is_file_model(model: str) -> bool:

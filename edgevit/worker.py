@@ -1,8 +1,8 @@
 """One conversion in a process of its own: `python -m edgevit.worker FOLDER TARGET PARENT`.
 
 Converters bring large libraries that clash, hang or call sys.exit; here that costs one target, never the others.
-FOLDER holds what `pipeline` wrote: KERNELS/ with the program, KERNELS.deploy.json, references.npz and
-TARGET.request.json. The worker writes the
+FOLDER holds what `pipeline` wrote: KERNELS/ with the program, KERNELS.deploy.json, references.npz, TARGET.request.json
+and, for an int8 program, twin/ with its float form. The worker writes the
 artifact atomically, after it was executed and compared, and then TARGET.result.json. PARENT is the process that
 waits for the result.
 """
@@ -38,6 +38,8 @@ from edgevit.verification import TOLERANCES, check_parity, describe_parity, meas
 if TYPE_CHECKING:
     from edgevit.conversion import Converter
 
+
+TWIN = "twin"  # folder of the float form of an int8 program, with references of its own
 
 # New objects between two looks for cycles. Graph rewriting makes millions that live until the end, and the default of
 # 700 spends a tenth of a conversion on finding nothing; 10 % more memory is the price.
@@ -174,8 +176,12 @@ def _execute(artifact: Artifact, folder: Path) -> Parity:
 def _check_graph(program: Program, converter: Converter, options: Any, manifest: Manifest, folder: Path) -> str:
     """The same program in fp32, no option lossy, must match the checkpoint: rounding would hide a wrong operation.
 
+    That of an int8 program has the weights of its grids and no grid for activations.
     The twin is thrown away; what it showed goes into the manifest's checks.
     """
+    if program.precision is Precision.INT8:
+        folder = folder / TWIN
+        program = load_program(folder)
     program = dataclasses.replace(program, precision=Precision.FP32)
     options = dataclasses.replace(options, **{field.name: field.default for field in _lossy(options)})
     with tempfile.TemporaryDirectory(prefix="edgevit-twin-") as temporary:

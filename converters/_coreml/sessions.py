@@ -59,7 +59,7 @@ class InterpreterSession:
         from edgevit.mil import Interpreter
         from edgevit.mil.shapes import shape_check
 
-        mode = "declared" if manifest.precision is Precision.FP16 else "fp32"
+        mode = "fp32" if manifest.precision is Precision.FP32 else "declared"
         self.runtime = f"reference interpreter, {mode}"
         self._outputs = manifest.outputs
         self._interpreter = Interpreter(path, mode=mode)

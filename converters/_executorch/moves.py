@@ -15,6 +15,7 @@ from typing import Any
 
 # xnnpack.h: the second operand of xnn_define_batch_matrix_multiply is (..., N, K).
 _TRANSPOSE_B = 1
+_TABULATED = ("XNNGelu", "XNNSigmoid", "XNNTanh", "XNNHardswish")
 
 
 @dataclasses.dataclass
@@ -78,6 +79,8 @@ class _Simplifier:
             self._shorten_reshape(operation)
         elif kind == "XNNBatchMatrixMultiply":
             self._take_transposed(operation)
+        elif kind == "XNNConvert":
+            self._look_up(node)
 
     def drop_unread(self) -> None:
         """Nodes whose results lead to no output, and the values that are left over."""
@@ -123,6 +126,16 @@ class _Simplifier:
             operation.input2_id = source.input_id
             operation.flags |= _TRANSPOSE_B
 
+    def _look_up(self, node: Any) -> None:
+        """int8 to float, one function, float to int8: XNNPACK has a table of the answers for all 256 values."""
+        convert = node.xnode_union
+        function = self._operation(convert.input_id, *_TABULATED)
+        if function is None:
+            return
+        widened = self._operation(function.input_id, "XNNConvert")
+        if widened is not None:
+            node.xnode_union = dataclasses.replace(function, input_id=widened.input_id, output_id=convert.output_id)
+
     def _reshape(self, transpose: Any) -> Any:
         from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNStaticReshape
 
@@ -135,10 +148,10 @@ class _Simplifier:
             flags=0,
         )
 
-    def _operation(self, value: int, kind: str) -> Any:
-        """The operation of a kind that makes a value, else None."""
+    def _operation(self, value: int, *kinds: str) -> Any:
+        """The operation of one of the kinds that makes a value, else None."""
         node = self._producers.get(value)
-        return node.xnode_union if node is not None and _kind(node) == kind else None
+        return node.xnode_union if node is not None and _kind(node) in kinds else None
 
 
 def _kind(node: Any) -> str:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from converters._tflite.flatbuffer import Graph, Operator, Tensor
+from converters._tflite.flatbuffer import Graph, Grid, Operator, Tensor
 from converters._tflite.layout import (
     CHANNELS_LAST,
     Order,
@@ -147,6 +147,16 @@ class Builder:
     def unary(self, name: str, value: Value, options: dict[str, Any] | None = None) -> Value:
         """An element by element operator: the order is whatever it was."""
         return Value(self.emit(name, [value.tensor], value.stored_shape, options), value.shape, value.order)
+
+    def onto_grid(self, value: Value, grid: Grid) -> Value:
+        """`value` as integers."""
+        tensor = self.emit("QUANTIZE", [value.tensor], value.stored_shape)
+        self.graph.tensors[tensor].dtype, self.graph.tensors[tensor].grid = "int8", grid
+        return Value(tensor, value.shape, value.order)
+
+    def maker(self, tensor: int) -> fx.Node | None:
+        """The ATen node that an operator's output was emitted for."""
+        return self._makers[tensor][1]
 
     def binary(self, name: str, left: Operand, right: Operand) -> Value:
         """An element by element operator of two operands that broadcast. Constants take the other's order for free."""

@@ -20,63 +20,75 @@ IDENTIFIER = b"TFL3"  # at byte 4
 SIGNATURE = "serving_default"
 _SCHEMA_VERSION = 3
 _ALIGNMENT = 16  # bytes; the schema asks it of every buffer, and kernels read weights in place
-_DTYPES = {"float32": "FLOAT32", "float16": "FLOAT16", "int32": "INT32"}
+_DTYPES = {"float32": "FLOAT32", "float16": "FLOAT16", "int32": "INT32", "int8": "INT8"}
 
-# Operator -> (its options table or "", operator version: the lowest whose kernel knows the form written here).
+# Operator -> (its options table or "", operator version: the lowest whose kernel knows the form written here, and that
+# of its form on int8 where it has one of its own).
 _OPERATORS = {
     "ABS": ("", 1),
-    "ADD": ("AddOptions", 1),
-    "AVERAGE_POOL_2D": ("Pool2DOptions", 1),
+    "ADD": ("AddOptions", 1, 2),
+    "AVERAGE_POOL_2D": ("Pool2DOptions", 1, 2),
     "BATCH_MATMUL": ("BatchMatMulOptions", 1),
-    "CONCATENATION": ("ConcatenationOptions", 1),
-    "CONV_2D": ("Conv2DOptions", 1),
-    "DEPTHWISE_CONV_2D": ("DepthwiseConv2DOptions", 2),  # 2: dilation
+    "CONCATENATION": ("ConcatenationOptions", 1, 2),
+    "CONV_2D": ("Conv2DOptions", 1, 3),
+    "DEPTHWISE_CONV_2D": ("DepthwiseConv2DOptions", 2, 3),  # 2: dilation
     "DEQUANTIZE": ("", 3),  # 3: from float16
     "DIV": ("DivOptions", 1),
     "ELU": ("", 1),
     "EXP": ("", 1),
-    "FULLY_CONNECTED": ("FullyConnectedOptions", 2),  # 2: keeps the leading axes
-    "GELU": ("GeluOptions", 1),
+    "FULLY_CONNECTED": ("FullyConnectedOptions", 2, 12),  # 2: keeps the leading axes
+    "GELU": ("GeluOptions", 1, 2),
     "HARD_SWISH": ("", 1),
     "LEAKY_RELU": ("LeakyReluOptions", 1),
     "LOG": ("", 1),
-    "LOGISTIC": ("", 1),
+    "LOGISTIC": ("", 1, 2),
     "MAXIMUM": ("", 1),
-    "MAX_POOL_2D": ("Pool2DOptions", 1),
-    "MEAN": ("ReducerOptions", 1),
+    "MAX_POOL_2D": ("Pool2DOptions", 1, 2),
+    "MEAN": ("ReducerOptions", 1, 2),
     "MINIMUM": ("", 1),
-    "MUL": ("MulOptions", 1),
+    "MUL": ("MulOptions", 1, 2),
     "NEG": ("", 1),
-    "PAD": ("", 1),
+    "PAD": ("", 1, 2),
     "PADV2": ("", 1),
     "POW": ("", 1),
+    "QUANTIZE": ("", 1, 2),
     "REDUCE_MAX": ("ReducerOptions", 1),
-    "RELU": ("", 1),
-    "RELU6": ("", 1),
+    "RELU": ("", 1, 2),
+    "RELU6": ("", 1, 2),
     "RELU_N1_TO_1": ("", 1),
     "RESHAPE": ("ReshapeOptions", 1),
     "RESIZE_BILINEAR": ("ResizeBilinearOptions", 3),  # 3: half-pixel centres
-    "RESIZE_NEAREST_NEIGHBOR": ("ResizeNearestNeighborOptions", 1),
+    "RESIZE_NEAREST_NEIGHBOR": ("ResizeNearestNeighborOptions", 1, 2),
     "RSQRT": ("", 1),
-    "SLICE": ("", 1),
+    "SLICE": ("", 1, 2),
     "SOFTMAX": ("SoftmaxOptions", 1),
     "SQRT": ("", 1),
-    "SUB": ("SubOptions", 1),
+    "SUB": ("SubOptions", 1, 2),
     "SUM": ("ReducerOptions", 1),
-    "TANH": ("", 1),
-    "TRANSPOSE": ("", 1),
+    "TANH": ("", 1, 2),
+    "TRANSPOSE": ("", 1, 2),
     "TRANSPOSE_CONV": ("TransposeConvOptions", 3),  # 3: with a bias
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """real = scale * (q - zero_point): one scale, or one for each index of `axis`."""
+
+    scales: tuple[float, ...]
+    zero_point: int = 0
+    axis: int = 0
+
+
 @dataclass(slots=True)
 class Tensor:
-    """One tensor of the file; `data` makes it a constant."""
+    """One tensor of the file; `data` makes it a constant, `grid` says what its integers stand for."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
     data: np.ndarray | None = None
+    grid: Grid | None = None
 
 
 @dataclass(slots=True)
@@ -154,17 +166,19 @@ def serialize(graph: Graph, description: str) -> bytes:
 
 def _model(graph: Graph, description: str) -> Any:
     schema = _schema()
-    names = sorted({operator.name for operator in graph.operators})
+    codes = sorted({_code(graph, operator) for operator in graph.operators})
     subgraph = schema.SubGraphT()
     subgraph.name = "main"
     buffers = [schema.BufferT()]  # buffer 0 is empty by convention: what tensors without data refer to
     subgraph.tensors = [_tensor(schema, tensor, buffers) for tensor in graph.tensors]
     subgraph.inputs, subgraph.outputs = graph.inputs, graph.outputs
-    subgraph.operators = [_operator(schema, operator, names.index(operator.name)) for operator in graph.operators]
+    subgraph.operators = [
+        _operator(schema, operator, codes.index(_code(graph, operator))) for operator in graph.operators
+    ]
     model = schema.ModelT()
     model.version = _SCHEMA_VERSION
     model.description = description
-    model.operatorCodes = [_operator_code(schema, name) for name in names]
+    model.operatorCodes = [_operator_code(schema, *code) for code in codes]
     model.subgraphs = [subgraph]
     model.buffers = buffers
     model.signatureDefs = [_signature(schema, graph)]
@@ -177,9 +191,19 @@ def _tensor(schema: ModuleType, tensor: Tensor, buffers: list[Any]) -> Any:
     table.shape = list(tensor.shape)
     table.hasRank = True  # else a shape () would mean an unknown one
     table.type = getattr(schema.TensorType, _DTYPES[tensor.dtype])
+    if tensor.grid is not None:
+        table.quantization = _quantization(schema, tensor.grid)
     if tensor.data is not None:
         table.buffer = len(buffers)
         buffers.append(_aligned_buffer(schema, tensor.data.tobytes()))
+    return table
+
+
+def _quantization(schema: ModuleType, grid: Grid) -> Any:
+    table = schema.QuantizationParametersT()
+    table.scale = list(grid.scales)
+    table.zeroPoint = [grid.zero_point] * len(grid.scales)
+    table.quantizedDimension = grid.axis
     return table
 
 
@@ -212,11 +236,17 @@ def _operator(schema: ModuleType, operator: Operator, code: int) -> Any:
     return table
 
 
-def _operator_code(schema: ModuleType, name: str) -> Any:
+def _code(graph: Graph, operator: Operator) -> tuple[str, int]:
+    """Name and version of the form of an operator."""
+    versions = _OPERATORS[operator.name][1:]
+    return operator.name, versions[-1 if graph.tensors[operator.inputs[0]].dtype == "int8" else 0]
+
+
+def _operator_code(schema: ModuleType, name: str, version: int) -> Any:
     code = schema.OperatorCodeT()
     code.builtinCode = getattr(schema.BuiltinOperator, name)
     code.deprecatedBuiltinCode = min(code.builtinCode, 127)  # the old field is one byte; 127 says: read the new one
-    code.version = _OPERATORS[name][1]
+    code.version = version
     return code
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING, Any
 
-from converters._tflite import axes, elementwise, maps, products, reductions  # noqa: F401, they fill HANDLERS
+from converters._tflite import axes, elementwise, integers, maps, products, reductions  # noqa: F401, they fill HANDLERS
 from converters._tflite.builder import Builder, Unsupported
 from converters._tflite.flatbuffer import Graph, Tensor
 from converters._tflite.layout import CHANNELS_LAST, Value, identity, stored
@@ -63,7 +63,18 @@ class _Lowering:
                 f"tflite cannot take {len(self.problems)} op(s) of {model}: {'; '.join(self.problems)}",
                 hint="rewrite those modules with convolutions, products, plain arithmetic and reshapes",
             )
+        integers.use_integers(self.builder.graph, self._weight_scales())
         return self.builder.finished(self.program.spec.name)
+
+    def _weight_scales(self) -> dict[int, Any]:
+        """The scales of weights that come on a grid, by the output of the operator that has the weight."""
+        scales = {}
+        for output in (written.output for written in self.builder.graph.operators):
+            node = self.builder.maker(output)
+            weight = node.args[1] if node is not None and len(node.args) > 1 else None
+            if _is_node(weight) and str(weight.target) == "quantized_decomposed.dequantize_per_channel.default":
+                scales[output] = self.env[weight.args[1]].numpy()
+        return scales
 
     def _placeholder(self, node: fx.Node) -> Any:
         signature = self.exported.graph_signature

@@ -15,11 +15,11 @@ Handler = Callable[..., Any]
 HANDLERS: dict[str, Handler] = {}
 
 
-def lowers(*targets: str) -> Callable[[Handler], Handler]:
-    """Register a handler for ATen ops, named without their namespace: "conv2d.default"."""
+def lowers(*targets: str, namespace: str = "aten") -> Callable[[Handler], Handler]:
+    """Register a handler for ops, named without their namespace: "conv2d.default"."""
 
     def register(handler: Handler) -> Handler:
-        HANDLERS.update({f"aten.{target}": handler for target in targets})
+        HANDLERS.update({f"{namespace}.{target}": handler for target in targets})
         return handler
 
     return register

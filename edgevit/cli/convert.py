@@ -25,7 +25,9 @@ def convert(
         typer.Option("--target", "-t", help="executorch, coreml, tflite or all; may repeat.", show_default=False),
     ],
     weights: Weights = None,
-    precision: Annotated[str, typer.Option("--precision", help="fp32 or fp16.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option("--precision", help="fp32, fp16, or int8 from an int8 checkpoint.")
+    ] = "fp32",
     out: Annotated[Path, typer.Option("--out", help="Folder for the artifact folders.")] = Path("artifacts"),
     classes: Annotated[
         int | None,

@@ -15,6 +15,8 @@ from edgevit.errors import EdgevitError, unknown_name
 COMMANDS = {
     "list": "Models, targets and devices that exist here.",
     "train": "Train a model on labelled pictures.",
+    "quantize": "Make an int8 checkpoint of a float one, without training.",
+    "qat": "Train a model in int8, from a float checkpoint or an int8 one.",
     "convert": "Turn a checkpoint into verified artifacts.",
     "verify": "Run an artifact and compare it with its checkpoint.",
     "evaluate": "Score artifacts and their checkpoint on labelled pictures.",

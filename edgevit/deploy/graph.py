@@ -47,6 +47,10 @@ class Graph:
         is_constant = hasattr(node, "op") and node.op == "get_attr"
         return self._attribute(node.target).detach() if is_constant else None
 
+    def parameter(self, node: fx.Node) -> Tensor:
+        """The tensor of a constant node itself, for who changes it."""
+        return self._attribute(node.target)
+
     def constant(self, value: Tensor, name: str) -> fx.Node:
         """A new parameter of the network, cast to float32; `name` may be a module path and is made unique."""
         import torch

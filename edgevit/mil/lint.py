@@ -17,6 +17,7 @@ from edgevit.errors import ContractError
 from edgevit.mil.engine import HINTS
 from edgevit.mil.opsets import INTRODUCED, OPSETS, SPEC_VERSIONS, deployment_target
 from edgevit.mil.package import DATA_TYPES, Package, body, open_package, walk
+from edgevit.spec import Precision
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -113,7 +114,9 @@ def lint(package: Package | str | Path, *, manifest: Manifest | None = None) -> 
 
 
 def precision(views: list[View]) -> str:
-    """ "fp16" if any op but a cast computes in it, else "fp32"."""
+    """ "int8" if activations are quantized, else "fp16" if any op but a cast computes in it, else "fp32"."""
+    if any(operation.type == "quantize" for view in views for operation in view.operations):
+        return Precision.INT8
     return "fp16" if any(view.half for view in views) else "fp32"
 
 
@@ -403,7 +406,10 @@ def _against_manifest(package: Package, views: list[View], manifest: Manifest) -
     target = manifest.provenance.get("options", {}).get("deployment_target")
     facts: dict[str, tuple[Any, Any]] = {
         "precision": (precision(views), manifest.precision.value),
-        "stored weights": (compression(views), manifest.compression),
+        "stored weights": (
+            compression(views),
+            "int8" if manifest.precision is Precision.INT8 else manifest.compression,
+        ),
         "labels": (_metadata_labels(package), list(manifest.labels)),
         "model": (metadata.get("edgevit.model", manifest.model.name), manifest.model.name),
         "inputs": (_declared(description.input), [_tensor(spec) for spec in manifest.inputs]),

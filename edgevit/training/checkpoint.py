@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _CARD_KEY = "edgevit_card"
 _STATE_KEY = "state_dict"
+_INT8_KEY = "edgevit_int8"
 _CONTAINERS = ("state_dict", "model", "model_state_dict")  # trained weights, in the order we look
 _EMA_CONTAINERS = ("state_dict_ema", "model_ema")  # their moving average
 _WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and torch.compile
@@ -40,7 +41,8 @@ _GIVE_WEIGHTS = "give a checkpoint with a state dict: torch.save(model.state_dic
 class CheckpointCard:
     """What a checkpoint must say to be used without the code that trained it. JSON-serialisable.
 
-    training is free: recipe, epochs, metrics.
+    training is free: recipe, epochs, metrics. quantization is that of an int8 checkpoint: how it was made, and the
+    scale and zero point of each activation.
     """
 
     model: str
@@ -50,6 +52,7 @@ class CheckpointCard:
     preprocess: Preprocess
     edgevit_version: str
     training: dict[str, Any] = field(default_factory=dict)
+    quantization: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if len(self.labels) != self.num_classes:
@@ -79,17 +82,22 @@ class CheckpointCard:
             preprocess=preprocess,
             edgevit_version=str(document["edgevit_version"]),
             training=dict(document["training"]),
+            quantization=document.get("quantization"),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Weights on the CPU (floats as float32), the card if the file is ours, and the file they came from."""
+    """Weights on the CPU (floats as float32), the card if the file is ours, and the file they came from.
+
+    int8: the tensors of the int8 network beside the float one that it was made from; empty in a float checkpoint.
+    """
 
     state_dict: dict[str, Tensor]
     card: CheckpointCard | None
     sha256: str
     path: Path
+    int8: dict[str, Tensor] = field(default_factory=dict)
 
 
 def read_checkpoint(path: str | Path, *, ema: bool = False) -> Checkpoint:
@@ -103,10 +111,10 @@ def read_checkpoint(path: str | Path, *, ema: bool = False) -> Checkpoint:
     path = Path(path)
     data = _read_file(path)
     try:
-        weights, card = _safetensors(data) if path.suffix == ".safetensors" else _torch_weights(data, ema)
+        weights, card, int8 = _safetensors(data) if path.suffix == ".safetensors" else _torch_weights(data, ema)
     except TorchFileError as error:
         raise UsageError(f"cannot read checkpoint {path}: {error.reason}", hint=error.remedy) from error
-    return Checkpoint(weights, card, hashlib.sha256(data).hexdigest(), path)
+    return Checkpoint(weights, card, hashlib.sha256(data).hexdigest(), path, int8)
 
 
 def load_weights(
@@ -134,13 +142,24 @@ def load_weights(
     model.load_state_dict(found)
 
 
-def save_checkpoint(path: str | Path, model: nn.Module, card: CheckpointCard) -> None:
-    """Write the model's weights and card as one file, whole or not at all. Raises StorageError."""
+def save_checkpoint(
+    path: str | Path, model: nn.Module, card: CheckpointCard, int8: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write the model's weights, its card and the tensors of its int8 network as one file, whole or not at all.
+
+    Raises StorageError.
+    """
     # clone: a view would drag its whole storage into the file.
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    content: dict[str, Any] = {_CARD_KEY: card.to_json(), _STATE_KEY: _detached(model.state_dict())}
+    if int8 is not None:
+        content[_INT8_KEY] = _detached(int8)
     buffer = io.BytesIO()
-    torch.save({_CARD_KEY: card.to_json(), _STATE_KEY: weights}, buffer)
+    torch.save(content, buffer)
     write_bytes(Path(path), buffer.getvalue())
+
+
+def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
 
 def _tuple_of(kind: type, values: object, count: int) -> tuple[Any, ...]:
@@ -162,7 +181,7 @@ def _read_file(path: Path) -> bytes:
         raise UsageError(f"cannot read checkpoint {path}: {error.strerror}", hint="check its permissions") from error
 
 
-def _safetensors(data: bytes) -> tuple[dict[str, Tensor], None]:
+def _safetensors(data: bytes) -> tuple[dict[str, Tensor], None, dict[str, Tensor]]:
     try:
         import safetensors
         from safetensors.torch import load
@@ -174,16 +193,18 @@ def _safetensors(data: bytes) -> tuple[dict[str, Tensor], None]:
         tensors = load(data)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype torch does not have
         raise TorchFileError("it is no whole .safetensors file") from error
-    return _strip_wrapper({name: _as_float32(tensor) for name, tensor in tensors.items()}), None
+    return _strip_wrapper({name: _as_float32(tensor) for name, tensor in tensors.items()}), None, {}
 
 
-def _torch_weights(data: bytes, ema: bool) -> tuple[dict[str, Tensor], CheckpointCard | None]:
+def _torch_weights(data: bytes, ema: bool) -> tuple[dict[str, Tensor], CheckpointCard | None, dict[str, Tensor]]:
     file = read_torch_file(data)
     stored = _find_weights(file.content, ema)
-    odd = [name for name, value in stored.items() if not isinstance(value, StoredTensor)]
+    card = _card(file.content)
+    int8 = file.content.get(_INT8_KEY, {}) if card is not None else {}
+    odd = [name for name, value in (*stored.items(), *int8.items()) if not isinstance(value, StoredTensor)]
     if odd:
         raise TorchFileError(f"these entries are no dense tensors: {_listing(odd)}", _GIVE_WEIGHTS)
-    return _strip_wrapper(_materialise(file, stored, len(data))), _card(file.content)
+    return _strip_wrapper(_materialise(file, stored, len(data))), card, _materialise(file, int8, len(data))
 
 
 def _find_weights(content: object, ema: bool) -> dict[str, Any]:

@@ -83,8 +83,9 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> dict[str, object]:
         # Decay pulls weights to zero; for norms, biases and layer scales (1-D) that would only hold learning back.
-        matrices = [parameter for parameter in self.model.parameters() if parameter.ndim > 1]
-        vectors = [parameter for parameter in self.model.parameters() if parameter.ndim <= 1]
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        matrices = [parameter for parameter in trained if parameter.ndim > 1]
+        vectors = [parameter for parameter in trained if parameter.ndim <= 1]
         groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay)
         total = int(self.trainer.estimated_stepping_batches)

@@ -69,6 +69,14 @@ RECIPES: dict[str, Recipe] = {
             learning_rate=2e-3,
             augmentation=Augmentation(shift=0.06, scale=0.1, rotation_degrees=10.0),
         ),
+        Recipe(
+            name="qat",  # fine-tuning with quantizers: no decay, which would pull ranges to zero
+            epochs=3,
+            batch_size=64,
+            learning_rate=1e-4,
+            weight_decay=0.0,
+            warmup_epochs=0,
+        ),
     )
 }
 

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -60,13 +61,13 @@ def train(
     seed on the same machine and thread count gives the same weights on a CPU. Raises UsageError for sets
     or weights that do not fit, EdgevitError when training diverges and StorageError; then `out` is as it was.
     """
-    _check_sets(spec, train_set, test_set)
+    check_sets(spec, train_set, test_set)
     start = time.perf_counter()
-    with _threads(threads), _seeded(recipe.seed):
+    with threads_of(threads), seeded(recipe.seed):
         model = spec.build(spec.num_classes, spec.input_size)
         if weights is not None:
             load_weights(model, weights, replace_head=True)
-        curve = _fit(model, spec, train_set, test_set, recipe)
+        curve = fit(model, spec, train_set, test_set, recipe)
     seconds = time.perf_counter() - start
     save_checkpoint(out, model, _card(spec, train_set, recipe, curve))
     return TrainingResult(Path(out), curve[-1].top1, recipe.epochs, seconds, tuple(curve))
@@ -95,7 +96,7 @@ class PreprocessedSet(Dataset[tuple[Tensor, int]]):
         return torch.from_numpy(preprocess(pixels, self._preprocess, Layout.NCHW)[0])  # (3, S, S)
 
 
-def _check_sets(spec: ModelSpec, train_set: ImageSet, test_set: ImageSet) -> None:
+def check_sets(spec: ModelSpec, train_set: ImageSet, test_set: ImageSet) -> None:
     if spec.task is not Task.CLASSIFY:
         raise UsageError(f"{spec.name} does not classify images", hint="train a classification model")
     if train_set.labels != test_set.labels:
@@ -112,10 +113,13 @@ def _check_sets(spec: ModelSpec, train_set: ImageSet, test_set: ImageSet) -> Non
         )
 
 
-def _fit(
+def fit(
     model: nn.Module, spec: ModelSpec, train_set: ImageSet, test_set: ImageSet, recipe: Recipe
 ) -> list[EpochResult]:
-    """Run all epochs; `model` holds the trained weights afterwards, on the CPU and in eval mode."""
+    """Run all epochs on any network from images (N, 3, S, S) to logits (N, num_classes).
+
+    It holds the trained weights afterwards, on the CPU and in eval mode. Returns one result per epoch.
+    """
     classifier = Classifier(model, recipe, spec.num_classes)
     batch_size = min(recipe.batch_size, len(train_set))
     # drop_last: a rest of one image has no batch statistics. Shuffling leaves out other images each epoch.
@@ -143,6 +147,16 @@ def _fit(
     return classifier.curve
 
 
+def describe_training(train_set: ImageSet, recipe: Recipe, curve: list[EpochResult]) -> dict[str, Any]:
+    """What a checkpoint's card says about a run."""
+    return {
+        "data": train_set.name,
+        "recipe": dataclasses.asdict(recipe),
+        "top1": curve[-1].top1,
+        "curve": [dataclasses.asdict(result) for result in curve],
+    }
+
+
 def _card(spec: ModelSpec, train_set: ImageSet, recipe: Recipe, curve: list[EpochResult]) -> CheckpointCard:
     return CheckpointCard(
         model=spec.name,
@@ -151,17 +165,12 @@ def _card(spec: ModelSpec, train_set: ImageSet, recipe: Recipe, curve: list[Epoc
         labels=train_set.labels,
         preprocess=spec.preprocess,
         edgevit_version=__version__,
-        training={
-            "data": train_set.name,
-            "recipe": dataclasses.asdict(recipe),
-            "top1": curve[-1].top1,
-            "curve": [dataclasses.asdict(result) for result in curve],
-        },
+        training=describe_training(train_set, recipe, curve),
     )
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed torch's global generators for initial weights and drop-path; the caller's state returns afterwards."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -169,7 +178,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def threads_of(count: int | None) -> Iterator[None]:
     """Bound torch's CPU threads to `count`, None to leave them."""
     before = torch.get_num_threads()
     if count is not None:

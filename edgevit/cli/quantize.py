@@ -1,0 +1,35 @@
+"""`edgevit quantize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgevit.cli.options import AsJson, print_json
+
+
+def quantize(
+    model: Annotated[str, typer.Argument(help="Name from `edgevit list`, or file.py:factory.", show_default=False)],
+    weights: Annotated[Path, typer.Option("--weights", help="Float checkpoint to start from.", show_default=False)],
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data", help='"digits", or a folder with train/ and test/, one subfolder per class.', show_default=False
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Int8 checkpoint to write.", show_default=False)],
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Training pictures that set the ranges.")] = 256,
+    as_json: AsJson = False,
+) -> None:
+    """Set int8 ranges by pictures (NNCF post-training quantization); `convert --precision int8` takes the result."""
+    import dataclasses
+
+    from edgevit.quantization.ptq import quantize as quantize_model
+
+    result = quantize_model(model, weights=weights, data=data, out=out, samples=samples)
+    if as_json:
+        print_json(dataclasses.asdict(result) | {"checkpoint": str(result.checkpoint)})
+    else:
+        print(result.checkpoint)

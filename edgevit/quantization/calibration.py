@@ -1,0 +1,135 @@
+"""Post-training quantization by NNCF: ranges from pictures, and biases that take back what rounding shifts.
+
+NNCF is told where the grids stand, measures each tensor there and corrects biases; its numbers become a table of this
+scheme's grids.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgevit.deploy.graph import Graph
+from edgevit.errors import QuantizationError
+from edgevit.quantization.nncf import open_nncf, quiet_nncf
+from edgevit.quantization.placement import Placement, place_grids
+from edgevit.quantization.scheme import ActivationGrid, ScaleTable, WeightGrid
+
+if TYPE_CHECKING:
+    from torch import Tensor, fx
+
+    Range = tuple[float, float]
+
+
+def calibrate(deployed: fx.GraphModule, pictures: Sequence[Tensor]) -> tuple[fx.GraphModule, ScaleTable]:
+    """Measure the grids of a deployed graph on pictures, float32 tensors (1, 3, S, S).
+
+    Returns a copy of the graph, its biases corrected, and the scale table. Raises QuantizationError for pictures that
+    are not finite or all the same.
+    """
+    _require_variety(pictures)
+    graph = Graph(copy.deepcopy(deployed))
+    placement = place_grids(graph)
+    measured = _quantized_by_nncf(graph, placement, pictures)
+    ranges = {node.name: _range(measured[node.name]) for node in placement.grids}
+    for group in placement.shared:
+        union = min(ranges[name][0] for name in group), max(ranges[name][1] for name in group)
+        ranges.update(dict.fromkeys(group, union))
+    for node in placement.weighted:
+        _take_bias(graph, node, measured[node.name])
+    table = ScaleTable(
+        activations={name: ActivationGrid.over(*ends) for name, ends in ranges.items()},
+        weights={node.name: WeightGrid.of(graph.value(node.args[1])) for node in placement.weighted},
+    )
+    return graph.module, table
+
+
+def _require_variety(pictures: Sequence[Tensor]) -> None:
+    import torch
+
+    if not pictures:
+        raise QuantizationError("no pictures to measure ranges on", hint="give a data set with --data")
+    if not all(torch.isfinite(picture).all() for picture in pictures):
+        raise QuantizationError("a calibration picture is not finite", hint="check the preprocessing")
+    if all(torch.equal(picture, pictures[0]) for picture in pictures) and len(pictures) > 1:
+        raise QuantizationError(
+            f"all {len(pictures)} calibration pictures are the same", hint="give pictures like those of the task"
+        )
+
+
+def _quantized_by_nncf(graph: Graph, placement: Placement, pictures: Sequence[Tensor]) -> dict[str, fx.Node]:
+    """The nodes by name of NNCF's quantized copy of the graph; `meta` of constants holds their tensors."""
+    nncf = open_nncf()
+    pt2e = open_nncf("nncf.experimental.torch.fx")
+    model = copy.deepcopy(graph.module)
+    own = Graph(model)
+    for node in model.graph.nodes:
+        if node.op == "get_attr":
+            node.meta["val"] = own.value(node)
+    with quiet_nncf():
+        quantized = pt2e.quantize_pt2e(
+            model,
+            _Placed(placement),
+            nncf.Dataset(list(pictures)),
+            subset_size=len(pictures),
+            fold_quantize=False,
+        )
+    nodes = {node.name: node for node in quantized.graph.nodes}
+    for node in nodes.values():
+        if node.op == "get_attr":
+            node.meta["val"] = _tensor(quantized, node.target)
+    return nodes
+
+
+class _Placed:
+    """What NNCF asks of a quantizer: its own part of the graph untouched, and the setup of all grids."""
+
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
+
+    def transform_for_annotation(self, model: fx.GraphModule) -> fx.GraphModule:
+        """Nothing to prepare: the graph is deployed."""
+        return model
+
+    def get_nncf_quantization_setup(self, model: fx.GraphModule, nncf_graph: Any) -> Any:
+        """One point per grid and per weight."""
+        structs = open_nncf("nncf.common.quantization.structs")
+        setups = open_nncf("nncf.common.quantization.quantizer_setup")
+        activation = structs.QuantizerConfig(mode=structs.QuantizationScheme.ASYMMETRIC, per_channel=False)
+        weight = structs.QuantizerConfig(
+            mode=structs.QuantizationScheme.SYMMETRIC, signedness_to_force=True, per_channel=True, narrow_range=True
+        )
+        setup = setups.SingleConfigQuantizerSetup()
+
+        def add(place: Any, config: Any, quantized: list[str]) -> None:
+            setup.add_independent_quantization_point(setups.SingleConfigQuantizationPoint(place, config, quantized))
+
+        for node in self._placement.grids:
+            add(setups.ActivationQuantizationInsertionPoint(node.name), activation, [])
+        for node in self._placement.weighted:
+            add(setups.WeightQuantizationInsertionPoint(node.name), weight, [node.name])
+        return setup
+
+
+def _range(node: fx.Node) -> Range:
+    """What NNCF found a node's result to span, from the quantize node behind it."""
+    (stored,) = (user for user in node.users if "quantize_per_tensor" in str(user.target))
+    _, scale, zero_point, low, high, _ = stored.args
+    return scale * (low - zero_point), scale * (high - zero_point)
+
+
+def _take_bias(graph: Graph, node: fx.Node, corrected: fx.Node) -> None:
+    """Copy the bias that NNCF left in its own graph."""
+    import torch
+
+    bias = node.args[2] if len(node.args) > 2 else None
+    if bias is not None:
+        with torch.no_grad():
+            graph.parameter(bias).copy_(corrected.args[2].meta["val"].reshape(-1))
+
+
+def _tensor(module: fx.GraphModule, target: str) -> Tensor:
+    import operator
+
+    return operator.attrgetter(target)(module).detach()

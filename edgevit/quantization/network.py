@@ -1,0 +1,119 @@
+"""The int8 network of a checkpoint: its deployed graph, its scale table, and how both are stored and found again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgevit.contract.manifest import DeployStep
+from edgevit.deploy import PASSES, deploy
+from edgevit.deploy.graph import Graph
+from edgevit.deploy.scaling import SCALE_CONVOLUTIONS
+from edgevit.errors import QuantizationError
+from edgevit.quantization.placement import Placement, place_grids
+from edgevit.quantization.qdq import insert_grids
+from edgevit.quantization.scheme import ActivationGrid, ScaleTable, WeightGrid
+
+if TYPE_CHECKING:
+    from torch import Tensor, fx, nn
+
+    from edgevit.spec import ModelSpec
+
+# One deployment form for all targets: the scales belong to its tensors.
+INT8_PASSES = (*PASSES, SCALE_CONVOLUTIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Network:
+    """A deployed float graph (batch 1) and the grids of its tensors.
+
+    steps: what the deploy passes did. The float weights of layers that have a grid are those of the grid.
+    """
+
+    deployed: fx.GraphModule
+    table: ScaleTable
+    steps: tuple[DeployStep, ...]
+
+    def module(self) -> fx.GraphModule:
+        """The network that leaves the pipeline: int8 weights, every grid a quantize and dequantize pair."""
+        return insert_grids(self.deployed, self.table)
+
+    def placement(self) -> Placement:
+        """Where the grids stand."""
+        return place_grids(Graph(self.deployed))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint stores: int8 weights with their scales by node, all other parameters by name."""
+        graph = Graph(self.deployed)
+        weighted = {node.name: node.args[1].target for node in place_grids(graph).weighted}
+        stored = {}
+        for name, grid in self.table.weights.items():
+            stored[f"{name}.values"], stored[f"{name}.scales"] = grid.values, grid.scales
+        for node in graph.nodes:
+            if node.op == "get_attr" and node.target not in weighted.values():
+                stored[f"float.{node.target}"] = graph.value(node).clone()
+        return stored
+
+    def activations(self) -> dict[str, list[float]]:
+        """Scale and zero point by node, for a checkpoint's card."""
+        return {name: [grid.scale, grid.zero_point] for name, grid in self.table.activations.items()}
+
+    def digest(self) -> str:
+        """SHA-256 over all that the network computes with: equal digests, equal answers."""
+        digest = hashlib.sha256(json.dumps(self.activations(), sort_keys=True).encode())
+        for name, tensor in sorted(self.tensors().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def prepare(module: nn.Module, spec: ModelSpec) -> tuple[fx.GraphModule, tuple[DeployStep, ...]]:
+    """The deployed form of a trained float network that int8 starts from, and what made it."""
+    return deploy(module, spec, INT8_PASSES)
+
+
+def restore(
+    module: nn.Module, spec: ModelSpec, tensors: Mapping[str, Tensor], activations: Mapping[str, Any]
+) -> Int8Network:
+    """The network that `tensors()` and `activations()` came from; module: its float network, weights loaded.
+
+    Raises QuantizationError if they do not fit the graph that this version of edgevit makes of `module`.
+    """
+    import torch
+
+    deployed, steps = prepare(module, spec)
+    graph = Graph(deployed)
+    weights = {}
+    for node in place_grids(graph).weighted:
+        try:
+            weights[node.name] = WeightGrid(tensors[f"{node.name}.values"], tensors[f"{node.name}.scales"])
+        except KeyError:
+            raise _other_graph(node.name) from None
+        _write(graph, node.args[1], weights[node.name].real())
+    kept = {node.target: node for node in graph.nodes if node.op == "get_attr"}
+    with torch.no_grad():
+        for name, node in kept.items():
+            if f"float.{name}" in tensors:
+                _write(graph, node, tensors[f"float.{name}"])
+    grids = {name: ActivationGrid(float(scale), int(zero)) for name, (scale, zero) in activations.items()}
+    return Int8Network(deployed, ScaleTable(grids, weights), steps)
+
+
+def _write(graph: Graph, node: fx.Node, value: Tensor) -> None:
+    import torch
+
+    parameter = graph.parameter(node)
+    if parameter.shape != value.shape:
+        raise _other_graph(node.name)
+    with torch.no_grad():
+        parameter.copy_(value)
+
+
+def _other_graph(name: str) -> QuantizationError:
+    return QuantizationError(
+        f"the checkpoint's int8 part does not fit its network: {name}",
+        hint="it was made by another version of edgevit; quantize the float checkpoint again",
+    )

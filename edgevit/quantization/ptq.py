@@ -1,0 +1,142 @@
+"""`quantize`: a float checkpoint and some pictures become an int8 checkpoint, without training."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevit.data.imageset import ImageSet, open_imageset
+from edgevit.errors import UsageError
+from edgevit.log import stage
+from edgevit.quantization.calibration import calibrate
+from edgevit.quantization.network import Int8Network, prepare
+from edgevit.sources import Source, open_source
+from edgevit.training.checkpoint import CheckpointCard, read_checkpoint, save_checkpoint
+from edgevit.training.trainer import PreprocessedSet
+
+if TYPE_CHECKING:
+    from torch import nn
+
+log = logging.getLogger(__name__)
+
+SAMPLES = 256
+_FEW = 16  # pictures below which ranges are guesses
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """An int8 checkpoint that was written, and what its making showed.
+
+    grids: tensors on an int8 grid; weighted: convolutions and linear layers in int8; islands: operations left in
+    float, by the module where they stand. top1 (0 to 1): of the float network and of the int8 one on the test
+    pictures; None for tasks without classes.
+    """
+
+    checkpoint: Path
+    samples: int
+    grids: int
+    weighted: int
+    islands: dict[str, int]
+    top1_float: float | None
+    top1_int8: float | None
+
+
+def quantize(
+    model: str,
+    *,
+    weights: str | Path,
+    data: str,
+    out: str | Path,
+    samples: int = SAMPLES,
+    input_size: int | None = None,
+) -> Quantized:
+    """Find the int8 grids of a trained network by NNCF's post-training quantization, and write an int8 checkpoint.
+
+    model: a name of `edgevit list` or "file.py:factory". data: "digits" or a folder of pictures; up to `samples` of its
+    training split set the ranges, its test split scores float and int8 network. The checkpoint holds both networks;
+    `convert` with precision "int8" takes it to every target with these very scales.
+    Raises UsageError for weights and data that do not fit, QuantizationError where no grid can be found.
+    """
+    source = open_source(model, weights=weights, input_size=input_size)
+    calibration, test = (open_imageset(data, split) for split in ("train", "test"))
+    require_classes(source, calibration)
+    network = post_training(source, calibration, samples)
+    with stage("score", model=source.spec.name) as running:
+        module = network.module()
+        scored = PreprocessedSet(test, source.spec)
+        float_top1, int8_top1 = top1(source.module, scored), top1(module, scored)
+        running.result = f"top-1 float {100 * float_top1:.2f} %, int8 {100 * int8_top1:.2f} % on {len(test)} pictures"
+    facts = {"method": "ptq", "data": calibration.name, "samples": min(samples, len(calibration))}
+    card = int8_card(source, weights, network, facts | {"top1_float": float_top1, "top1": int8_top1})
+    save_checkpoint(out, source.module, card, network.tensors())
+    placement = network.placement()
+    return Quantized(
+        Path(out),
+        facts["samples"],
+        len(placement.grids),
+        len(placement.weighted),
+        placement.islands(),
+        float_top1,
+        int8_top1,
+    )
+
+
+def post_training(source: Source, pictures: ImageSet, samples: int) -> Int8Network:
+    """Deploy the network of a source and set its grids by up to `samples` pictures, evenly spread over the set."""
+    count = min(samples, len(pictures))
+    if count < _FEW:
+        log.warning("WARNING   only %d calibration pictures: ranges are guesses below %d", count, _FEW)
+    with stage("deploy", model=source.spec.name) as running:
+        deployed, steps = prepare(source.module, source.spec)
+        running.result = ", ".join(f"{step.name} x{step.changes}" for step in steps)
+    with stage("calibrate", model=source.spec.name, pictures=count) as running:
+        chosen = PreprocessedSet(pictures, source.spec)
+        indices = [len(pictures) * i // count for i in range(count)]
+        corrected, table = calibrate(deployed, [chosen[i][0][None] for i in indices])
+        running.result = f"{len(table.activations)} tensors and {len(table.weights)} weights on int8 grids"
+    return Int8Network(corrected, table, steps)
+
+
+def require_classes(source: Source, pictures: ImageSet) -> None:
+    """Raise UsageError where the data have other classes than the network."""
+    if len(pictures.labels) != source.spec.num_classes:
+        raise UsageError(
+            f"{source.spec.name} has {source.spec.num_classes} classes, {pictures.name} has {len(pictures.labels)}",
+            hint="give the data set that the weights were trained on",
+        )
+
+
+def int8_card(source: Source, weights: str | Path, network: Int8Network, facts: dict[str, Any]) -> CheckpointCard:
+    """The float checkpoint's card, or one made for it, with the facts and grids of the int8 network."""
+    from edgevit import __version__
+
+    quantization = {**facts, "edgevit_version": __version__, "activations": network.activations()}
+    card = read_checkpoint(weights).card
+    if card is not None:
+        return dataclasses.replace(card, quantization=quantization)
+    classes = source.spec.num_classes
+    return CheckpointCard(
+        model=source.spec.name,
+        num_classes=classes,
+        input_size=source.spec.input_size,
+        labels=source.labels or tuple(map(str, range(classes))),
+        preprocess=source.spec.preprocess,
+        edgevit_version=__version__,
+        quantization=quantization,
+    )
+
+
+def top1(module: nn.Module, pictures: PreprocessedSet) -> float:
+    """Share of pictures whose largest logit is that of their class, one picture at a time."""
+    import torch
+
+    module.eval()
+    with torch.no_grad():
+        hits = sum(
+            int(module(image[None]).argmax()) == target
+            for image, target in map(pictures.__getitem__, range(len(pictures)))
+        )
+    return hits / len(pictures)

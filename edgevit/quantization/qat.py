@@ -1,0 +1,68 @@
+"""`qat`: quantization-aware training, from a float or an int8 checkpoint to an int8 checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+
+from edgevit.data.imageset import open_imageset
+from edgevit.log import stage
+from edgevit.quantization.network import restore
+from edgevit.quantization.ptq import SAMPLES, int8_card, post_training
+from edgevit.quantization.trainable import finished, trainable
+from edgevit.sources import open_source
+from edgevit.training.checkpoint import CheckpointCard, read_checkpoint, save_checkpoint
+from edgevit.training.recipe import Augmentation, Recipe, get_recipe
+from edgevit.training.trainer import TrainingResult, check_sets, describe_training, fit, seeded, threads_of
+
+
+def qat(
+    model: str,
+    *,
+    weights: str | Path,
+    data: str,
+    out: str | Path,
+    epochs: int | None = None,
+    learning_rate: float | None = None,
+    samples: int = SAMPLES,
+    threads: int | None = None,
+) -> TrainingResult:
+    """Train a network with NNCF's quantizers at its int8 grids, and write an int8 checkpoint.
+
+    weights: a float checkpoint, whose ranges are first set by up to `samples` training pictures, or an int8 one to go
+    on from. data: "digits" or a folder with train/ and test/. Epochs and the peak learning rate are those of the
+    recipe "qat" unless given; augmentation is that of the float training where the checkpoint knows it. The scores are
+    those of the int8 network, which `convert` with precision "int8" takes to every target unchanged.
+    Raises UsageError for weights and data that do not fit, QuantizationError where no grid can be found, EdgevitError
+    when training diverges; then `out` is as it was.
+    """
+    start = time.perf_counter()
+    source = open_source(model, weights=weights, precision=None)
+    train_set, test_set = (open_imageset(data, split) for split in ("train", "test"))
+    check_sets(source.spec, train_set, test_set)
+    checkpoint = read_checkpoint(weights)
+    recipe = _recipe(checkpoint.card, epochs, learning_rate)
+    if checkpoint.int8:
+        network = restore(source.module, source.spec, checkpoint.int8, checkpoint.card.quantization["activations"])
+    else:
+        network = post_training(source, train_set, samples)
+    with stage("qat", model=source.spec.name, data=data) as running, threads_of(threads), seeded(recipe.seed):
+        module = trainable(network)
+        curve = fit(module, source.spec, train_set, test_set, recipe)
+        network = finished(module, network)
+        running.result = f"top-1 {100 * curve[-1].top1:.2f} % in int8 on {len(test_set)} held-out pictures"
+    facts = {"method": "qat", **describe_training(train_set, recipe, curve)}
+    save_checkpoint(out, source.module, int8_card(source, weights, network, facts), network.tensors())
+    return TrainingResult(Path(out), curve[-1].top1, recipe.epochs, time.perf_counter() - start, tuple(curve))
+
+
+def _recipe(card: CheckpointCard | None, epochs: int | None, learning_rate: float | None) -> Recipe:
+    recipe = get_recipe("qat")
+    known = {} if card is None else card.training.get("recipe", {}).get("augmentation", {})
+    return dataclasses.replace(
+        recipe,
+        epochs=epochs or recipe.epochs,
+        learning_rate=learning_rate or recipe.learning_rate,
+        augmentation=Augmentation(**known),
+    )

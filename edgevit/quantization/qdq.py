@@ -1,0 +1,103 @@
+"""Quantize and dequantize pairs in a deployed graph: the one form of the int8 network that every target starts from.
+
+Weights become int8 constants behind `dequantize_per_channel`; each tensor on a grid is quantized once and dequantized
+for each reader by a node of its own, as XNNPACK's partitioner wants it. Data movement repeats the grid behind it, so
+that it moves int8.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from edgevit.deploy.graph import Graph, place
+from edgevit.errors import QuantizationError
+from edgevit.quantization.placement import is_move, place_grids
+from edgevit.quantization.scheme import HIGH, LOW, WEIGHT_HIGH, WEIGHT_LOW, ActivationGrid, ScaleTable, WeightGrid
+
+if TYPE_CHECKING:
+    from torch import fx
+
+
+def insert_grids(deployed: fx.GraphModule, table: ScaleTable) -> fx.GraphModule:
+    """A copy of the deployed graph in which every tensor of `table` lies on its grid, in float arithmetic.
+
+    Raises QuantizationError if the table belongs to another graph.
+    """
+    graph = Graph(copy.deepcopy(deployed))
+    placement = place_grids(graph)
+    _require_same(placement.grids, table.activations, "tensors")
+    _require_same(placement.weighted, table.weights, "weights")
+    for node in placement.weighted:
+        _store_weight(graph, node, table.weights[node.name])
+    grids = {node: table.activations[node.name] for node in placement.grids}
+    for node in graph.nodes:
+        if is_move(node) and node.args[0] in grids:
+            grids[node] = grids[node.args[0]]
+    for node, grid in grids.items():
+        _quantize(graph, node, grid)
+    graph.tidy()
+    return graph.module
+
+
+def _store_weight(graph: Graph, node: fx.Node, grid: WeightGrid) -> None:
+    import torch
+
+    quantized = _operations()
+    stem = node.args[1].name
+    first = next(iter(graph.module.graph.nodes))
+    stored = []
+    zeros = torch.zeros(len(grid.scales), dtype=torch.int64)
+    for kind, value in (("values", grid.values), ("scales", grid.scales), ("zero_points", zeros)):
+        name = f"{stem}_{kind}"
+        graph.module.register_buffer(name, value)
+        with graph.module.graph.inserting_before(first):
+            stored.append(graph.module.graph.get_attr(name))
+        stored[-1].meta["val"] = value.to("meta")
+    real = graph.call(
+        quantized.dequantize_per_channel.default, *stored, 0, WEIGHT_LOW, WEIGHT_HIGH, torch.int8, like=node
+    )
+    node.replace_input_with(node.args[1], real)
+
+
+def _quantize(graph: Graph, node: fx.Node, grid: ActivationGrid) -> None:
+    import torch
+
+    quantized = _operations()
+    numbers = (grid.scale, grid.zero_point, LOW, HIGH, torch.int8)
+    users = list(node.users)
+    following = node.next
+    with graph.module.graph.inserting_before(following):
+        stored = graph.module.graph.call_function(quantized.quantize_per_tensor.default, (node, *numbers))
+    _describe(stored, node, torch.int8)
+    for user in users:
+        with graph.module.graph.inserting_before(user):
+            real = graph.module.graph.call_function(quantized.dequantize_per_tensor.default, (stored, *numbers))
+        _describe(real, node, torch.float32)
+        user.replace_input_with(node, real)
+
+
+def _describe(node: fx.Node, like: fx.Node, dtype: Any) -> None:
+    node.meta["val"] = like.meta["val"].to(dtype)
+    for key in ("nn_module_stack", "stack_trace"):
+        if key in like.meta:
+            node.meta[key] = like.meta[key]
+
+
+def _require_same(nodes: tuple[fx.Node, ...], known: Any, kind: str) -> None:
+    """The nodes of the graph and of the table; a difference means another network, or another version of edgevit."""
+    names = {node.name for node in nodes}
+    if names != set(known):
+        missing = [f"{node.name} at {place(node)}" for node in nodes if node.name not in known]
+        raise QuantizationError(
+            f"the scales belong to another graph: {len(missing)} {kind} without scales ({', '.join(missing[:4])}), "
+            f"{len(set(known) - names)} scales without {kind}",
+            hint="quantize again with this version of edgevit",
+        )
+
+
+def _operations() -> Any:
+    import torch
+    import torch.ao.quantization.fx._decomposed
+
+    return torch.ops.quantized_decomposed
