@@ -49,8 +49,11 @@ class Source:
         import torch
 
         self.module.eval()
+        pictures = torch.from_numpy(tensor)
         with torch.no_grad():
-            return self.module(torch.from_numpy(tensor)).numpy()
+            if self.steps is None:
+                return self.module(pictures).numpy()
+            return torch.cat([self.module(picture[None]) for picture in pictures]).numpy()  # deployed for one
 
 
 def open_source(

@@ -165,7 +165,7 @@ def _step(graph: Graph, node: fx.Node) -> Affine | None:
 
     aten = torch.ops.aten
     if is_norm_result(node):
-        return _batch_norm(graph, node.args[0])
+        return batch_norm(graph, node.args[0])
     if is_call(node, aten.neg.default):
         return Affine({node.args[0]: torch.tensor(-1.0, dtype=torch.float64)})
     if not is_call(node, aten.mul.Tensor, aten.div.Tensor, aten.add.Tensor, aten.sub.Tensor) or node.kwargs:
@@ -204,8 +204,8 @@ def _addition(node: fx.Node, left: Any, right: Any, constants: list[Tensor | Non
     return Affine({left: None}) + Affine({right: minus})
 
 
-def _batch_norm(graph: Graph, norm: fx.Node) -> Affine | None:
-    """g * (x - m) / sqrt(v + eps) + b as scale and shift of x, (1, C, 1, 1) for maps; None if one is computed."""
+def batch_norm(graph: Graph, norm: fx.Node) -> Affine | None:
+    """A BatchNorm as scale and shift of x, (1, C, 1, 1) for maps: g (x - m) / sqrt(v + eps) + b; None if computed."""
     source, *given, _momentum, eps = norm.args
     values = [graph.value(operand) for operand in given]
     if any(value is None and operand is not None for value, operand in zip(values, given, strict=True)):

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgevit.deploy.affine import batch_norm
 from edgevit.deploy.elementwise import operands
-from edgevit.deploy.graph import MAP_RANK, Graph, is_call, only_reader, place, shape
+from edgevit.deploy.graph import MAP_RANK, Graph, is_call, is_norm_result, only_reader, place, shape
 
 if TYPE_CHECKING:
     from torch import Tensor, fx
@@ -20,39 +21,60 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScaleConvolutions:
-    """Turns the product of a map with a value per channel, and a sum behind it, into a depthwise 1x1 convolution."""
+    """Turns the product of a map with a value per channel, and a sum behind it, into a depthwise 1x1 convolution.
+
+    A BatchNorm that no convolution has taken up is such a product and sum.
+    """
 
     name: str = "scale_convolutions"
 
     def apply(self, graph: Graph, costs: Costs) -> list[str]:
-        """Returns the place of each product that is a convolution now. Norms keep theirs: they stay in float."""
-        import torch
-
-        return graph.rewrite_each(graph.calls(torch.ops.aten.mul.Tensor), lambda product: _convolve(graph, product))
+        """Returns the place of each product that is a convolution now. LayerNorms keep theirs: they stay in float."""
+        return graph.rewrite_each(graph.nodes, lambda node: _norm(graph, node) or _product(graph, node))
 
 
 SCALE_CONVOLUTIONS = ScaleConvolutions()
 
 
-def _convolve(graph: Graph, product: fx.Node) -> bool:
+def _norm(graph: Graph, node: fx.Node) -> bool:
+    if not is_norm_result(node) or len(shape(node)) != MAP_RANK:
+        return False
+    affine = batch_norm(graph, node.args[0])
+    if affine is None:
+        return False
+    ((source, scale),) = affine.terms.items()
+    _convolve(graph, node, source, scale.reshape(-1), affine.shift.reshape(-1))
+    return True
+
+
+def _product(graph: Graph, product: fx.Node) -> bool:
     import torch
 
     aten = torch.ops.aten
+    if not is_call(product, aten.mul.Tensor):
+        return False
     source, factors = _by_channel(graph, product)
     if factors is None or _is_normalised(source):
         return False
-    channels = len(factors)
-    last, bias = product, None
     reader = only_reader(product)
     if is_call(reader, aten.add.Tensor) and len(reader.args) == 2 and not reader.kwargs:
         summed, offsets = _by_channel(graph, reader)
         if offsets is not None and summed is product:
-            last, bias = reader, graph.constant(offsets, f"{place(reader)}_offset")
-    weight = graph.constant(factors.reshape(channels, 1, 1, 1), f"{place(product)}_factor")
-    graph.replace(
-        last, graph.call(aten.conv2d.default, source, weight, bias, [1, 1], [0, 0], [1, 1], channels, like=last)
-    )
+            _convolve(graph, reader, source, factors, offsets)
+            return True
+    _convolve(graph, product, source, factors, None)
     return True
+
+
+def _convolve(graph: Graph, node: fx.Node, source: fx.Node, factors: Tensor, offsets: Tensor | None) -> None:
+    """Let a depthwise convolution of `source` stand for `node`."""
+    import torch
+
+    channels = len(factors)
+    weight = graph.constant(factors.reshape(channels, 1, 1, 1), f"{place(node)}_factor")
+    bias = None if offsets is None else graph.constant(offsets, f"{place(node)}_offset")
+    conv = torch.ops.aten.conv2d.default
+    graph.replace(node, graph.call(conv, source, weight, bias, [1, 1], [0, 0], [1, 1], channels, like=node))
 
 
 def _by_channel(graph: Graph, node: fx.Node) -> tuple[fx.Node | None, Tensor | None]:

@@ -92,6 +92,8 @@ def restore(
             weights[node.name] = WeightGrid(tensors[f"{node.name}.values"], tensors[f"{node.name}.scales"])
         except KeyError:
             raise _other_graph(node.name) from None
+        if weights[node.name].values.shape != graph.parameter(node.args[1]).shape:
+            raise _other_graph(node.name)
         _write(graph, node.args[1], weights[node.name].real())
     kept = {node.target: node for node in graph.nodes if node.op == "get_attr"}
     with torch.no_grad():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from types import ModuleType
 
 from edgevit.libraries import require
@@ -19,28 +20,27 @@ def open_nncf(module: str = "nncf") -> ModuleType:
 
     NNCF reports its use over the network where openvino-telemetry can be imported; here it cannot.
     """
-    if "nncf" not in sys.modules:
-        absent = sys.modules.get(_TELEMETRY)
-        sys.modules[_TELEMETRY] = None
-        try:
-            require("nncf", "quantize")
-        finally:
-            del sys.modules[_TELEMETRY]
-            if absent is not None:
-                sys.modules[_TELEMETRY] = absent
     with quiet_nncf():
+        if "nncf" not in sys.modules:
+            known = sys.modules.get(_TELEMETRY)
+            sys.modules[_TELEMETRY] = None  # what Python finds there it takes for a missing module
+            try:
+                require("nncf", "quantize")
+            finally:
+                del sys.modules[_TELEMETRY]
+                if known is not None:
+                    sys.modules[_TELEMETRY] = known
         return require(module, "quantize")
 
 
 @contextmanager
 def quiet_nncf() -> Iterator[None]:
-    """Keep NNCF's notes and torch's warnings about it off the terminal."""
-    logger = logging.getLogger("nncf")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Keep progress bars, notes to developers and warnings of NNCF and what it imports off the terminal."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(disabled)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgevit.data.imageset import ImageSet, open_imageset
 from edgevit.errors import UsageError
 from edgevit.log import stage
+from edgevit.quantization.batching import ON_GRIDS, any_batch
 from edgevit.quantization.calibration import calibrate
 from edgevit.quantization.network import Int8Network, prepare
 from edgevit.sources import Source, open_source
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SAMPLES = 256
+_BATCH = 64
 _FEW = 16  # pictures below which ranges are guesses
 
 
@@ -65,9 +67,10 @@ def quantize(
     require_classes(source, calibration)
     network = post_training(source, calibration, samples)
     with stage("score", model=source.spec.name) as running:
-        module = network.module()
         scored = PreprocessedSet(test, source.spec)
-        float_top1, int8_top1 = top1(source.module, scored), top1(module, scored)
+        float_top1, int8_top1 = (
+            top1(module, scored) for module in (source.module, any_batch(network.module(), ON_GRIDS))
+        )
         running.result = f"top-1 float {100 * float_top1:.2f} %, int8 {100 * int8_top1:.2f} % on {len(test)} pictures"
     facts = {"method": "ptq", "data": calibration.name, "samples": min(samples, len(calibration))}
     card = int8_card(source, weights, network, facts | {"top1_float": float_top1, "top1": int8_top1})
@@ -130,13 +133,11 @@ def int8_card(source: Source, weights: str | Path, network: Int8Network, facts: 
 
 
 def top1(module: nn.Module, pictures: PreprocessedSet) -> float:
-    """Share of pictures whose largest logit is that of their class, one picture at a time."""
+    """Share of pictures whose largest logit is that of their class."""
     import torch
+    from torch.utils.data import DataLoader
 
     module.eval()
     with torch.no_grad():
-        hits = sum(
-            int(module(image[None]).argmax()) == target
-            for image, target in map(pictures.__getitem__, range(len(pictures)))
-        )
-    return hits / len(pictures)
+        hits = [module(images).argmax(dim=1) == targets for images, targets in DataLoader(pictures, _BATCH)]
+    return float(torch.cat(hits).double().mean())

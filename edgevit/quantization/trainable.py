@@ -5,17 +5,15 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING
 
-from edgevit.deploy.graph import Graph, is_call, shape
-from edgevit.errors import QuantizationError
+from edgevit.deploy.graph import Graph
+from edgevit.quantization.batching import ON_GRIDS, any_batch
 from edgevit.quantization.network import Int8Network
 from edgevit.quantization.placement import place_grids
 from edgevit.quantization.quantizers import ActivationQuantizer, WeightQuantizer
 from edgevit.quantization.scheme import ScaleTable
 
 if TYPE_CHECKING:
-    from torch import Tensor, fx, nn
-
-_TOLERANCE = 1e-5
+    from torch import fx, nn
 
 
 def trainable(network: Int8Network) -> fx.GraphModule:
@@ -23,9 +21,9 @@ def trainable(network: Int8Network) -> fx.GraphModule:
 
     It maps images (N, 3, S, S) to logits like the network. Weights and biases of the layers with grids train, and so
     do all ranges; norms and what else stays in float keep their values.
-    Raises QuantizationError for a network that mixes the pictures of a batch.
+    Raises QuantizationError for a graph that cannot take a batch.
     """
-    module = any_batch(network.deployed)
+    module = copy.deepcopy(network.deployed)
     graph = Graph(module)
     placement = place_grids(graph)
     module.requires_grad_(False)
@@ -36,11 +34,16 @@ def trainable(network: Int8Network) -> fx.GraphModule:
         weight = graph.parameter(node.args[1])
         quantizer = WeightQuantizer(weight, network.table.weights[node.name])
         _insert(module, node.args[1], [node], quantizer)
+    shared = {name: min(group) for group in placement.shared for name in group}
+    quantizers: dict[str, nn.Module] = {}
     for node in placement.grids:
-        _insert(module, node, list(node.users), ActivationQuantizer(network.table.activations[node.name]))
-    module.graph.lint()
+        owner = shared.get(node.name, node.name)
+        if owner not in quantizers:
+            quantizers[owner] = ActivationQuantizer(network.table.activations[owner])
+        _insert(module, node, list(node.users), quantizers[owner])
     module.recompile()
-    return module
+    any_batch(network.deployed)  # an exact answer about the graph, before rounding blurs it
+    return any_batch(module, ON_GRIDS)
 
 
 def finished(trained: fx.GraphModule, network: Int8Network) -> Int8Network:
@@ -64,51 +67,13 @@ def finished(trained: fx.GraphModule, network: Int8Network) -> Int8Network:
     return Int8Network(deployed, ScaleTable(grids, weights), network.steps)
 
 
-def any_batch(deployed: fx.GraphModule) -> fx.GraphModule:
-    """A copy of a graph for one picture that takes several: the leading axis of every reshape follows its input.
-
-    Raises QuantizationError if a batch of two does not give what its pictures give alone.
-    """
-    import torch
-
-    module = copy.deepcopy(deployed)
-    aten = torch.ops.aten
-    for node in module.graph.nodes:
-        if is_call(node, aten.reshape.default, aten.view.default):
-            node.args = (node.args[0], [-1, *node.args[1][1:]])
-        elif is_call(node, aten.expand.default):
-            node.args = (node.args[0], [-1, *node.args[1][1:]], *node.args[2:])
-    module.recompile()
-    (picture,) = (node for node in module.graph.nodes if node.op == "placeholder")
-    pair = torch.randn(2, *shape(picture)[1:], generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        try:
-            together = module(pair)
-        except RuntimeError as error:
-            raise _mixes(str(error).splitlines()[0]) from error
-        alone = torch.cat([deployed(pair[:1]), deployed(pair[1:])])
-    if together.shape != alone.shape or _differ(together, alone):
-        raise _mixes("a batch of two gives other answers than its pictures alone")
-    return module
-
-
-def _differ(one: Tensor, other: Tensor) -> bool:
-    return not float((one - other).abs().max() / other.abs().max().clamp_min(1e-30)) <= _TOLERANCE
-
-
-def _mixes(reason: str) -> QuantizationError:
-    return QuantizationError(
-        f"the network does not train in batches: {reason}",
-        hint="keep the batch as the first axis of every tensor; `edgevit quantize` needs no batches",
-    )
-
-
 def _insert(module: fx.GraphModule, node: fx.Node, readers: list[fx.Node], quantizer: nn.Module) -> None:
     """Let `readers` read what the quantizer makes of the node's result."""
     name = f"quantizer_{node.name}"
     module.add_submodule(name, quantizer)
     with module.graph.inserting_after(node):
         call = module.graph.call_module(name, (node,))
+    call.meta["val"] = node.meta["val"]
     for reader in readers:
         reader.replace_input_with(node, call)
 

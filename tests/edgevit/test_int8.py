@@ -1,0 +1,151 @@
+"""From a float checkpoint to int8 files in three runtimes, by the commands that a user has."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import edgevit
+from edgevit.data.preprocess import preprocess
+from edgevit.data.samples import sample_pictures
+from edgevit.errors import QuantizationError, UsageError
+from edgevit.spec import Preprocess
+from edgevit.training.checkpoint import CheckpointCard, read_checkpoint, save_checkpoint
+from tests.edgevit.cli.test_main import fails, run
+from tests.edgevit.training.test_trainer import colours
+from tests.tiny import SIZE, TinyClassifier, seeded
+
+LABELS = ("even", "odd")
+TARGETS = ("executorch", "coreml", "tflite")
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory):
+    """A folder with net.py, a float checkpoint, labelled pictures, and the int8 checkpoint made of them."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("int8")
+    (folder / "net.py").write_text("from tests.tiny import TinyClassifier\ndef tiny(num_classes=2):\n"
+                                   "    return TinyClassifier(num_classes)\n")  # fmt: skip
+    card = CheckpointCard("tiny", 2, SIZE, LABELS, Preprocess.for_input(SIZE), "0")
+    save_checkpoint(folder / "float.pt", seeded(TinyClassifier, num_classes=2), card)
+    for split, count in (("train", 48), ("test", 24)):
+        pictures = colours(count, labels=LABELS)
+        for index, (pixels, target) in enumerate(zip(pictures.images, pictures.targets, strict=True)):
+            path = folder / "data" / split / LABELS[target] / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    model, data = f"{folder / 'net.py'}:tiny", str(folder / "data")
+    edgevit.quantize(model, weights=folder / "float.pt", data=data, out=folder / "ptq.pt")
+    edgevit.qat(
+        model, weights=folder / "ptq.pt", data=data, out=folder / "qat.pt", epochs=2, learning_rate=1e-3, threads=1
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def artifacts(line):
+    return edgevit.convert(
+        f"{line / 'net.py'}:tiny", target=TARGETS, weights=line / "qat.pt", precision="int8", out=line / "artifacts"
+    )
+
+
+def test_all_runtimes_compute_what_was_trained(artifacts):
+    for artifact in artifacts:
+        manifest = artifact.manifest
+        assert manifest.precision == "int8"
+        assert manifest.parity.snr_db is None or manifest.parity.snr_db > 35
+        assert manifest.parity.agreement == 1
+        assert "max rel. error" in manifest.checks["fp32 twin"]
+        assert manifest.provenance["weights"]["quantization"] == "qat"
+        assert edgevit.verify(artifact).parity.executed
+
+
+def test_executorch_and_tflite_agree_to_the_bit(artifacts):
+    by_target = {artifact.manifest.target: artifact for artifact in artifacts}
+    for pixels in sample_pictures().values():
+        tensor = preprocess(pixels, artifacts[0].manifest.preprocess)
+        answers = [by_target[target].run(tensor) for target in ("executorch", "tflite")]
+        assert np.array_equal(*answers)
+
+
+def test_every_layer_computes_in_int8(artifacts):
+    operations = {artifact.manifest.target: artifact.manifest.lowering for artifact in artifacts}
+    assert operations["tflite"].ops["QUANTIZE"] == 1  # the input; nothing comes back from float in between
+    assert operations["tflite"].ops["DEQUANTIZE"] == 1
+    assert operations["executorch"].delegated == operations["executorch"].nodes
+
+
+def test_scores_are_those_of_the_int8_network(line, artifacts):
+    results = edgevit.evaluate(
+        artifacts, data=str(line / "data"), weights=line / "qat.pt", model=f"{line / 'net.py'}:tiny"
+    )
+    told = read_checkpoint(line / "qat.pt").card.quantization
+    for result in results:
+        assert result.data.agreement == 1
+        assert result.data.checkpoint == pytest.approx(told["top1"])
+
+
+def test_training_goes_on_from_an_int8_checkpoint(line):
+    first, second = (read_checkpoint(line / name) for name in ("ptq.pt", "qat.pt"))
+    assert (first.card.quantization["method"], second.card.quantization["method"]) == ("ptq", "qat")
+    assert first.card.labels == second.card.labels == LABELS
+    assert first.int8.keys() == second.int8.keys()
+    assert all(torch.equal(first.state_dict[name], second.state_dict[name]) for name in first.state_dict)
+    assert any(not torch.equal(first.int8[name], second.int8[name]) for name in first.int8)
+
+
+def test_commands_tell_what_they_did(line, capsys):
+    given = [f"{line / 'net.py'}:tiny", "--data", line / "data", "--weights"]
+    code, out, _ = run(
+        capsys, "quantize", *given, line / "float.pt", "--samples", 16, "--out", line / "again.pt", "--json"
+    )
+    told = json.loads(out)
+    assert (code, told["samples"], told["weighted"], told["islands"]) == (0, 16, 6, {})
+    assert 0 <= told["top1_int8"] <= 1
+    code, out, err = run(
+        capsys, "qat", *given, line / "again.pt", "--epochs", 1, "--out", line / "trained.pt", "--threads", 1
+    )
+    assert (code, out.strip()) == (0, str(line / "trained.pt"))
+    assert "in int8 on 24 held-out pictures" in err
+    fails(
+        capsys, "convert", given[0], "--weights", line / "float.pt", "--target", "tflite", "--precision", "int8",
+        code=4, says=["int8 scales"],
+    )  # fmt: skip
+
+
+def test_int8_without_scales_is_refused(line):
+    model = f"{line / 'net.py'}:tiny"
+    with pytest.raises(QuantizationError, match=r"float\.pt with int8 scales"):
+        edgevit.convert(model, target="tflite", weights=line / "float.pt", precision="int8", out=line / "none")
+    with pytest.raises(QuantizationError, match="no weights with int8 scales"):
+        edgevit.convert(model, target="tflite", precision="int8", out=line / "none")
+
+
+def test_int8_checkpoint_in_another_precision_is_refused(line):
+    with pytest.raises(UsageError, match="is an int8 checkpoint"):
+        edgevit.convert(f"{line / 'net.py'}:tiny", target="tflite", weights=line / "qat.pt", out=line / "none")
+
+
+def test_int8_without_the_deployed_form_is_refused(line):
+    with pytest.raises(UsageError, match="deployed form"):
+        edgevit.convert(
+            f"{line / 'net.py'}:tiny", target="tflite", weights=line / "qat.pt", precision="int8", plain=True,
+            out=line / "none",
+        )  # fmt: skip
+
+
+def test_few_pictures_are_told(line, caplog):
+    edgevit.quantize(
+        f"{line / 'net.py'}:tiny", weights=line / "float.pt", data=str(line / "data"), samples=4, out=line / "few.pt"
+    )
+    assert "only 4 calibration pictures" in caplog.text
+
+
+def test_data_of_other_classes_is_refused(line, tmp_path):
+    with pytest.raises(UsageError, match="2 classes"):
+        edgevit.quantize(f"{line / 'net.py'}:tiny", weights=line / "float.pt", data="digits", out=tmp_path / "never.pt")
+    assert not (tmp_path / "never.pt").exists()
