@@ -7,14 +7,12 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.options import AsJson, Threads, Weights, print_json, print_table
+from edgevit.cli.options import AsJson, Data, Threads, Weights, print_json, print_table
 
 
 def evaluate(
     artifacts: Annotated[list[Path], typer.Argument(help="Artifact folders.", show_default=False)],
-    data: Annotated[
-        str, typer.Option("--data", help='"digits", or a folder with one subfolder per class.', show_default=False)
-    ],
+    data: Data,
     weights: Weights = None,
     model: Annotated[
         str | None, typer.Option("--model", help="file.py:factory of a model of your own.", show_default=False)

@@ -15,6 +15,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on
 Weights = Annotated[
     Path | None, typer.Option("--weights", help="Checkpoint: .pt, .pth or .safetensors.", show_default=False)
 ]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help='"digits", "photos", or a folder with train/ and test/, one subfolder per class.',
+        show_default=False,
+    ),
+]
+TrainingThreads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.", show_default=False)
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was killed, given the same arguments.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="CPU threads of the runtime.")]
 
 

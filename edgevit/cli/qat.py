@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.options import AsJson, print_json
+from edgevit.cli.options import AsJson, Data, Resume, TrainingThreads, print_json
 
 
 def qat(
@@ -15,12 +15,7 @@ def qat(
     weights: Annotated[
         Path, typer.Option("--weights", help="Float checkpoint, or an int8 one to go on from.", show_default=False)
     ],
-    data: Annotated[
-        str,
-        typer.Option(
-            "--data", help='"digits", or a folder with train/ and test/, one subfolder per class.', show_default=False
-        ),
-    ],
+    data: Data,
     out: Annotated[Path, typer.Option("--out", help="Int8 checkpoint to write.", show_default=False)],
     epochs: Annotated[
         int | None, typer.Option("--epochs", min=1, help="Passes over the training set; default 3.", show_default=False)
@@ -28,9 +23,8 @@ def qat(
     learning_rate: Annotated[
         float | None, typer.Option("--learning-rate", help="Peak; default 1e-4.", show_default=False)
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.", show_default=False)
-    ] = None,
+    threads: TrainingThreads = None,
+    resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
     """Train with int8 grids (NNCF quantizers); `convert --precision int8` takes the result."""
@@ -39,7 +33,14 @@ def qat(
     from edgevit.quantization.qat import qat as train_int8
 
     result = train_int8(
-        model, weights=weights, data=data, out=out, epochs=epochs, learning_rate=learning_rate, threads=threads
+        model,
+        weights=weights,
+        data=data,
+        out=out,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        threads=threads,
+        resume=resume,
     )
     if as_json:
         print_json(dataclasses.asdict(result) | {"checkpoint": str(result.checkpoint)})

@@ -7,18 +7,13 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.options import AsJson, print_json
+from edgevit.cli.options import AsJson, Data, print_json
 
 
 def quantize(
     model: Annotated[str, typer.Argument(help="Name from `edgevit list`, or file.py:factory.", show_default=False)],
     weights: Annotated[Path, typer.Option("--weights", help="Float checkpoint to start from.", show_default=False)],
-    data: Annotated[
-        str,
-        typer.Option(
-            "--data", help='"digits", or a folder with train/ and test/, one subfolder per class.', show_default=False
-        ),
-    ],
+    data: Data,
     out: Annotated[Path, typer.Option("--out", help="Int8 checkpoint to write.", show_default=False)],
     samples: Annotated[int, typer.Option("--samples", min=1, help="Training pictures that set the ranges.")] = 256,
     as_json: AsJson = False,

@@ -7,27 +7,21 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.options import AsJson, Weights, print_json
+from edgevit.cli.options import AsJson, Data, Resume, TrainingThreads, Weights, print_json
 
 
 def train(
     model: Annotated[str, typer.Argument(help="Name from `edgevit list`.", show_default=False)],
-    data: Annotated[
-        str,
-        typer.Option(
-            "--data", help='"digits", or a folder with train/ and test/, one subfolder per class.', show_default=False
-        ),
-    ],
+    data: Data,
     out: Annotated[Path, typer.Option("--out", help="Checkpoint to write.", show_default=False)],
-    recipe: Annotated[str, typer.Option("--recipe", help="How to train: digits.")] = "digits",
+    recipe: Annotated[str, typer.Option("--recipe", help="How to train: digits or photos.")] = "digits",
     input_size: Annotated[
         int | None,
         typer.Option("--input-size", help="Pixels of each side; default: the model's own.", show_default=False),
     ] = None,
     weights: Weights = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.", show_default=False)
-    ] = None,
+    threads: TrainingThreads = None,
+    resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a model and write its checkpoint, which knows its labels, size and preprocessing."""
@@ -43,7 +37,7 @@ def train(
     train_set, test_set = (open_imageset(data, split) for split in ("train", "test"))
     spec = get_spec(model).for_task(len(train_set.labels), input_size)
     with stage("train", model=model, data=data, recipe=recipe) as running:
-        result = train_model(spec, train_set, test_set, chosen, out, weights=weights, threads=threads)
+        result = train_model(spec, train_set, test_set, chosen, out, weights=weights, threads=threads, resume=resume)
         running.result = f"top-1 {100 * result.top1:.1f} % on {len(test_set)} held-out pictures"
     if as_json:
         print_json(dataclasses.asdict(result) | {"checkpoint": str(result.checkpoint)})

@@ -1,4 +1,4 @@
-"""Labelled images from the bundled digits or from a folder with one subfolder per class."""
+"""Labelled images from the bundled sets or from a folder with one subfolder per class."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import numpy as np
 
 from edgevit.data.digits import load_digits_split
 from edgevit.data.images import IMAGE_SUFFIXES, read_image
+from edgevit.data.photos import load_photos_split
 from edgevit.errors import UsageError, unknown_name
 
 log = logging.getLogger(__name__)
 
-DIGITS = "digits"
+DIGITS, PHOTOS = "digits", "photos"
 SPLITS = ("train", "test")
 _TEST_FOLDERS = ("test", "val")  # in order of preference
 
@@ -55,7 +56,7 @@ class ImageFiles(Sequence[np.ndarray]):
 
 
 def open_imageset(source: str, split: str) -> ImageSet:
-    """The "train" or "test" part of "digits" or of a folder.
+    """The "train" or "test" part of "digits", "photos" or a folder.
 
     A folder has train/ and test/ (or val/), each with one subfolder per class; without them its own subfolders
     are the classes and serve both splits, with a warning. Class names in sorted order are the labels.
@@ -65,9 +66,13 @@ def open_imageset(source: str, split: str) -> ImageSet:
         raise unknown_name("split", split, SPLITS)
     if source == DIGITS:
         return _digits(split)
+    if source == PHOTOS:
+        return _photos(split)
     folder = Path(source)
     if not folder.is_dir():
-        raise UsageError(f"no data at {source}", hint=f'give "{DIGITS}" or a folder with one subfolder per class')
+        raise UsageError(
+            f"no data at {source}", hint=f'give "{DIGITS}", "{PHOTOS}" or a folder with one subfolder per class'
+        )
     return _folder(_split_folder(folder, split), name=f"{folder.name}/{split}")
 
 
@@ -76,6 +81,13 @@ def _digits(split: str) -> ImageSet:
     if split == "train":
         return ImageSet(tuple(digits.train_images), digits.train_labels, digits.labels, "digits/train")
     return ImageSet(tuple(digits.test_images), digits.test_labels, digits.labels, "digits/test")
+
+
+def _photos(split: str) -> ImageSet:
+    photos = load_photos_split()
+    if split == "train":
+        return ImageSet(tuple(photos.train_images), photos.train_targets, photos.labels, "photos/train")
+    return ImageSet(tuple(photos.test_images), photos.test_targets, photos.labels, "photos/test")
 
 
 def _split_folder(folder: Path, split: str) -> Path:

@@ -14,7 +14,7 @@ from edgevit.quantization.trainable import finished, trainable
 from edgevit.sources import open_source
 from edgevit.training.checkpoint import CheckpointCard, read_checkpoint, save_checkpoint
 from edgevit.training.recipe import Augmentation, Recipe, get_recipe
-from edgevit.training.trainer import TrainingResult, check_sets, describe_training, fit, seeded, threads_of
+from edgevit.training.trainer import TrainingResult, check_sets, describe_training, fit, progress_of, seeded, threads_of
 
 
 def qat(
@@ -27,13 +27,15 @@ def qat(
     learning_rate: float | None = None,
     samples: int = SAMPLES,
     threads: int | None = None,
+    resume: bool = False,
 ) -> TrainingResult:
     """Train a network with NNCF's quantizers at its int8 grids, and write an int8 checkpoint.
 
     weights: a float checkpoint, whose ranges are first set by up to `samples` training pictures, or an int8 one to go
     on from. data: "digits" or a folder with train/ and test/. Epochs and the peak learning rate are those of the
     recipe "qat" unless given; augmentation is that of the float training where the checkpoint knows it. The scores are
-    those of the int8 network, which `convert` with precision "int8" takes to every target unchanged.
+    those of the int8 network, which `convert` with precision "int8" takes to every target unchanged. A killed run goes
+    on with `resume` and the same arguments, and ends with the same weights on a CPU.
     Raises UsageError for weights and data that do not fit, QuantizationError where no grid can be found, EdgevitError
     when training diverges; then `out` is as it was.
     """
@@ -49,11 +51,12 @@ def qat(
         network = post_training(source, train_set, samples)
     with stage("qat", model=source.spec.name, data=data) as running, threads_of(threads), seeded(recipe.seed):
         module = trainable(network)
-        curve = fit(module, source.spec, train_set, test_set, recipe)
+        curve = fit(module, source.spec, train_set, test_set, recipe, progress=progress_of(out), resume=resume)
         network = finished(module, network)
         running.result = f"top-1 {100 * curve[-1].top1:.2f} % in int8 on {len(test_set)} held-out pictures"
     facts = {"method": "qat", **describe_training(train_set, recipe, curve)}
     save_checkpoint(out, source.module, int8_card(source, weights, network, facts), network.tensors())
+    progress_of(out).unlink(missing_ok=True)
     return TrainingResult(Path(out), curve[-1].top1, recipe.epochs, time.perf_counter() - start, tuple(curve))
 
 

@@ -42,17 +42,17 @@ class Classifier(LightningModule):
         self.model = model
         self.recipe = recipe
         self.curve: list[EpochResult] = []
-        self._generator = torch.Generator().manual_seed(recipe.seed)
+        self.generator = torch.Generator().manual_seed(recipe.seed)
         self._loss = MeanMetric()
         self._top1 = MulticlassAccuracy(num_classes, average="micro")
         self._start = time.perf_counter()
 
     def on_fit_start(self) -> None:
-        self._start = time.perf_counter()
+        self._start = time.perf_counter() - (self.curve[-1].seconds if self.curve else 0)
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         images, targets = batch
-        images = augment(images, self.recipe.augmentation, self._generator)
+        images = augment(images, self.recipe.augmentation, self.generator)
         loss = F.cross_entropy(self.model(images), targets, label_smoothing=self.recipe.label_smoothing)
         if not torch.isfinite(loss):
             raise EdgevitError(

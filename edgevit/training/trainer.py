@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 import signal
 import threading
@@ -23,9 +24,11 @@ from edgevit import __version__
 from edgevit.data.imageset import ImageSet
 from edgevit.data.preprocess import preprocess
 from edgevit.errors import UsageError
+from edgevit.sources import state_digest
 from edgevit.spec import Layout, ModelSpec, Task
 from edgevit.training.checkpoint import CheckpointCard, load_weights, save_checkpoint
 from edgevit.training.module import Classifier, EpochResult
+from edgevit.training.progress import KeepProgress
 from edgevit.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -53,13 +56,15 @@ def train(
     *,
     weights: str | Path | None = None,
     threads: int | None = None,
+    resume: bool = False,
 ) -> TrainingResult:
     """Train spec's model, score it on the test set after each epoch, and write the checkpoint `out`.
 
     spec already has the set's class count (`ModelSpec.for_task`). weights are the start, with a new head when their
     class count differs; without them training starts from random weights. threads bounds the CPU threads. The same
-    seed on the same machine and thread count gives the same weights on a CPU. Raises UsageError for sets
-    or weights that do not fit, EdgevitError when training diverges and StorageError; then `out` is as it was.
+    seed on the same machine and thread count gives the same weights on a CPU, also when a run was killed and goes on
+    with `resume`: until it ends, its progress lies beside `out`. Raises UsageError for sets, weights or progress
+    that do not fit, EdgevitError when training diverges and StorageError; then `out` is as it was.
     """
     check_sets(spec, train_set, test_set)
     start = time.perf_counter()
@@ -67,9 +72,10 @@ def train(
         model = spec.build(spec.num_classes, spec.input_size)
         if weights is not None:
             load_weights(model, weights, replace_head=True)
-        curve = fit(model, spec, train_set, test_set, recipe)
+        curve = fit(model, spec, train_set, test_set, recipe, progress=progress_of(out), resume=resume)
     seconds = time.perf_counter() - start
     save_checkpoint(out, model, _card(spec, train_set, recipe, curve))
+    progress_of(out).unlink(missing_ok=True)
     return TrainingResult(Path(out), curve[-1].top1, recipe.epochs, seconds, tuple(curve))
 
 
@@ -113,13 +119,30 @@ def check_sets(spec: ModelSpec, train_set: ImageSet, test_set: ImageSet) -> None
         )
 
 
+def progress_of(out: Path) -> Path:
+    """Where the progress of the run lies whose checkpoint `out` will be."""
+    return Path(out).with_name(f"{Path(out).name}.progress")
+
+
 def fit(
-    model: nn.Module, spec: ModelSpec, train_set: ImageSet, test_set: ImageSet, recipe: Recipe
+    model: nn.Module,
+    spec: ModelSpec,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    recipe: Recipe,
+    *,
+    progress: Path,
+    resume: bool = False,
 ) -> list[EpochResult]:
     """Run all epochs on any network from images (N, 3, S, S) to logits (N, num_classes).
 
-    It holds the trained weights afterwards, on the CPU and in eval mode. Returns one result per epoch.
+    It holds the trained weights afterwards, on the CPU and in eval mode. Returns one result per epoch. progress: file
+    that is written after each epoch; with `resume` a run goes on from there, or begins if there is none.
     """
+    if resume and not progress.is_file():
+        log.info("nothing to resume at %s: training starts anew", progress)
+    facts = [spec.name, train_set.name, len(train_set), dataclasses.asdict(recipe), state_digest(model)]
+    shuffle = torch.Generator().manual_seed(recipe.seed)
     classifier = Classifier(model, recipe, spec.num_classes)
     batch_size = min(recipe.batch_size, len(train_set))
     # drop_last: a rest of one image has no batch statistics. Shuffling leaves out other images each epoch.
@@ -128,7 +151,7 @@ def fit(
         batch_size,
         shuffle=True,
         drop_last=True,
-        generator=torch.Generator().manual_seed(recipe.seed),
+        generator=shuffle,
     )
     scored = DataLoader(PreprocessedSet(test_set, spec), batch_size)
     with _quiet_lightning():
@@ -138,11 +161,13 @@ def fit(
             max_epochs=recipe.epochs,
             num_sanity_val_steps=0,
             logger=False,
-            enable_checkpointing=False,
+            enable_checkpointing=True,
             enable_progress_bar=False,
             enable_model_summary=False,
+            callbacks=[KeepProgress(progress, json.dumps(facts), shuffle)],
         )
-        trainer.fit(classifier, batches, scored)
+        found = progress if resume and progress.is_file() else None
+        trainer.fit(classifier, batches, scored, ckpt_path=found, weights_only=True)
     model.cpu().eval()
     return classifier.curve
 

@@ -15,7 +15,7 @@ from edgevit.data.imageset import ImageSet
 from edgevit.errors import EdgevitError, StorageError, UsageError
 from edgevit.spec import ModelSpec, Preprocess, Task, Tier, class_logits, image_input, logit_map
 from edgevit.training.checkpoint import read_checkpoint
-from edgevit.training.module import augment, warmup_cosine
+from edgevit.training.module import Classifier, augment, warmup_cosine
 from edgevit.training.recipe import Augmentation, Recipe
 from edgevit.training.trainer import train
 
@@ -203,3 +203,57 @@ def test_learning_rate_rises_over_warmup_and_falls_to_zero():
     assert rates[12] == pytest.approx(0.5)
     assert rates[20] == pytest.approx(0.0)
     assert warmup_cosine(0, 0, 1) == 1.0
+
+
+class Killed(BaseException):
+    """As abrupt as a signal: nobody catches it to tidy up."""
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_run_that_was_killed_ends_with_the_same_weights(tmp_path, monkeypatch, batch):
+    def dropping(num_classes: int, input_size: int) -> nn.Module:
+        return nn.Sequential(build(8, input_size), nn.Dropout(0.3), nn.Linear(8, num_classes))
+
+    spec = dataclasses.replace(toy_spec(), build=dropping)
+    whole, killed = tmp_path / "whole.pt", tmp_path / "killed.pt"
+    sets = colours(48), colours(16)
+    expected = train(spec, *sets, RECIPE, whole, threads=1)
+    step = Classifier.training_step
+
+    def training_step(self, images, index):
+        if self.current_epoch == 1 and index == batch - 1:
+            raise Killed
+        return step(self, images, index)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Classifier, "training_step", training_step)
+        with pytest.raises(Killed):
+            train(spec, *sets, RECIPE, killed, threads=1)
+    assert not killed.exists()
+    result = train(spec, *sets, RECIPE, killed, threads=1, resume=True)
+    assert [dataclasses.replace(epoch, seconds=0) for epoch in result.curve] == [
+        dataclasses.replace(epoch, seconds=0) for epoch in expected.curve
+    ]
+    one, other = (read_checkpoint(path).state_dict for path in (whole, killed))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not list(tmp_path.glob("*.progress*"))
+
+
+def test_progress_of_another_run_is_refused(tmp_path, monkeypatch):
+    def training_step(self, images, index):
+        raise Killed
+
+    out = tmp_path / "toy.pt"
+    short = dataclasses.replace(RECIPE, epochs=1)
+    with monkeypatch.context() as patched:
+        patched.setattr("edgevit.training.trainer.save_checkpoint", lambda *args: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            train(toy_spec(), colours(16), colours(8), short, out)
+    with pytest.raises(UsageError, match="progress of another run"):
+        train(toy_spec(), colours(16), colours(8), RECIPE, out, resume=True)
+
+
+def test_nothing_to_resume_is_told_and_training_starts(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="edgevit"):
+        train(toy_spec(), colours(16), colours(8), RECIPE, tmp_path / "toy.pt", resume=True)
+    assert "starts anew" in caplog.text

@@ -1,0 +1,63 @@
+"""What a killed training run needs to go on as if nothing had happened, kept after every epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+from edgevit.errors import UsageError
+from edgevit.storage import storage_errors
+from edgevit.training.module import Classifier, EpochResult
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+_KEY = "edgevit_progress"
+
+
+class KeepProgress(Checkpoint):
+    """Writes weights, optimizer, schedule, random generators and curve to `path` at the end of each epoch.
+
+    run: what identifies the run; progress of another one is refused. shuffle: the generator that orders the pictures.
+    The file is whole or the one of the epoch before, and is read without running code of it.
+    """
+
+    def __init__(self, path: Path, run: str, shuffle: torch.Generator) -> None:
+        self.path = path
+        self._run = run
+        self._shuffle = shuffle
+
+    def on_train_epoch_end(self, trainer: Trainer, module: Classifier) -> None:
+        """After the module's own hook: Lightning calls checkpoint callbacks last."""
+        partial = self.path.with_name(f"{self.path.name}.partial")
+        with storage_errors(self.path):
+            trainer.save_checkpoint(partial)
+            os.replace(partial, self.path)
+
+    def on_save_checkpoint(self, trainer: Trainer, module: Classifier, checkpoint: dict[str, Any]) -> None:
+        """Add what Lightning does not know."""
+        checkpoint[_KEY] = {
+            "run": self._run,
+            "curve": [dataclasses.asdict(result) for result in module.curve],
+            "generators": [generator.get_state() for generator in self._generators(module)],
+        }
+
+    def on_load_checkpoint(self, trainer: Trainer, module: Classifier, checkpoint: dict[str, Any]) -> None:
+        """Continue the curve and every stream of random numbers. UsageError for the progress of another run."""
+        kept = checkpoint[_KEY]
+        if kept["run"] != self._run:
+            raise UsageError(
+                f"{self.path} is the progress of another run",
+                hint="give the arguments and starting weights of that run, or start anew without --resume",
+            )
+        module.curve[:] = [EpochResult(**result) for result in kept["curve"]]
+        for generator, state in zip(self._generators(module), kept["generators"], strict=True):
+            generator.set_state(state)
+
+    def _generators(self, module: Classifier) -> list[torch.Generator]:
+        return [self._shuffle, module.generator, torch.random.default_generator]
