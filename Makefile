@@ -6,11 +6,11 @@ CODE := $(wildcard edgevit/*.py edgevit/*/*.py converters/*.py converters/*/*.py
 READY := .venv/ready
 PEERS := .venv-peers/ready
 
-.PHONY: help setup demo test test-fast lint goldens matrix sizes peers race coreml conformance demo-result clean
+.PHONY: help setup demo test test-fast lint goldens matrix sizes peers race coreml int8 conformance demo-result clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## .venv/ with every runtime and converter (about 2 GB)
 
@@ -75,6 +75,10 @@ race: $(READY) $(PEERS)  ## race our artifacts against stock conversions (on a q
 coreml: $(READY)  ## every model as a Core ML package, and compressed weights (about half an hour)
 	$(BIN)/python -m benchmarks.matrix benchmarks/coreml.toml
 	$(BIN)/python -m benchmarks.matrix benchmarks/coreml-weights.toml
+	$(BIN)/python -m benchmarks.tables
+
+int8: $(READY)  ## train, quantize, convert and score three models in int8 (about an hour)
+	$(BIN)/python -m benchmarks.int8
 	$(BIN)/python -m benchmarks.tables
 
 conformance: $(READY)  ## coremltools' own op tests on the interpreter (about 10 minutes)

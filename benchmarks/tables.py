@@ -162,6 +162,42 @@ def interpreter() -> str:
     return "\n".join(lines) + "\n"
 
 
+def int8() -> str:
+    """Top-1 of every form of each model on the same pictures, and how the artifacts agree."""
+    result = _result("int8")
+    lines = [
+        "| model | form | top-1 | points below float, 95 % interval | agreement with the trained int8 network | MB, of fp32 |",
+        "|---|---|---:|---|---|---|",
+    ]
+    for model in result["models"]:
+        lines += [_int8_row(model["model"], row) for row in model["rows"]]
+    course = result["course"]
+    pictures = ", ".join(sorted({str(model["pictures"]) for model in result["models"]}))
+    agreements = [share for model in result["models"] for share in model["agreement"].values()]
+    lines += [
+        "",
+        f"`{course['data']}`, {pictures} test pictures at {course['input_size']}x{course['input_size']}; any two targets "
+        f"agree on {100 * min(agreements):.1f} % of the pictures or more; {result['cpu']}; "
+        f"{_tools(result['provenance']['tools'])}; made by `make int8`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_FORMS = {"float": "float", "ptq": "int8, post-training", "qat": "int8, trained"}
+
+
+def _int8_row(model: str, row: dict[str, Any]) -> str:
+    drop = row["drop"]
+    lost = "–" if row["form"] == "float" else f"{drop['points']:.2f} [{drop['low']:.2f}, {drop['high']:.2f}]"
+    agreement = size = "–"
+    if "agreement" in row:
+        closeness = "equal" if row["snr_db"] is None else f"{row['snr_db']:.0f} dB"
+        agreement = f"{100 * row['agreement']:.2f} %, {closeness}"
+        size = f"{row['size_bytes'] / 1e6:.1f}, {row['size_ratio']:.2f}"
+    form = _FORMS.get(row["form"], row["form"])
+    return f"| {model} | {form} | {100 * row['top1']:.2f} % | {lost} | {agreement} | {size} |"
+
+
 def _size_row(model: str, target: str, rows: list[dict[str, Any]]) -> str:
     right = [row for row in rows if not row["error"]]
     sizes = [row["input_size"] for row in right]

@@ -130,8 +130,8 @@ def test_readme_commands_exist():
     used = set(re.findall(r"^\s*(?:\$ )?edgevit ([a-z]+)", readme, re.M))
     assert used
     assert used <= set(COMMANDS)
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    assert set(re.findall(r"`?make ([a-z-]+)`?", readme)) <= targets
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"`?make ([a-z0-9-]+)`?", readme)) <= targets
 
 
 def test_readme_tables_come_from_committed_results():
