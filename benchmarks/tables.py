@@ -166,7 +166,7 @@ def int8() -> str:
     """Top-1 of every form of each model on the same pictures, and how the artifacts agree."""
     result = _result("int8")
     lines = [
-        "| model | form | top-1 | points below float, 95 % interval | agreement with the trained int8 network | MB, of fp32 |",
+        "| model | form | top-1 | points below float, 95 % interval | agreement with int8, trained | MB, of fp32 |",
         "|---|---|---:|---|---|---|",
     ]
     for model in result["models"]:
@@ -176,7 +176,7 @@ def int8() -> str:
     agreements = [share for model in result["models"] for share in model["agreement"].values()]
     lines += [
         "",
-        f"`{course['data']}`, {pictures} test pictures at {course['input_size']}x{course['input_size']}; any two targets "
+        f"`{course['data']}`, {pictures} test pictures of {course['input_size']} pixels a side; any two targets "
         f"agree on {100 * min(agreements):.1f} % of the pictures or more; {result['cpu']}; "
         f"{_tools(result['provenance']['tools'])}; made by `make int8`.",
     ]
