@@ -6,7 +6,7 @@ CODE := $(wildcard edgevit/*.py edgevit/*/*.py converters/*.py converters/*/*.py
 READY := .venv/ready
 PEERS := .venv-peers/ready
 
-.PHONY: help setup demo test test-fast lint goldens matrix sizes peers race coreml int8 conformance demo-result clean
+.PHONY: help setup demo test test-fast lint goldens matrix sizes peers race race-int8 coreml int8 conformance demo-result clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -71,6 +71,9 @@ $(PEERS): benchmarks/peers.txt benchmarks/peers-constraints.txt
 
 race: $(READY) $(PEERS)  ## race our artifacts against stock conversions (on a quiet machine, about 25 minutes, the first time 45)
 	$(BIN)/python -m benchmarks.race; status=$$?; $(BIN)/python -m benchmarks.tables && $(BIN)/python -m benchmarks.plots && exit $$status
+
+race-int8: $(READY) $(PEERS)  ## race our int8 artifacts against float ones, stock and our own (about 15 minutes)
+	$(BIN)/python -m benchmarks.race benchmarks/race-int8.toml; status=$$?; $(BIN)/python -m benchmarks.tables && exit $$status
 
 coreml: $(READY)  ## every model as a Core ML package, and compressed weights (about half an hour)
 	$(BIN)/python -m benchmarks.matrix benchmarks/coreml.toml

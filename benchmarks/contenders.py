@@ -37,13 +37,16 @@ class Contender:
 
     @property
     def ours(self) -> bool:
-        return self.conversion == OURS
+        return self.conversion in OURS
 
 
-OURS = "edgevit"  # the conversion that is `edgevit convert`; all others are stock
+FLOAT, INT8 = "edgevit", "edgevit_int8"
+OURS = (FLOAT, INT8)  # conversions that are `edgevit convert`; all others are stock
 CONTENDERS = {
-    "edgevit_executorch": Contender("edgevit, ExecuTorch", OURS, "*-executorch/model.pte", "executorch"),
-    "edgevit_tflite": Contender("edgevit, TFLite", OURS, "*-tflite/model.tflite", "litert"),
+    "edgevit_executorch": Contender("edgevit, ExecuTorch", FLOAT, "*-executorch/model.pte", "executorch"),
+    "edgevit_tflite": Contender("edgevit, TFLite", FLOAT, "*-tflite/model.tflite", "litert"),
+    "edgevit_executorch_int8": Contender("edgevit, ExecuTorch int8", INT8, "*-executorch/model.pte", "executorch"),
+    "edgevit_tflite_int8": Contender("edgevit, TFLite int8", INT8, "*-tflite/model.tflite", "litert"),
     "executorch": Contender("ExecuTorch, XNNPACK", "executorch", "model.pte", "executorch"),
     "onnx2tf": Contender("TFLite by onnx2tf", "onnx2tf", "model.tflite", "litert"),
     "litert_torch": Contender("TFLite by litert-torch", "litert_torch", "model.tflite", "litert"),

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.race`: our artifacts against stock conversions of the same networks, in one run.
+"""`python -m benchmarks.race [RACE.toml]`: our artifacts against stock conversions of the same networks, in one run.
 
 Every contender of a model gets the same weights and the same picture, and a fresh process per round; rounds come in
 pairs of opposite order, so what slows the machine for minutes hits all alike. Conversions are kept in artifacts/race/
-and made again when what they come from has changed. The result is results/race.json, where --only replaces its models
-alone; a run with --rounds leaves artifacts/race/race.json instead.
+and made again when what they come from has changed. The result is results/RACE.json, where --only replaces its models
+alone; a run with --rounds leaves artifacts/race/RACE.json instead.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.contenders import CONTENDERS, OURS, PEER_RUNTIMES, contender_file
+from benchmarks.contenders import CONTENDERS, FLOAT, INT8, OURS, PEER_RUNTIMES, contender_file
 from benchmarks.matrix import seeded_model
 from benchmarks.standings import CONTROL, Race, is_right, judge_bars, judge_conversion, merged, read_race, summarize
 from benchmarks.stock import PEER_CONVERSIONS, stock_network
@@ -41,7 +41,7 @@ from edgevit.storage import atomic_folder, sha256_file, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RACE = Path(__file__).with_suffix(".toml")
-RESULT = Path(__file__).parent / "results" / "race.json"
+RESULTS = Path(__file__).parent / "results"
 WORK = ROOT / "artifacts" / "race"
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
 # What a conversion comes from, beside the weights: a change of any file makes it again.
@@ -56,26 +56,28 @@ logger = logging.getLogger("edgevit.benchmarks.race")
 def main() -> None:
     """Convert what is missing, race, judge, write the result; exit 1 if a bar was missed or not judged."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("race", nargs="?", type=Path, default=RACE, help="rules; default: race.toml")
     parser.add_argument("--only", nargs="+", metavar="MODEL", help="models to race; default: all of race.toml")
     parser.add_argument("--rounds", type=int, help="rounds per model instead of race.toml's")
     parser.add_argument("--peers", type=Path, default=PEERS, help="Python that has the peers (`make peers`)")
     arguments = parser.parse_args()
     log.configure()
-    race = read_race(RACE)
+    race = read_race(arguments.race)
+    result_file = RESULTS / f"{arguments.race.stem}.json"
     if arguments.rounds:
         race = dataclasses.replace(race, timing=dataclasses.replace(race.timing, rounds=arguments.rounds))
     try:
-        result = run_race(race, arguments.only or race.models, arguments.peers)
+        result = run_race(race, arguments.only or race.models, arguments.peers, WORK / result_file.name)
         if arguments.rounds is None:
-            kept = json.loads(RESULT.read_text()) if arguments.only and RESULT.is_file() else None
-            write_json(RESULT, result if kept is None else merged(kept, result))
+            kept = json.loads(result_file.read_text()) if arguments.only and result_file.is_file() else None
+            write_json(result_file, result if kept is None else merged(kept, result))
     except EdgevitError as error:
         sys.exit(str(error))
     sys.exit(any(row["met"] is not True for row in (*result["bars"], *result["conversion"])))
 
 
-def run_race(race: Race, models: tuple[str, ...], peers: Path) -> dict[str, Any]:
-    """The whole result; a copy in artifacts/race/race.json grows with every round."""
+def run_race(race: Race, models: tuple[str, ...], peers: Path, progress: Path) -> dict[str, Any]:
+    """The whole result; the copy `progress` grows with every round."""
     host = describe_host()
     result: dict[str, Any] = {
         "schema": "edgevit.race",
@@ -100,14 +102,14 @@ def run_race(race: Race, models: tuple[str, ...], peers: Path) -> dict[str, Any]
                 rounds.append(run_round(folder, race, number, failed, peers))
             summary = {"model": model, **summarize(rounds, race, host.cores or 1), "provenance": result["provenance"]}
             document = result | {"models": [*result["models"], summary]}
-            write_json(WORK / "race.json", document)
+            write_json(progress, document)
         result["models"].append(summary)
         result["bars"] += judge_bars(model, summary, race.bars)
         right = {row["contender"] for row in summary["contenders"] if is_right(row)}
         result["operations"] += time_operations(folder, race, right, peers)
-        write_json(WORK / "race.json", result)
+        write_json(progress, result)
     result["conversion"] = [time_conversions(model, race, peers) for model in race.conversion.models if model in models]
-    write_json(WORK / "race.json", result)
+    write_json(progress, result)
     return result
 
 
@@ -150,7 +152,9 @@ def convert(folder: Path, conversion: str, peers: Path) -> dict[str, Any]:
 
 def run_conversion(folder: Path, conversion: str, out: Path, peers: Path) -> tuple[float, str]:
     """Wall seconds of one conversion in a fresh process, imports included, and why it failed or ""."""
-    if conversion == OURS:
+    if conversion == INT8:
+        argv = ["-m", "benchmarks.int8_course", folder, "--out", out]
+    elif conversion == FLOAT:
         model = json.loads((folder / "course.json").read_text())["model"]
         weights = folder / "weights.pt"
         argv = ["-m", "edgevit", "convert", model, "--weights", weights, "--target", "all", "--no-cache", "--out", out]
@@ -173,7 +177,7 @@ def run_conversion(folder: Path, conversion: str, out: Path, peers: Path) -> tup
 def source_key(folder: Path, conversion: str) -> str:
     """Hash of all that a conversion's result depends on."""
     weights = json.loads((folder / "course.json").read_text())["weights"]
-    return f"{weights[:16]}-{_hash_files(_OUR_SOURCES if conversion == OURS else _STOCK_SOURCES)[:16]}"
+    return f"{weights[:16]}-{_hash_files(_OUR_SOURCES if conversion in OURS else _STOCK_SOURCES)[:16]}"
 
 
 def _hash_files(sources: Sequence[str]) -> str:
@@ -249,7 +253,7 @@ def run_worker(module: str, argv: Sequence[str | Path], python: Path, threads: i
 def time_conversions(model: str, race: Race, peers: Path) -> dict[str, Any]:
     """Wall time of our command and of the stock conversions, in turns; kept until a source changes."""
     folder, plan = WORK / model, race.conversion
-    names = [OURS, *plan.stock]
+    names = [FLOAT, *plan.stock]
     keys = {name: source_key(folder, name) for name in names}
     record = folder / "conversion-times.json"
     kept = json.loads(record.read_text()) if record.is_file() else {}

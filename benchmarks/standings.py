@@ -136,7 +136,8 @@ def summarize(rounds: Sequence[Round], race: Race, cores: int) -> dict[str, Any]
         {"ours": ours, "against": other} | interval_json(paired_ratio(rounds, ours, other))
         for ours in race.contenders
         for other in race.contenders
-        if CONTENDERS[ours].ours and not CONTENDERS[other].ours and {ours, other} <= right
+        if CONTENDERS[ours].ours and CONTENDERS[other].conversion != CONTENDERS[ours].conversion
+        if {ours, other} <= right
     ]
     control = paired_ratio(rounds, CONTROL, race.control) if race.control in right and _all_ran(rounds) else None
     return {

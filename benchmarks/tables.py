@@ -103,7 +103,16 @@ def demo() -> str:
 
 def race() -> str:
     """Latency of every contender, the bars, conversion times; what speaks against a number stands under it."""
-    result = _result("race")
+    return _raced("race", "float32, ", "make race")
+
+
+def race_int8() -> str:
+    """Latency in int8 beside float."""
+    return _raced("race-int8", "", "make race-int8")
+
+
+def _raced(name: str, numbers: str, command: str) -> str:
+    result = _result(name)
     models = result["models"]
     names = list(dict.fromkeys(row["contender"] for model in models for row in model["contenders"]))
     timing = result["race"]["timing"]
@@ -119,9 +128,9 @@ def race() -> str:
         "",
         *(_race_note(model) for model in models),
         "",
-        f"{result['cpu']}, {result['cores']} cores; {timing['threads']} thread, batch 1, 224x224, float32, the same "
+        f"{result['cpu']}, {result['cores']} cores; {timing['threads']} thread, batch 1, 224x224, {numbers}the same "
         f"seeded weights for all; medians over {timing['rounds']} rounds of one fresh process per contender, at least "
-        f"{timing['runs']} runs each; {_tools(result['provenance']['tools'] | result['peers'])}; made by `make race`.",
+        f"{timing['runs']} runs each; {_tools(result['provenance']['tools'] | result['peers'])}; made by `{command}`.",
     ]
     return "\n".join(lines) + "\n"
 
