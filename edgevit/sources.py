@@ -111,7 +111,7 @@ def _require_precision(checkpoint: Checkpoint | None, precision: Precision | Non
     quantized = checkpoint is not None and bool(checkpoint.int8)
     if precision is Precision.INT8 and not quantized:
         raise QuantizationError(
-            f"{'no weights' if checkpoint is None else checkpoint.path} with int8 scales",
+            "no int8 scales without weights" if checkpoint is None else f"{checkpoint.path} has no int8 scales",
             hint="make them first: edgevit quantize MODEL --weights FILE --data DATA, or edgevit qat",
         )
     if precision not in (None, Precision.INT8) and quantized:
