@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edgevit.errors import ContractError
+from edgevit.quantization.scheme import HIGH, LOW, WEIGHT_LOW, is_half
 
 _SHOWN = 4  # differences that an error names
 
@@ -85,8 +86,6 @@ class StoredGrids:
 
     def require_scheme(self, where: str) -> None:
         """Raise ContractError for the first weight or scale that no file of this scheme can hold."""
-        from edgevit.quantization.scheme import LOW, HIGH, WEIGHT_LOW, is_half
-
         for layer in self.layers:
             if layer.values.min(initial=0) < WEIGHT_LOW or not all(map(is_half, layer.scales.tolist())):
                 raise ContractError(
