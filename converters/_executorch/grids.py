@@ -22,6 +22,9 @@ _MOVES = ("Convert", "Copy", "Reshape", "Transpose", "Slice", "Concatenate", "Co
 _LAYER_KERNELS = ("aten::convolution", "aten::linear", "aten::addmm")
 _MOVE_KERNELS = ("aten::cat", "aten::clone", "aten::max_pool2d_with_indices", "aten::constant_pad_nd")
 _PAIR_KERNELS = ("quantized_decomposed::quantize_per_tensor", "quantized_decomposed::dequantize_per_tensor")
+# What a float weight is for. The delegate writes a BatchNorm of its own as a depthwise convolution (1, 1, 1, C): that
+# is arithmetic with a constant, no layer of the network.
+_LAYER, _AVERAGE, _SCALING = "layer", "average", "scaling"
 
 
 def read_grids(path: Path) -> StoredGrids:
@@ -34,15 +37,15 @@ def read_grids(path: Path) -> StoredGrids:
     for index, call in enumerate(calls):
         if call.name in _PAIR_KERNELS:
             activations[f"call {index}"] = StoredGrid(float(np.float32(call.arguments[1])), int(call.arguments[2]))
-    layers = [layer for reader in readers for layer in reader.layers()]
     floats = [found for reader in readers for found in reader.float_layers()]
-    floats += [(call.name, False) for call in calls if call.name in _LAYER_KERNELS]
+    floats += [(call.name, _LAYER) for call in calls if call.name in _LAYER_KERNELS]
     kinds = [kind for reader in readers for kind in reader.floating()]
+    kinds += [role for _, role in floats if role == _SCALING]
     return StoredGrids(
-        layers=tuple(layers),
+        layers=tuple(layer for reader in readers for layer in reader.layers()),
         activations=activations,
-        float_layers=tuple(name for name, average in floats if not average),
-        averages=sum(average for _, average in floats),
+        float_layers=tuple(name for name, role in floats if role == _LAYER),
+        averages=sum(role == _AVERAGE for _, role in floats),
         floating=count_kinds([*kinds, *(call.name for call in calls if _computes(call))]),
     )
 
@@ -85,13 +88,19 @@ class _DelegateReader:
                 self._grid(node["output_id"]),
             )
 
-    def float_layers(self) -> Iterator[tuple[str, bool]]:
-        """(name, whether it averages) of those with another weight."""
+    def float_layers(self) -> Iterator[tuple[str, str]]:
+        """(name, role) of those with another weight."""
         for name, node in self._weighted():
-            id_ = node["filter_id"]
-            if self._kind(id_) != "qcint8":
-                constant = self._kind(id_) == "fp32" and self._tensors[id_]["constant_buffer_idx"]
-                yield name, bool(constant) and is_average(self._constant(id_, np.float32))
+            if self._kind(node["filter_id"]) != "qcint8":
+                yield name, self._role(node["filter_id"], depthwise=name.startswith("Depthwise"))
+
+    def _role(self, id_: int, *, depthwise: bool) -> str:
+        if self._kind(id_) != "fp32" or not self._tensors[id_]["constant_buffer_idx"]:
+            return _LAYER
+        weight = self._constant(id_, np.float32)
+        if depthwise:
+            return _SCALING if weight.shape[:3] == (1, 1, 1) else _LAYER
+        return _AVERAGE if is_average(weight) else _LAYER
 
     def floating(self) -> Iterator[str]:
         """The kinds of the other operations with float results."""

@@ -33,7 +33,7 @@ def read_grids(path: Path) -> StoredGrids:
         weight = graph.tensors[operator.inputs[1]]  # behind a TRANSPOSE_CONV's shape, too
         if weight.dtype == "int8" and weight.grid is not None:
             layers.append(_layer(graph, operator, weight))
-        elif weight.data is not None and is_average(weight.data):
+        elif operator.name != "DEPTHWISE_CONV_2D" and weight.data is not None and is_average(weight.data):
             averages += 1
         else:
             floats.append(graph.tensors[operator.output].name)

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
 from edgevit.errors import ContractError
 from edgevit.export import export
@@ -15,9 +17,10 @@ from edgevit.plugins import get_converter
 from edgevit.quantization.promised import network_grids
 from edgevit.quantization.stored import compare_grids
 from edgevit.spec import Precision
-from tests.tiny import int8_network, residual_spec
+from tests.tiny import classifier_spec, int8_network, residual_spec
 
 LIBRARIES = {"executorch": "executorch.exir", "tflite": "ai_edge_litert", "coreml": "coremltools"}
+NEWER_COREML = {"deployment_target": "iOS18"}  # stores int8 weights by another operation
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +28,14 @@ def network():
     return int8_network()
 
 
-@pytest.fixture(scope="module", params=LIBRARIES)
+@pytest.fixture(scope="module", params=[*((name, {}) for name in LIBRARIES), ("coreml", NEWER_COREML)], ids=str)
 def written(request, network, tmp_path_factory):
     """Converter, folder and manifest of the int8 network in one target."""
-    pytest.importorskip(LIBRARIES[request.param], reason=f"{request.param} is not installed")
-    converter, folder = get_converter(request.param), tmp_path_factory.mktemp(request.param)
+    target, options = request.param
+    pytest.importorskip(LIBRARIES[target], reason=f"{target} is not installed")
+    converter, folder = get_converter(target), tmp_path_factory.mktemp(target)
     program = export(network.module(), residual_spec(), precision=Precision.INT8)
-    converted = converter.convert(program, converter.Options(), folder)
+    converted = converter.convert(program, converter.Options(**options), folder)
     return converter, folder, SimpleNamespace(entry=converted.entry)
 
 
@@ -105,6 +109,28 @@ def test_damaged_file_is_refused(written, tmp_path):
         target.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ContractError):
         converter.read_grids(tmp_path, manifest)
+
+
+class LoneNorm(nn.Module):
+    """A BatchNorm that nothing around it can take in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.head = nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.Conv2d(8, 5, 1)
+        nn.init.uniform_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(torch.sigmoid(self.stem(x)).exp())).mean((2, 3))
+
+
+@pytest.mark.parametrize("target", LIBRARIES)
+def test_norm_alone_is_arithmetic_whatever_a_target_writes_it_as(target, tmp_path):
+    pytest.importorskip(LIBRARIES[target], reason=f"{target} is not installed")
+    converter = get_converter(target)
+    converted = converter.convert(export(LoneNorm().eval(), classifier_spec()), converter.Options(), tmp_path)
+    stored = converter.read_grids(tmp_path, SimpleNamespace(entry=converted.entry))
+    assert len(stored.float_layers) == 2
+    assert stored.averages == 0
 
 
 def test_small_scales_of_a_pte_keep_all_their_bits():
