@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import math
-import re
 import tempfile
 import time
 from collections import Counter
@@ -34,6 +33,7 @@ from benchmarks.operations import (
     add_up,
     convolution_kind,
 )
+from converters._executorch.delegate import Json, graph_schema, read_contents
 from edgevit.libraries import version
 from edgevit.log import captured_native_output
 from edgevit.sampling import median
@@ -83,8 +83,6 @@ _BY_SIZE = frozenset(
     )
 )
 
-Json = dict[str, Any]
-
 
 @dataclass(frozen=True, slots=True)
 class Operation:
@@ -130,30 +128,11 @@ class Operation:
 
 def read_operations(path: Path) -> tuple[Counter[Operation], Counter[str]]:
     """Operations of a .pte's XNNPACK delegates, and the kernels that it calls outside of them, with their counts."""
-    from executorch.exir._serialize._program import deserialize_pte_binary
-
-    program = deserialize_pte_binary(path.read_bytes()).program
-    plan = program.execution_plan[0]
+    contents = read_contents(path)
     inside: Counter[Operation] = Counter()
-    for delegate in plan.delegates:
-        inside.update(_operations(_graph(bytes(program.backend_delegate_data[delegate.processed.index].data))))
-    calls = (step.instr_args for chain in plan.chains for step in chain.instructions)
-    outside = Counter(plan.operators[call.op_index].name for call in calls if type(call).__name__ == "KernelCall")
-    return inside, outside
-
-
-def _graph(blob: bytes) -> Json:
-    """The delegate's flatbuffer as JSON."""
-    from executorch.backends.xnnpack.serialization import xnnpack_graph_serialize as xnnpack
-    from executorch.exir._serialize import _flatbuffer
-
-    header = xnnpack.XNNHeader.from_bytes(blob[: xnnpack.XNNHeader.EXPECTED_LENGTH])
-    with tempfile.TemporaryDirectory() as folder:
-        schema, binary = Path(folder, "schema.fbs"), Path(folder, "graph.bin")
-        schema.write_bytes(xnnpack._get_schema_bytes())
-        binary.write_bytes(blob[header.flatbuffer_offset : header.flatbuffer_offset + header.flatbuffer_size])
-        _flatbuffer._flatc_decompile(folder, str(schema), str(binary))
-        return json.loads(re.sub(r": (-?)inf\b", r": \1Infinity", Path(folder, "graph.json").read_text()))
+    for delegate in contents.delegates:
+        inside.update(_operations(delegate.graph))
+    return inside, Counter(call.name for call in contents.calls)
 
 
 def _operations(graph: Json) -> Iterator[Operation]:
@@ -254,8 +233,8 @@ def _serialize(graph: Json, constants: bytes) -> bytes:
 
     with tempfile.TemporaryDirectory() as folder:
         schema, text = Path(folder, "schema.fbs"), Path(folder, "schema.json")
-        schema.write_bytes(xnnpack._get_schema_bytes())
-        text.write_text(json.dumps(graph).replace("Infinity", "inf"))  # as flatc spells it
+        schema.write_bytes(graph_schema())
+        text.write_text(json.dumps(graph))
         _flatbuffer._flatc_compile(folder, str(schema), str(text))
         flatbuffer = Path(folder, "schema.bin").read_bytes()
     align = xnnpack.CONSTANT_TENSOR_ALIGNMENT

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from converters._coreml.sessions import CoreMLSession, InterpreterSession
     from edgevit.contract.manifest import Lowering, Manifest
     from edgevit.mil.package import Package
+    from edgevit.quantization.stored import StoredGrids
     from edgevit.spec import TensorSpec
 
 MODEL_FILE = "model.mlpackage"
@@ -144,6 +145,12 @@ class CoreMLConverter:
             "lint": f"no errors, {warnings} warnings",
         }
 
+    def read_grids(self, folder: Path, manifest: Manifest) -> StoredGrids:
+        """The int8 grids in the model file. Raises ContractError if it is damaged."""
+        from converters._coreml.grids import read_grids
+
+        return read_grids(folder / manifest.entry)
+
     def runs_here(self) -> str:
         """Core ML itself exists on Apple's systems alone."""
         return "" if sys.platform == "darwin" else "evaluated by the reference interpreter; Core ML itself needs macOS"
@@ -188,12 +195,19 @@ def _float32(ct: ModuleType, name: str, shape: tuple[int, ...] | None = None) ->
 
 
 def _passes(ct: ModuleType, options: Options) -> Any:
-    """Those of coremltools but one, which turns x * a + b into a batch_norm of variance 1 with epsilon 1e-5.
+    """Those of coremltools but two.
 
-    That scales every such x by 1 / sqrt(1 + 1e-5); VAN-B0's LayerNorms together lost 6e-6 of the output to it.
+    One turns x * a + b into a batch_norm of variance 1 with epsilon 1e-5. That scales every such x by
+    1 / sqrt(1 + 1e-5); VAN-B0's LayerNorms together lost 6e-6 of the output to it. The other divides the scales
+    around every int8 addition by one of them, and rounds the quotients to float16: no longer the scales of training.
     """
     pipeline = ct.PassPipeline()
-    pipeline.remove_passes({"common::fuse_elementwise_to_batchnorm"})
+    pipeline.remove_passes(
+        {
+            "common::fuse_elementwise_to_batchnorm",
+            "common::distributive_quantized_binary_op_scale_normalization",
+        }
+    )
     if options.weights != compression.FULL:
         compression.add_pass(pipeline, options.weights)
     return pipeline

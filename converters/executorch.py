@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import fx
 
     from edgevit.contract.manifest import Lowering, Manifest
+    from edgevit.quantization.stored import StoredGrids
 
 MODEL_FILE = "model.pte"
 _BINDINGS = "executorch.extension.pybindings._portable_lib"
@@ -118,6 +119,13 @@ class ExecuTorchConverter:
             if found != declared:
                 raise ContractError(f"{path} has {kind} {found}, its manifest says {declared}", hint="convert again")
         return {"identifier": magic.decode(), "method": meta.name(), "inputs": str(inputs), "outputs": str(outputs)}
+
+    def read_grids(self, folder: Path, manifest: Manifest) -> StoredGrids:
+        """The int8 grids in the model file. Raises ContractError if it is damaged."""
+        from converters._executorch.grids import read_grids
+
+        require(_BINDINGS, "executorch")
+        return read_grids(folder / manifest.entry)
 
     def runs_here(self) -> str:
         """The runtime comes with the package, for every system that has it."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from converters._tflite.flatbuffer import FileFacts
     from edgevit.contract.manifest import Lowering, Manifest
+    from edgevit.quantization.stored import StoredGrids
 
 MODEL_FILE = "model.tflite"
 _INTERPRETER = "ai_edge_litert.interpreter"
@@ -105,6 +106,12 @@ class TFLiteConverter:
             "transposes": str(facts.ops["TRANSPOSE"]),
             "weights": f"{facts.half_bytes} bytes of float16, {facts.single_bytes} of float32",
         }
+
+    def read_grids(self, folder: Path, manifest: Manifest) -> StoredGrids:
+        """The int8 grids in the model file. Raises ContractError if it is damaged."""
+        from converters._tflite.grids import read_grids
+
+        return read_grids(folder / manifest.entry)
 
     def runs_here(self) -> str:
         """LiteRT comes as a package for every system that edgevit supports."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgevit.pipeline import convert
     from edgevit.prediction import predict
     from edgevit.profiling import compare, profile
+    from edgevit.quantization.inspection import scales
     from edgevit.quantization.ptq import quantize
     from edgevit.quantization.qat import qat
     from edgevit.reporting import report
@@ -47,6 +48,7 @@ _HOMES = {
     "qat": "quantization.qat",
     "quantize": "quantization.ptq",
     "report": "reporting",
+    "scales": "quantization.inspection",
     "train": "training.trainer",
     "verify": "verification",
 }

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from edgevit.contract.manifest import Classifier, Lowering, Manifest, Tolerance
     from edgevit.program import Program
+    from edgevit.quantization.stored import StoredGrids
     from edgevit.spec import Precision, TensorSpec
 
 # The accelerator that is none: a reference interpreter evaluates the file. Its numbers count, its time does not.
@@ -74,6 +75,9 @@ class Converter(Protocol):
 
     def check(self, folder: Path, manifest: Manifest) -> dict[str, str]:
         """Compare the file with its manifest without running it: fact -> value. Raises ContractError."""
+
+    def read_grids(self, folder: Path, manifest: Manifest) -> StoredGrids:
+        """The int8 grids that the file itself holds, nothing taken from the manifest. Raises ContractError."""
 
     def runs_here(self) -> str:
         """ "" if this machine can execute artifacts of this target, else why not."""

@@ -207,7 +207,12 @@ def examine(
     manifest = artifact.manifest
     if interpreter and manifest.target != "coreml":
         raise UsageError(f"no interpreter evaluates {manifest.target} artifacts", hint="it is for Core ML alone")
-    checks = get_converter(manifest.target).check(artifact.path, manifest)
+    converter = get_converter(manifest.target)
+    checks = converter.check(artifact.path, manifest)
+    if manifest.precision is Precision.INT8:
+        grids = converter.read_grids(artifact.path, manifest)
+        grids.require_scheme(str(artifact.path))
+        checks["scales"] = grids.summary()
     checks["goldens"] = f"{check_goldens(artifact)} pictures preprocessed to the bit"
     against = None
     try:

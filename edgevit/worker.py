@@ -31,6 +31,7 @@ from edgevit.data.preprocess import normalize_table
 from edgevit.plugins import get_converter
 from edgevit.program import Program, load_program
 from edgevit.provenance import provenance
+from edgevit.quantization.stored import compare_grids
 from edgevit.spec import Precision
 from edgevit.storage import atomic_folder, write_json
 from edgevit.verification import TOLERANCES, check_parity, describe_parity, measure
@@ -80,6 +81,8 @@ def convert(program: Program, folder: Path, target: str, request: dict[str, Any]
             | {"options": dataclasses.asdict(options), "conversion_s": round(seconds, 3)},
         )
         checks = converter.check(building, manifest)
+        if program.precision is Precision.INT8:
+            checks["scales"] = _check_grids(program, converter, manifest, building)
         if program.precision is not Precision.FP32 or converted.compression:
             checks["fp32 twin"] = _check_graph(program, converter, options, manifest, folder)
         manifest = dataclasses.replace(manifest, checks=checks)
@@ -171,6 +174,19 @@ def _execute(artifact: Artifact, folder: Path) -> Parity:
         return measure(actual, expected, task=manifest.model.task, runtime=session.runtime)
     finally:
         session.close()
+
+
+def _check_grids(program: Program, converter: Converter, manifest: Manifest, building: Path) -> str:
+    """The file must hold the program's weights and grids to the bit. Raises ParityError naming what differs."""
+    from edgevit.quantization.promised import program_grids
+
+    comparison = compare_grids(converter.read_grids(building, manifest), program_grids(program.exported))
+    if not comparison.equal:
+        raise errors.ParityError(
+            f"{manifest.name} does not hold the scales of its checkpoint: {comparison.summary()}",
+            hint="do not ship it; report the model",
+        )
+    return comparison.summary()
 
 
 def _check_graph(program: Program, converter: Converter, options: Any, manifest: Manifest, folder: Path) -> str:

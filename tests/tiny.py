@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 
+from edgevit.deploy.graph import Graph
+from edgevit.models.layers import LayerNorm2d
+from edgevit.quantization.network import Int8Network, prepare
+from edgevit.quantization.placement import place_grids
+from edgevit.quantization.scheme import ActivationGrid, ScaleTable, WeightGrid, next_half
 from edgevit.spec import ModelSpec, Preprocess, Task, Tier, class_logits, image_input, logit_map
 
 SIZE = 32
@@ -85,4 +92,43 @@ def segmenter_spec(num_classes: int = 2) -> ModelSpec:
         macs=0,
         paper="",
         size_multiple=4,
+    )
+
+
+class TinyResidual(nn.Module):
+    """What int8 networks are made of: rectified, depthwise and pointwise convolutions, a sum, a LayerNorm, a linear."""
+
+    def __init__(self, num_classes: int = CLASSES) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4, padding=1), nn.ReLU())
+        self.mix = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.GELU(), nn.Conv2d(8, 8, 1))
+        self.norm = LayerNorm2d(8)
+        self.last = nn.Conv2d(8, 6, 1)
+        self.head = nn.Linear(6, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.last(self.norm(x + self.mix(x)))
+        return self.head(x.mean((2, 3)))
+
+
+def int8_network() -> Int8Network:
+    """TinyResidual on made-up grids, each unlike all others; those of rectified tensors begin at zero."""
+    deployed, steps = prepare(seeded(TinyResidual), residual_spec())
+    graph = Graph(deployed)
+    placement = place_grids(graph)
+    table = ScaleTable(
+        {
+            node.name: ActivationGrid(next_half(0.02 + 0.003 * i), -128 if "relu" in node.name else i - 4)
+            for i, node in enumerate(placement.grids)
+        },
+        {node.name: WeightGrid.of(graph.value(node.args[1])) for node in placement.weighted},
+    )
+    return Int8Network(deployed, table, steps)
+
+
+def residual_spec() -> ModelSpec:
+    """The spec of TinyResidual."""
+    return dataclasses.replace(
+        classifier_spec(), name="tiny_residual", build=lambda classes, size: seeded(TinyResidual, num_classes=classes)
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgevit.errors import ContractError
 from edgevit.libraries import require
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+_Form = TypeVar("_Form")
 IDENTIFIER = b"TFL3"  # at byte 4
 SIGNATURE = "serving_default"
 _SCHEMA_VERSION = 3
@@ -267,13 +268,22 @@ def _tensor_map(schema: ModuleType, graph: Graph, index: int) -> Any:
 
 def read_facts(path: Path) -> FileFacts:
     """What the file declares. Raises ContractError if it is not a whole .tflite file with one subgraph."""
+    return _read(path, _facts)
+
+
+def read_graph(path: Path) -> Graph:
+    """The graph of the file, without the operators' options. Raises ContractError as `read_facts` does."""
+    return _read(path, _graph)
+
+
+def _read(path: Path, form: Callable[[ModuleType, Any], _Form]) -> _Form:
+    """What `form` makes of the schema and the file's model."""
     data = path.read_bytes()
     if data[4:8] != IDENTIFIER:
         raise ContractError(f"{path} is not a TFLite model (identifier {data[4:8]!r})", hint="convert again")
     schema = _schema()
     try:
-        model = schema.ModelT.InitFromPackedBuf(data)
-        return _facts(schema, model)
+        return form(schema, schema.ModelT.InitFromPackedBuf(data))
     except Exception as error:  # a damaged flatbuffer sends its reader anywhere: each type means the same
         raise ContractError(
             f"{path} is damaged: its flatbuffer cannot be read ({type(error).__name__})",
@@ -285,8 +295,7 @@ def _facts(schema: ModuleType, model: Any) -> FileFacts:
     (subgraph,) = model.subgraphs
     (signature,) = model.signatureDefs
     dtypes = {value: name.lower() for value, name in _names(schema.TensorType).items()}
-    known = _names(schema.BuiltinOperator)
-    names = [known[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in model.operatorCodes]
+    names = _operator_names(schema, model)
     codes = zip(names, model.operatorCodes, strict=True)
     sizes: dict[str, list[int]] = {"float16": [], "float32": []}  # bytes of each constant
     for tensor in subgraph.tensors:
@@ -307,6 +316,37 @@ def _facts(schema: ModuleType, model: Any) -> FileFacts:
         single_bytes=sum(sizes["float32"]),
         largest_single=max(sizes["float32"], default=0) // 4,
     )
+
+
+def _graph(schema: ModuleType, model: Any) -> Graph:
+    (subgraph,) = model.subgraphs
+    dtypes = {value: name.lower() for value, name in _names(schema.TensorType).items()}
+    names = _operator_names(schema, model)
+    return Graph(
+        [_stored_tensor(tensor, dtypes[tensor.type], model.buffers[tensor.buffer].data) for tensor in subgraph.tensors],
+        [Operator(names[o.opcodeIndex], list(map(int, o.inputs)), int(o.outputs[0]), {}) for o in subgraph.operators],
+        list(map(int, subgraph.inputs)),
+        list(map(int, subgraph.outputs)),
+    )
+
+
+def _stored_tensor(table: Any, dtype: str, data: np.ndarray | None) -> Tensor:
+    """The Tensor of a table; `data` are its bytes, None for what is no constant."""
+    shape, grid, quantization = tuple(map(int, table.shape)), None, table.quantization
+    if quantization is not None and quantization.scale is not None and len(quantization.scale):
+        scales = tuple(map(float, quantization.scale))
+        zero_points = set(map(int, quantization.zeroPoint))
+        if len(zero_points) != 1:
+            raise ValueError(f"{table.name} has a zero point for each channel")
+        grid = Grid(scales, zero_points.pop(), quantization.quantizedDimension)
+    stored = None if data is None else data.view(dtype).reshape(shape)
+    return Tensor(table.name.decode(), shape, dtype, stored, grid)
+
+
+def _operator_names(schema: ModuleType, model: Any) -> list[str]:
+    """By index of operator code."""
+    known = _names(schema.BuiltinOperator)
+    return [known[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in model.operatorCodes]
 
 
 def _names(enum: type) -> dict[int, str]:

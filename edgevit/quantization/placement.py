@@ -88,7 +88,7 @@ class _Placing:
         for node in integer:
             if not is_call(node, torch.ops.aten.cat.default):
                 continue
-            group = {node.name, *(_origin(source).name for source in node.args[0])}
+            group = {node.name, *(origin(source).name for source in node.args[0])}
             for other in [other for other in groups if other & group]:
                 groups.remove(other)
                 group |= other
@@ -143,7 +143,7 @@ def is_move(node: fx.Node) -> bool:
     return node.op == "call_function" and _kinds().get(node.target) == "move"
 
 
-def _origin(node: fx.Node) -> fx.Node:
+def origin(node: fx.Node) -> fx.Node:
     """The node whose elements a result holds, behind all data movement."""
     while is_move(node):
         node = node.args[0]

@@ -29,6 +29,7 @@ CONVERTER_MAY_IMPORT = {
     "log",
     "shell",
     "mil",
+    "quantization",
 }
 
 

@@ -1,0 +1,102 @@
+"""What a .pte file holds: the graphs of its XNNPACK delegates with their constants, and the kernels called outside."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgevit.errors import ContractError
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Delegate:
+    """One delegated piece of the network.
+
+    graph: XNNPACK's flatbuffer as JSON by `graph_schema`, so every float is the integer with its bits.
+    """
+
+    graph: Json
+    _inline: bytes
+    _named: Mapping[str, bytes]
+
+    def constant(self, index: int) -> bytes:
+        """The bytes behind a constant buffer's index, which is not 0."""
+        entry = self.graph["constant_data"][index]
+        if entry["named_key"]:
+            return self._named[entry["named_key"]][: entry["size"]]
+        return self._inline[entry["offset"] : entry["offset"] + entry["size"]]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCall:
+    """A call that no delegate took: the kernel's name, its arguments where they are plain numbers, else None."""
+
+    name: str
+    arguments: tuple[float | int | bool | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Of the file's one method."""
+
+    delegates: tuple[Delegate, ...]
+    calls: tuple[KernelCall, ...]
+
+
+def read_contents(path: Path) -> Contents:
+    """Read a .pte file. Raises ContractError if it is damaged."""
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
+    try:
+        file = deserialize_pte_binary(path.read_bytes())
+        named = {}
+        if file.named_data is not None:
+            named = {key: file.named_data.buffers[e.buffer_index] for key, e in file.named_data.pte_data.items()}
+        plan = file.program.execution_plan[0]
+        blobs = [bytes(file.program.backend_delegate_data[one.processed.index].data) for one in plan.delegates]
+        return Contents(tuple(_delegate(blob, named) for blob in blobs), tuple(_calls(plan)))
+    except Exception as error:  # a damaged flatbuffer sends its reader anywhere: each type means the same
+        raise ContractError(
+            f"{path} is damaged: its program cannot be read ({type(error).__name__})",
+            hint="copy it again, or convert again",
+        ) from error
+
+
+def graph_schema() -> bytes:
+    """XNNPACK's schema with every float declared as an integer of its size.
+
+    The tool that prints and parses the JSON form writes floats with six decimals; as integers their bits come whole.
+    """
+    from executorch.backends.xnnpack.serialization import xnnpack_graph_serialize as xnnpack
+
+    return re.sub(rb"\bfloat\b", b"uint", xnnpack._get_schema_bytes())
+
+
+def _delegate(blob: bytes, named: Mapping[str, bytes]) -> Delegate:
+    from executorch.backends.xnnpack.serialization import xnnpack_graph_serialize as xnnpack
+    from executorch.exir._serialize import _flatbuffer
+
+    header = xnnpack.XNNHeader.from_bytes(blob[: xnnpack.XNNHeader.EXPECTED_LENGTH])
+    with tempfile.TemporaryDirectory() as folder:
+        schema, binary = Path(folder, "schema.fbs"), Path(folder, "graph.bin")
+        schema.write_bytes(graph_schema())
+        binary.write_bytes(blob[header.flatbuffer_offset : header.flatbuffer_offset + header.flatbuffer_size])
+        _flatbuffer._flatc_decompile(folder, str(schema), str(binary))
+        graph = json.loads(Path(folder, "graph.json").read_text())
+    start = header.constant_data_offset
+    return Delegate(graph, blob[start : start + header.constant_data_size], named)
+
+
+def _calls(plan: Any) -> Iterator[KernelCall]:
+    numbers = [getattr(value.val, f"{type(value.val).__name__.lower()}_val", None) for value in plan.values]
+    for step in (step.instr_args for chain in plan.chains for step in chain.instructions):
+        if type(step).__name__ == "KernelCall":
+            arguments = tuple(numbers[index] for index in step.args)
+            yield KernelCall(plan.operators[step.op_index].name, arguments)

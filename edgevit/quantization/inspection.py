@@ -1,0 +1,116 @@
+"""`scales`: the int8 grids of an artifact's file, and whether they are those of a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgevit.artifact import Artifact, load_artifact
+from edgevit.errors import ParityError, UsageError
+from edgevit.plugins import get_converter
+from edgevit.quantization.stored import GridComparison, StoredGrid, StoredGrids, compare_grids
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleReport:
+    """What an artifact's file holds; comparison: with the checkpoint, where one was given."""
+
+    artifact: str
+    artifact_sha256: str
+    grids: StoredGrids
+    comparison: GridComparison | None
+
+    def summary(self) -> str:
+        """One line for people."""
+        return self.comparison.summary() if self.comparison else self.grids.summary()
+
+    def to_json(self) -> dict[str, Any]:
+        """The document as printed, schema edgevit.scales; every scale as its shortest exact decimal."""
+        names = self.comparison.names if self.comparison else {}
+        return {
+            "schema": "edgevit.scales",
+            "schema_version": 1,
+            "artifact": self.artifact,
+            "artifact_sha256": self.artifact_sha256,
+            "layers": [
+                {
+                    "layer": names.get(layer.name, layer.name),
+                    "shape": list(layer.values.shape),
+                    "scales": layer.scales.tolist(),
+                    "input": _grid(layer.input),
+                    "result": _grid(layer.result),
+                }
+                for layer in self.grids.layers
+            ],
+            "activations": {name: _grid(grid) for name, grid in self.grids.activations.items()},
+            "float_layers": list(self.grids.float_layers),
+            "averages": self.grids.averages,
+            "floating": dict(self.grids.floating),
+            "equal": self.comparison.equal if self.comparison else None,
+            "differences": list(self.comparison.differences) if self.comparison else [],
+            "summary": self.summary(),
+        }
+
+
+def scales(
+    artifact: Artifact | str | Path, *, against: str | Path | None = None, model: str | None = None
+) -> ScaleReport:
+    """`inspect_scales`, then hold the file to the checkpoint: raises ParityError naming what differs."""
+    report = inspect_scales(artifact, against=against, model=model)
+    require_equal(report)
+    return report
+
+
+def inspect_scales(
+    artifact: Artifact | str | Path, *, against: str | Path | None = None, model: str | None = None
+) -> ScaleReport:
+    """Read the int8 grids back from an artifact's file, and compare them with an int8 checkpoint's.
+
+    model: "file.py:factory" for networks that are not ours. Raises UsageError for an artifact without int8 grids and
+    for a checkpoint of another model, ContractError for a damaged file.
+    """
+    opened = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
+    grids = get_converter(opened.manifest.target).read_grids(opened.path, opened.manifest)
+    if not grids:
+        raise UsageError(
+            f"{opened.name} holds no int8 grids", hint="give an artifact of `edgevit convert --precision int8`"
+        )
+    comparison = None if against is None else compare_grids(grids, _of_checkpoint(opened, against, model))
+    return ScaleReport(opened.name, opened.manifest_sha256, grids, comparison)
+
+
+def require_equal(report: ScaleReport) -> None:
+    """Raise ParityError if a comparison was made and anything differs."""
+    if report.comparison is not None and not report.comparison.equal:
+        raise ParityError(
+            f"{report.artifact} does not hold the checkpoint's scales: {report.summary()}",
+            hint="give the checkpoint that it was made from, or convert again",
+        )
+
+
+def _of_checkpoint(artifact: Artifact, weights: str | Path, model: str | None) -> StoredGrids:
+    from edgevit.quantization.network import restore
+    from edgevit.quantization.promised import network_grids
+    from edgevit.sources import open_source
+    from edgevit.training.checkpoint import read_checkpoint
+
+    checkpoint = read_checkpoint(weights)
+    if not checkpoint.int8:
+        raise UsageError(
+            f"{weights} holds no int8 scales", hint="give the int8 checkpoint, of `edgevit quantize` or `qat`"
+        )
+    facts = artifact.manifest.model
+    source = open_source(
+        model or facts.name,
+        weights=weights,
+        num_classes=facts.num_classes,
+        input_size=facts.input_size,
+        precision=None,
+    )
+    network = restore(source.module, source.spec, checkpoint.int8, checkpoint.card.quantization["activations"])
+    return network_grids(network)
+
+
+def _grid(grid: StoredGrid | None) -> dict[str, float | int] | None:
+    return None if grid is None else grid._asdict()
