@@ -21,7 +21,7 @@ def qat(
         int | None, typer.Option("--epochs", min=1, help="Passes over the training set; default 3.", show_default=False)
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", help="Peak; default 1e-4.", show_default=False)
+        float | None, typer.Option("--learning-rate", help="Peak; default 2e-4.", show_default=False)
     ] = None,
     threads: TrainingThreads = None,
     resume: Resume = False,

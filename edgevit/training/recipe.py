@@ -80,7 +80,7 @@ RECIPES: dict[str, Recipe] = {
             name="qat",  # fine-tuning with quantizers: no decay, which would pull ranges to zero
             epochs=3,
             batch_size=64,
-            learning_rate=1e-4,
+            learning_rate=2e-4,
             weight_decay=0.0,
             warmup_epochs=0,
         ),
