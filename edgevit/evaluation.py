@@ -10,9 +10,9 @@ from edgevit.contract.manifest import Parity
 from edgevit.data.imageset import ImageSet, open_imageset
 from edgevit.errors import UsageError
 from edgevit.log import stage
-from edgevit.spec import Task
+from edgevit.spec import Precision, Task
 from edgevit.storage import write_json
-from edgevit.verification import Verification, check_parity, examine, open_reference
+from edgevit.verification import Verification, check_parity, examine, open_float_form, open_reference
 
 HEADER = ("artifact", "where", "top-1 checkpoint", "top-1 artifact", "points", "agreement", "pictures")
 
@@ -30,6 +30,7 @@ def evaluate(
     """Score artifacts, and with `weights` their checkpoint, on the same labelled pictures; one result each.
 
     data: "digits", or a folder with one subfolder per class. model: "file.py:factory" of a network that is not ours.
+    With the weights of int8 artifacts their float network is scored too, and each result has the ladder of drift.
     Results also land in `out`, by default results/ beside each artifact. Where this machine has no runtime for a
     format its accuracy is null; Core ML runs in the reference interpreter there, and the result says so.
     Raises UsageError for models that do not classify, for other classes than the data's and for weights that the
@@ -45,10 +46,14 @@ def evaluate(
     for artifact in opened:
         _require_classes(artifact, pictures)
     reference = None if weights is None else open_reference(opened, weights, model)
+    int8 = weights is not None and opened[0].manifest.precision is Precision.INT8
+    float_form = open_float_form(opened[0], weights, model) if int8 else None
     results = []
     for artifact in opened:
         with stage("evaluate", artifact=artifact.name) as running:
-            result = examine(artifact, data=pictures, split=split, reference=reference, threads=threads)
+            result = examine(
+                artifact, data=pictures, split=split, reference=reference, threads=threads, float_form=float_form
+            )
             running.result = result.summary()
         folder = artifact.path.parent / "results" if out is None else Path(out)
         write_json(folder / f"{artifact.name}.evaluate.json", result.to_json())

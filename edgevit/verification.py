@@ -17,13 +17,14 @@ from edgevit.contract.golden import check_goldens
 from edgevit.contract.manifest import Parity, Tolerance
 from edgevit.conversion import INTERPRETER, NotExecutable
 from edgevit.data.postprocess import segment_mask
+from edgevit.drift import ARTIFACT, FLOAT, INT8, DriftStep, climb
 from edgevit.errors import ParityError, UsageError
 from edgevit.layout import to_layout
 from edgevit.plugins import get_converter
 from edgevit.spec import Layout, Precision, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from edgevit.conversion import Session
     from edgevit.data.imageset import ImageSet
@@ -65,6 +66,7 @@ class Verification:
     seconds: float
     compression: str = ""  # of the stored weights, as in the manifest
     interpreter: Parity | None = None  # of the runtime's outputs with the reference interpreter's, where asked for
+    drift: tuple[DriftStep, ...] = ()  # of an int8 artifact, where its float network ran on the data too
     started_utc: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
 
     def to_json(self) -> dict[str, Any]:
@@ -144,6 +146,21 @@ def check_parity(parity: Parity, tolerance: Tolerance, name: str) -> None:
         )
 
 
+def open_float_form(artifact: Artifact, weights: str | Path, model: str | None = None) -> Reference:
+    """The float network of an int8 artifact's checkpoint as a function."""
+    from edgevit.sources import open_source
+
+    facts = artifact.manifest.model
+    source = open_source(
+        model or facts.name,
+        weights=weights,
+        num_classes=facts.num_classes,
+        input_size=facts.input_size,
+        precision=None,
+    )
+    return _remembering(source.run)
+
+
 def open_reference(artifacts: list[Artifact], weights: str | Path, model: str | None = None) -> Reference:
     """The checkpoint as a function, after a check that it is the very one that the artifacts were made from.
 
@@ -166,15 +183,20 @@ def open_reference(artifacts: list[Artifact], weights: str | Path, model: str | 
                 f"{artifact.name} was not made from {weights}",
                 hint="give the checkpoint that was converted, or convert again",
             )
-    known: dict[bytes, np.ndarray] = {}  # several artifacts of one checkpoint see the same pictures
+    return _remembering(source.run)
 
-    def run(tensor: np.ndarray) -> np.ndarray:
+
+def _remembering(run: Reference) -> Reference:
+    """Several artifacts of one checkpoint see the same pictures."""
+    known: dict[bytes, np.ndarray] = {}
+
+    def once(tensor: np.ndarray) -> np.ndarray:
         key = hashlib.sha256(tensor.tobytes()).digest()
         if key not in known:
-            known[key] = source.run(tensor)
+            known[key] = run(tensor)
         return known[key]
 
-    return run
+    return once
 
 
 def verify(artifact: Artifact | str | Path, *, threads: int = 1, interpreter: bool = False) -> Verification:
@@ -193,12 +215,14 @@ def examine(
     reference: Reference | None = None,
     threads: int = 1,
     interpreter: bool = False,
+    float_form: Reference | None = None,
 ) -> Verification:
     """Check files, format and preprocessing, run the artifact, and compare it with its checkpoint.
 
     data: labelled pictures to score on; reference: the checkpoint as a function of normalised images
     (N, 3, H, W) to logits, to score and compare on the same pictures. Without them the stored goldens decide.
-    interpreter: also compare the runtime with the reference interpreter, which Core ML artifacts have.
+    interpreter: also compare the runtime with the reference interpreter, which Core ML artifacts have. float_form: the
+    float network that an int8 artifact's comes from, for the ladder of drift.
     Raises ContractError if files, format or preprocessing are not what the manifest says. Where this machine has
     no runtime for the format, the parity says executed=False and why.
     """
@@ -237,7 +261,21 @@ def examine(
         time.perf_counter() - started,
         manifest.compression,
         against,
+        _drift(artifact, data, float_form, wanted, answers),
     )
+
+
+def _drift(
+    artifact: Artifact,
+    data: ImageSet | None,
+    float_form: Reference | None,
+    wanted: np.ndarray | None,
+    answers: np.ndarray | None,
+) -> tuple[DriftStep, ...]:
+    if data is None or float_form is None or wanted is None or answers is None:
+        return ()
+    floats = np.concatenate([float_form(tensor) for tensor in _tensors(artifact, data)])
+    return climb({FLOAT: floats, INT8: wanted, ARTIFACT: answers}, np.asarray(data.targets))
 
 
 def _against_interpreter(artifact: Artifact, session: Session) -> Parity:
@@ -265,19 +303,22 @@ def _answers(
     artifact: Artifact, data: ImageSet | None, session: Session | None, reference: Reference | None
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Logits (N, ...) of the artifact and of its checkpoint on all pictures; None for what cannot run."""
-    from edgevit.data.preprocess import preprocess
-
     answers, wanted = [], []
-    for start in range(
-        0, 0 if data is None else len(data), _CHUNK
-    ):  # pixels of a large set never sit in memory at once
-        pictures = (data.images[i] for i in range(start, min(start + _CHUNK, len(data))))
-        tensor = np.concatenate([preprocess(image, artifact.manifest.preprocess, Layout.NCHW) for image in pictures])
+    for tensor in () if data is None else _tensors(artifact, data):
         if session is not None:
             answers.append(artifact.run(tensor, session=session))
         if reference is not None:
             wanted.append(reference(tensor))
     return (np.concatenate(answers) if answers else None), (np.concatenate(wanted) if wanted else None)
+
+
+def _tensors(artifact: Artifact, data: ImageSet) -> Iterator[np.ndarray]:
+    """Inputs (n, 3, H, W) of all pictures in chunks: pixels of a large set never sit in memory at once."""
+    from edgevit.data.preprocess import preprocess
+
+    for start in range(0, len(data), _CHUNK):
+        pictures = (data.images[i] for i in range(start, min(start + _CHUNK, len(data))))
+        yield np.concatenate([preprocess(image, artifact.manifest.preprocess, Layout.NCHW) for image in pictures])
 
 
 def _parity(artifact: Artifact, session: Session, answers: np.ndarray | None, wanted: np.ndarray | None) -> Parity:

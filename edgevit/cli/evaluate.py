@@ -26,6 +26,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score artifacts on labelled pictures, and with --weights their checkpoint on the same ones."""
+    from edgevit import drift
     from edgevit.evaluation import HEADER, row
     from edgevit.evaluation import evaluate as evaluate_artifacts
 
@@ -36,3 +37,6 @@ def evaluate(
         print_json([result.to_json() for result in results])
     else:
         print_table(HEADER, [row(result) for result in results])
+        for result in (result for result in results if result.drift):
+            print(f"\n{result.artifact}, each step against the one before:")
+            print_table(drift.HEADER, [drift.row(step) for step in result.drift])

@@ -85,6 +85,11 @@ def test_scores_are_those_of_the_int8_network(line, artifacts):
     )
     told = read_checkpoint(line / "qat.pt").card.quantization
     for result in results:
+        first, second, last = result.drift
+        assert (first.name, second.name, last.name) == ("float network", "int8 network", "artifact")
+        assert second.snr_db < 60
+        assert (second.top1, last.top1) == (result.data.checkpoint, result.data.artifact)
+        assert last.snr_db is None or last.snr_db > second.snr_db
         assert result.data.agreement == 1
         assert result.data.checkpoint == pytest.approx(told["top1"])
 
