@@ -23,6 +23,7 @@ from edgevit.artifact import Artifact
 from edgevit.data.imageset import ImageSet, open_imageset
 from edgevit.data.preprocess import preprocess
 from edgevit.devices.host import describe_host
+from edgevit.drift import climb
 from edgevit.log import stage
 from edgevit.models import get_spec
 from edgevit.provenance import provenance
@@ -76,7 +77,7 @@ def measure_model(name: str, course: dict[str, Any]) -> dict[str, Any]:
     for form, logits in answers.items():
         row = {"form": form, "top1": _top1(logits, test), "drop": _drop(answers["float"], logits, test)}
         if form in targets:
-            row |= _against(logits, answers["qat"])
+            row |= _against(logits, answers["qat"], test)
         rows.append(row)
     for row, artifact, full in zip(rows[-len(targets) :], int8, floats, strict=True):
         row |= {
@@ -160,15 +161,11 @@ def _drop(before: np.ndarray, after: np.ndarray, pictures: ImageSet) -> dict[str
     return {"points": float(lost.mean()), "low": float(low), "high": float(high)}
 
 
-def _against(logits: np.ndarray, reference: np.ndarray) -> dict[str, float | None]:
+def _against(logits: np.ndarray, reference: np.ndarray, pictures: ImageSet) -> dict[str, float | None]:
     """How close an artifact is to the int8 network that it came from, over all pictures together."""
-    noise = float(np.square(logits.astype(np.float64) - reference).sum())
-    signal = float(np.square(reference.astype(np.float64)).sum())
-    return {
-        "agreement": _agreement(logits, reference),
-        "snr_db": None if noise == 0 else float(10 * np.log10(signal / noise)),
-        "equal_answers": float((logits == reference).all(axis=1).mean()),
-    }
+    _, step = climb({"int8 network": reference, "artifact": logits}, pictures.targets)
+    equal = float((logits == reference).all(axis=1).mean())
+    return {"agreement": step.agreement, "snr_db": step.snr_db, "equal_answers": equal}
 
 
 def _agreement(one: np.ndarray, other: np.ndarray) -> float:

@@ -35,12 +35,12 @@ def test_drop_is_the_difference_in_points_within_its_interval(pictures):
 def test_equal_answers_drop_nothing(pictures):
     logits = _logits(pictures, 30)
     assert int8._drop(logits, logits, pictures) == {"points": 0.0, "low": 0.0, "high": 0.0}
-    assert int8._against(logits, logits) == {"agreement": 1.0, "snr_db": None, "equal_answers": 1.0}
+    assert int8._against(logits, logits, pictures) == {"agreement": 1.0, "snr_db": None, "equal_answers": 1.0}
 
 
 def test_closeness_counts_noise_over_all_pictures(pictures):
     reference = _logits(pictures, 0)
-    found = int8._against(reference * 1.01, reference)
+    found = int8._against(reference * 1.01, reference, pictures)
     assert found["snr_db"] == pytest.approx(40.0, abs=0.01)
     assert (found["agreement"], found["equal_answers"]) == (1.0, 0.0)
 
