@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from converters._tflite.builder import Builder
+from converters._tflite.builder import Builder, Unsupported
 from converters._tflite.layout import Value
 from converters._tflite.registry import Handler, lowers
 
@@ -18,7 +18,6 @@ def _binary(name: str) -> Handler:
 
 
 lowers("abs.default")(_unary("ABS"))
-lowers("elu.default")(_unary("ELU"))
 lowers("exp.default")(_unary("EXP"))
 lowers("hardswish.default")(_unary("HARD_SWISH"))
 lowers("log.default")(_unary("LOG"))
@@ -32,6 +31,13 @@ lowers("maximum.default")(_binary("MAXIMUM"))
 lowers("minimum.default")(_binary("MINIMUM"))
 lowers("mul.Tensor", "mul.Scalar")(_binary("MUL"))
 lowers("pow.Tensor_Tensor")(_binary("POW"))
+
+
+@lowers("elu.default")
+def _elu(b: Builder, x: Value, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Value:
+    if (alpha, scale, input_scale) != (1, 1, 1):
+        raise Unsupported("ELU with another slope or scale than 1")
+    return b.unary("ELU", x)
 
 
 @lowers("add.Tensor", "add.Scalar")

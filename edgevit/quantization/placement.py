@@ -23,7 +23,7 @@ class Placement:
 
     weighted: convolutions and linear layers with learned weights. integer: other operations that read and write int8.
     grids: nodes, the input among them, whose result lies on an int8 grid. shared: groups of them that must lie on one,
-    as concatenation wants it, by name. floating: the operations left in float.
+    as concatenation, resizing and pooling want it, by name. floating: the operations left in float.
     """
 
     weighted: tuple[fx.Node, ...]
@@ -81,14 +81,16 @@ class _Placing:
         return Placement(tuple(weighted), tuple(integer), tuple(grids), self._shared(integer), tuple(floating))
 
     def _shared(self, integer: list[fx.Node]) -> tuple[frozenset[str], ...]:
-        """Inputs and result of each concatenation; groups with a member in common are one."""
+        """Inputs and result of operations whose kernels do not rescale; groups with a member in common are one."""
         import torch
 
+        aten = torch.ops.aten
+        keeping = (aten.cat.default, aten.upsample_bilinear2d.vec, aten.avg_pool2d.default)
         groups: list[set[str]] = []
         for node in integer:
-            if not is_call(node, torch.ops.aten.cat.default):
+            if not is_call(node, *keeping):
                 continue
-            group = {node.name, *(origin(source).name for source in node.args[0])}
+            group = {node.name, *(origin(source).name for source in self._sources(node))}
             for other in [other for other in groups if other & group]:
                 groups.remove(other)
                 group |= other

@@ -19,6 +19,7 @@ from edgevit.export import export
 from edgevit.layout import to_layout
 from edgevit.models.layers import LayerNorm2d, TokenNorm
 from edgevit.spec import Layout, ModelSpec, Precision, TensorSpec
+from tests.edgevit.deploy.rewriting import Function
 from tests.tiny import TinyClassifier, TinySegmenter, classifier_spec, seeded, segmenter_spec
 from tests.untranslatable import Untranslatable
 
@@ -318,3 +319,9 @@ def test_session_refuses_wrong_inputs_and_returns_copies(classifier, tmp_path):
 
 def _no_network(*_: object, **__: object) -> None:
     raise AssertionError("reached for the network")
+
+
+def test_elu_of_another_slope_is_refused(tmp_path):
+    module = Function(lambda net, x: F.elu(x, alpha=0.5).mean((2, 3))[:, :3])
+    with pytest.raises(ConversionError, match="ELU with another slope"):
+        _convert(module, classifier_spec(3), tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -52,6 +53,18 @@ def test_concatenation_and_its_inputs_share_a_grid():
     )  # fmt: skip
     (group,) = placement.shared
     assert group == {"conv2d", "conv2d_1", "cat"}
+
+
+@pytest.mark.parametrize(
+    "resized",
+    [lambda x: nn.functional.interpolate(x, scale_factor=2, mode="bilinear"), lambda x: nn.functional.avg_pool2d(x, 2)],
+    ids=["bilinear", "average"],
+)
+def test_kernels_that_do_not_rescale_keep_the_grid(resized):
+    placement = _placed(lambda net, x: net.b(resized(net.a(x).relu())), a=nn.Conv2d(4, 4, 1), b=nn.Conv2d(4, 4, 1))
+    (group,) = placement.shared
+    assert len(group) == 2
+    assert "relu" in group
 
 
 def test_layer_norm_in_products_is_an_island_of_float():

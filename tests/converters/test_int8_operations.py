@@ -1,0 +1,82 @@
+"""Operations between two int8 convolutions: each runtime's kernels against the pairs of the graph in PyTorch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from converters import executorch, tflite
+from edgevit.export import export
+from edgevit.quantization.calibration import calibrate
+from edgevit.quantization.network import Int8Network, prepare
+from edgevit.spec import Precision
+from tests.edgevit.deploy.rewriting import Function
+from tests.tiny import classifier_spec
+
+# (the operation, how many values of 255 a kernel's own rounding may move an answer)
+OPERATIONS = {
+    "sigmoid": (torch.sigmoid, 1),
+    "tanh": (torch.tanh, 2),
+    "gelu": (F.gelu, 1),
+    "hardswish": (F.hardswish, 1),
+    "relu6": (F.relu6, 1),
+    "difference": (lambda x: x - F.relu(x), 1),
+    "product": (lambda x: x * torch.sigmoid(x), 1),
+    "concatenation": (lambda x: torch.cat([F.relu(x[:, :4]), x[:, 4:] * x[:, :4]], 1), 4),
+    "bilinear": (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), 4),
+    "nearest": (lambda x: F.interpolate(x, scale_factor=2), 1),
+    "largest": (lambda x: F.max_pool2d(x, 2), 1),
+    "average": (lambda x: F.avg_pool2d(x, 2), 6),
+    "padding": (lambda x: F.pad(x, (1, 1, 1, 1)), 1),
+    "view": (lambda x: x.flatten(2).transpose(1, 2).reshape(1, 30, 30, 8).permute(0, 3, 1, 2), 1),
+}
+
+
+def _network(operation) -> tuple[Int8Network, list[torch.Tensor]]:
+    torch.manual_seed(0)
+    net = Function(
+        lambda net, x: net.b(operation(net.a(x))).mean((2, 3)), a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(8, 5, 3)
+    ).eval()
+    pictures = [2 * torch.randn(1, 3, 32, 32) for _ in range(16)]
+    deployed, steps = prepare(net, classifier_spec())
+    corrected, table = calibrate(deployed, pictures)
+    return Int8Network(corrected, table, steps), pictures
+
+
+def _run_tflite(path, picture: torch.Tensor) -> np.ndarray:
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(str(path)).get_signature_runner()
+    (answer,) = runner(image=np.ascontiguousarray(picture.permute(0, 2, 3, 1))).values()
+    return answer
+
+
+def _run_executorch(path, picture: torch.Tensor) -> np.ndarray:
+    from executorch.extension.pybindings import _portable_lib
+
+    return _portable_lib._load_for_executorch(str(path)).forward((picture,), clone_outputs=True)[0].numpy()
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize(
+    ("converter", "run"),
+    [(tflite.CONVERTER, _run_tflite), (executorch.CONVERTER, _run_executorch)],
+    ids=["tflite", "executorch"],
+)
+def test_kernels_compute_what_the_graph_says(name, converter, run, tmp_path):
+    operation, moved = OPERATIONS[name]
+    network, pictures = _network(operation)
+    module = network.module()
+    program = export(module, classifier_spec(), precision=Precision.INT8)
+    converted = converter.convert(program, converter.Options(), tmp_path)
+    (grid,) = {network.table.activations[node.name] for node in network.placement().grids[-1:]}
+    with torch.no_grad():
+        for picture in pictures[:4]:
+            assert np.abs(run(tmp_path / converted.entry, picture) - module(picture).numpy()).max() <= (
+                (moved + 0.01) * grid.scale
+            )
+    if converter is tflite.CONVERTER:
+        assert converted.lowering.ops["QUANTIZE"] == 1, "a float island between int8 operations"
