@@ -15,7 +15,7 @@ from benchmarks.operations import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-_MARKED = re.compile(r"(<!-- table: ([a-z_]+) -->\n).*?(<!-- /table -->)", re.S)
+_MARKED = re.compile(r"(<!-- table: ([a-z0-9_]+) -->\n).*?(<!-- /table -->)", re.S)
 
 
 def render(text: str) -> str:

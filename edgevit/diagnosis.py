@@ -44,7 +44,12 @@ def to_json(findings: list[Finding]) -> list[dict[str, object]]:
     return [dataclasses.asdict(finding) for finding in findings]
 
 
-_EXTRAS = {"train": "edgevit train", "demo": "the bundled digits", "report": "edgevit report"}
+_EXTRAS = {
+    "train": "edgevit train",
+    "quantize": "edgevit quantize and edgevit qat",
+    "demo": "the bundled digits and photographs",
+    "report": "edgevit report",
+}
 # What for, the programs that serve (any one), and how Debian and Ubuntu call them.
 _TOOLS = (
     ("C++ compiler, for tests of native code", ("g++", "clang++"), "apt-get install g++"),
