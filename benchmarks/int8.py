@@ -8,6 +8,7 @@ alone; `python -m benchmarks.tables` puts it into README.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import os
@@ -27,6 +28,7 @@ from edgevit.drift import climb
 from edgevit.log import stage
 from edgevit.models import get_spec
 from edgevit.provenance import provenance
+from edgevit.quantization.batching import ON_GRIDS, any_batch
 from edgevit.sources import open_source
 from edgevit.spec import Layout, Precision, Preprocess
 from edgevit.storage import write_json
@@ -37,6 +39,7 @@ COURSE = Path(__file__).with_suffix(".toml")
 RESULT = Path(__file__).parent / "results" / "int8.json"
 WORK = Path(__file__).resolve().parent.parent / "artifacts" / "int8"
 _RESAMPLES = 10_000
+_BATCH = 64
 
 
 def main() -> None:
@@ -67,9 +70,9 @@ def measure_model(name: str, course: dict[str, Any]) -> dict[str, Any]:
     files = _checkpoints(name, course)
     floats, int8 = _artifacts(name, files, course)
     answers = {
-        "float": _network_answers(name, files["float"], test, Precision.FP32),
-        "ptq": _network_answers(name, files["ptq"], test, Precision.INT8),
-        "qat": _network_answers(name, files["qat"], test, Precision.INT8),
+        "float": _network_answers(name, files["float"], test, Precision.FP32, _BATCH),
+        "ptq": _network_answers(name, files["ptq"], test, Precision.INT8, _BATCH),
+        "qat": _network_answers(name, files["qat"], test, Precision.INT8),  # one by one, as the artifacts run
         **{artifact.manifest.target: _artifact_answers(artifact, test) for artifact in int8},
     }
     targets = [artifact.manifest.target for artifact in int8]
@@ -126,11 +129,14 @@ def _artifacts(name: str, files: dict[str, Path], course: dict[str, Any]) -> tup
     return made[0], made[1]
 
 
-def _network_answers(name: str, weights: Path, pictures: ImageSet, precision: Precision) -> np.ndarray:
-    """Logits (N, classes) of the network of a checkpoint in PyTorch, one picture at a time as the artifacts run."""
+def _network_answers(name: str, weights: Path, pictures: ImageSet, precision: Precision, batch: int = 1) -> np.ndarray:
+    """Logits (N, classes) of the network of a checkpoint in PyTorch."""
     source = open_source(name, weights=weights, precision=precision)
+    tensors = np.concatenate(_tensors(pictures, source.spec.preprocess))
+    if batch > 1 and precision is Precision.INT8:
+        source = dataclasses.replace(source, module=any_batch(source.module, ON_GRIDS), steps=None)
     with stage("answers", model=name, weights=weights.name):
-        return np.concatenate([source.run(tensor) for tensor in _tensors(pictures, source.spec.preprocess)])
+        return np.concatenate([source.run(tensors[i : i + batch]) for i in range(0, len(tensors), batch)])
 
 
 def _artifact_answers(artifact: Artifact, pictures: ImageSet) -> np.ndarray:

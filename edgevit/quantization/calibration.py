@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     Range = tuple[float, float]
 
 
-def calibrate(deployed: fx.GraphModule, pictures: Sequence[Tensor]) -> tuple[fx.GraphModule, ScaleTable]:
+def calibrate(
+    deployed: fx.GraphModule, pictures: Sequence[Tensor], input_range: Range | None = None
+) -> tuple[fx.GraphModule, ScaleTable]:
     """Measure the grids of a deployed graph on pictures, float32 tensors (1, 3, S, S).
 
+    input_range: what the input can be, which preprocessing knows; measured without it.
     Returns a copy of the graph, its biases corrected, and the scale table. Raises QuantizationError for pictures that
     are not finite or all the same.
     """
@@ -33,6 +36,8 @@ def calibrate(deployed: fx.GraphModule, pictures: Sequence[Tensor]) -> tuple[fx.
     placement = place_grids(graph)
     measured = _quantized_by_nncf(graph, placement, pictures)
     ranges = {node.name: _range(measured[node.name]) for node in placement.grids}
+    if input_range is not None:
+        ranges |= {node.name: input_range for node in placement.grids if node.op == "placeholder"}
     for group in placement.shared:
         union = min(ranges[name][0] for name in group), max(ranges[name][1] for name in group)
         ranges.update(dict.fromkeys(group, union))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevit.data.imageset import ImageSet, open_imageset
+from edgevit.data.preprocess import normalize_table
 from edgevit.errors import UsageError
 from edgevit.log import stage
 from edgevit.quantization.batching import ON_GRIDS, any_batch
@@ -20,6 +21,8 @@ from edgevit.training.trainer import PreprocessedSet
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from edgevit.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 
@@ -98,9 +101,15 @@ def post_training(source: Source, pictures: ImageSet, samples: int) -> Int8Netwo
     with stage("calibrate", model=source.spec.name, pictures=count) as running:
         chosen = PreprocessedSet(pictures, source.spec)
         indices = [len(pictures) * i // count for i in range(count)]
-        corrected, table = calibrate(deployed, [chosen[i][0][None] for i in indices])
+        corrected, table = calibrate(deployed, [chosen[i][0][None] for i in indices], _input_range(source.spec))
         running.result = f"{len(table.activations)} tensors and {len(table.weights)} weights on int8 grids"
     return Int8Network(corrected, table, steps)
+
+
+def _input_range(spec: ModelSpec) -> tuple[float, float]:
+    """The least and the largest value that preprocessing gives a pixel, of all channels."""
+    table = normalize_table(spec.preprocess.mean, spec.preprocess.std)
+    return float(table.min()), float(table.max())
 
 
 def require_classes(source: Source, pictures: ImageSet) -> None:

@@ -20,7 +20,7 @@ def trainable(network: Int8Network) -> fx.GraphModule:
     """A copy of the deployed graph with a quantizer at every grid.
 
     It maps images (N, 3, S, S) to logits like the network. Weights and biases of the layers with grids train, and so
-    do all ranges; norms and what else stays in float keep their values.
+    do all ranges but the input's, which preprocessing knows; norms and what else stays in float keep their values.
     Raises QuantizationError for a graph that cannot take a batch.
     """
     module = copy.deepcopy(network.deployed)
@@ -40,6 +40,8 @@ def trainable(network: Int8Network) -> fx.GraphModule:
         owner = shared.get(node.name, node.name)
         if owner not in quantizers:
             quantizers[owner] = ActivationQuantizer(network.table.activations[owner])
+            if node.op == "placeholder":
+                quantizers[owner].disable_gradients()
         _insert(module, node, list(node.users), quantizers[owner])
     module.recompile()
     any_batch(network.deployed)  # an exact answer about the graph, before rounding blurs it

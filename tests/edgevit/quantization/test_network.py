@@ -126,6 +126,21 @@ def test_concatenated_tensors_get_one_grid():
     assert len({after.table.activations[name] for name in group}) == 1
 
 
+def test_input_reaches_as_far_as_preprocessing_says():
+    deployed, _ = prepare(seeded(TinyClassifier), classifier_spec())
+    _, measured = calibrate(deployed, _pictures())
+    corrected, told = calibrate(deployed, _pictures(), (-7.0, 9.0))
+    low, high = told.activations["x"].range
+    assert low <= -7 + told.activations["x"].scale
+    assert high >= 9 - told.activations["x"].scale
+    assert {name for name in told.activations if told.activations[name] != measured.activations[name]} == {"x"}
+    trained = trainable(Int8Network(corrected, told, ()))
+    frozen = [
+        name for name, parameter in trained.named_parameters() if "input_range" in name and not parameter.requires_grad
+    ]
+    assert frozen == ["quantizer_x._input_range_param_storage"]
+
+
 def test_pictures_that_say_nothing_are_refused(network):
     blank = [torch.zeros(1, 3, 32, 32)] * 4
     with pytest.raises(QuantizationError, match="all 4 calibration pictures are the same"):
