@@ -58,7 +58,7 @@ class _Placing:
             if node.op == "placeholder":
                 self._int8.add(node)
                 computed.append(node)
-            if node.op != "call_function" or not self._is_computed(node):
+            if node.op != "call_function":
                 continue
             kind = self._kind(node)
             if kind == "move":
@@ -111,10 +111,8 @@ class _Placing:
         return kind
 
     def _sources(self, node: fx.Node) -> list[fx.Node]:
-        return [source for source in node.all_input_nodes if self._is_computed(source)]
-
-    def _is_computed(self, node: fx.Node) -> bool:
-        return node.op == "placeholder" or (node.op == "call_function")
+        """What a node reads that is no constant."""
+        return [source for source in node.all_input_nodes if source.op in ("placeholder", "call_function")]
 
     def _is_absorbed(self, node: fx.Node) -> bool:
         """Whether the operation ends in a rectifier that its kernel applies: the grid stands behind that."""

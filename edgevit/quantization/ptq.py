@@ -60,7 +60,7 @@ def quantize(
 ) -> Quantized:
     """Find the int8 grids of a trained network by NNCF's post-training quantization, and write an int8 checkpoint.
 
-    model: a name of `edgevit list` or "file.py:factory". data: "digits" or a folder of pictures; up to `samples` of its
+    model: a name of `edgevit list` or "file.py:factory". data: "digits", "photos" or a folder; up to `samples` of its
     training split set the ranges, its test split scores float and int8 network. The checkpoint holds both networks;
     `convert` with precision "int8" takes it to every target with these very scales.
     Raises UsageError for weights and data that do not fit, QuantizationError where no grid can be found.
@@ -71,9 +71,8 @@ def quantize(
     network = post_training(source, calibration, samples)
     with stage("score", model=source.spec.name) as running:
         scored = PreprocessedSet(test, source.spec)
-        float_top1, int8_top1 = (
-            top1(module, scored) for module in (source.module, any_batch(network.module(), ON_GRIDS))
-        )
+        forms = source.module, any_batch(network.module(), ON_GRIDS)
+        float_top1, int8_top1 = (top1(form, scored) for form in forms)
         running.result = f"top-1 float {100 * float_top1:.2f} %, int8 {100 * int8_top1:.2f} % on {len(test)} pictures"
     facts = {"method": "ptq", "data": calibration.name, "samples": min(samples, len(calibration))}
     card = int8_card(source, weights, network, facts | {"top1_float": float_top1, "top1": int8_top1})
