@@ -171,7 +171,8 @@ def _model(graph: Graph, description: str) -> Any:
     subgraph = schema.SubGraphT()
     subgraph.name = "main"
     buffers = [schema.BufferT()]  # buffer 0 is empty by convention: what tensors without data refer to
-    subgraph.tensors = [_tensor(schema, tensor, buffers) for tensor in graph.tensors]
+    vectors: dict[tuple[str, bytes], int] = {}
+    subgraph.tensors = [_tensor(schema, tensor, buffers, vectors) for tensor in graph.tensors]
     subgraph.inputs, subgraph.outputs = graph.inputs, graph.outputs
     subgraph.operators = [
         _operator(schema, operator, codes.index(_code(graph, operator))) for operator in graph.operators
@@ -186,26 +187,43 @@ def _model(graph: Graph, description: str) -> Any:
     return model
 
 
-def _tensor(schema: ModuleType, tensor: Tensor, buffers: list[Any]) -> Any:
+def _tensor(schema: ModuleType, tensor: Tensor, buffers: list[Any], vectors: dict[tuple[str, bytes], int]) -> Any:
     table = schema.TensorT()
     table.name = tensor.name
     table.shape = list(tensor.shape)
     table.hasRank = True  # else a shape () would mean an unknown one
     table.type = getattr(schema.TensorType, _DTYPES[tensor.dtype])
     if tensor.grid is not None:
-        table.quantization = _quantization(schema, tensor.grid)
+        table.quantization = _quantization(schema, tensor.grid, vectors)
     if tensor.data is not None:
         table.buffer = len(buffers)
         buffers.append(_aligned_buffer(schema, tensor.data.tobytes()))
     return table
 
 
-def _quantization(schema: ModuleType, grid: Grid) -> Any:
-    table = schema.QuantizationParametersT()
-    table.scale = list(grid.scales)
-    table.zeroPoint = [grid.zero_point] * len(grid.scales)
-    table.quantizedDimension = grid.axis
-    return table
+def _quantization(schema: ModuleType, grid: Grid, vectors: dict[tuple[str, bytes], int]) -> Any:
+    """The table of a grid. `vectors`: where those that were written lie, as equal ones are stored once: the zero points
+    of all channels, eight bytes each, would be a tenth of a small file.
+    """
+    import numpy as np
+
+    def vector(builder: Any, numbers: np.ndarray) -> int:
+        key = str(numbers.dtype), numbers.tobytes()
+        if key not in vectors:
+            vectors[key] = builder.CreateNumpyVector(numbers)
+        return vectors[key]
+
+    class SharedVectors(schema.QuantizationParametersT):
+        def Pack(self, builder: Any) -> int:  # noqa: N802, the generated code's name
+            scales = vector(builder, np.array(grid.scales, np.float32))
+            zero_points = vector(builder, np.full(len(grid.scales), grid.zero_point, np.int64))
+            schema.QuantizationParametersStart(builder)
+            schema.QuantizationParametersAddScale(builder, scales)
+            schema.QuantizationParametersAddZeroPoint(builder, zero_points)
+            schema.QuantizationParametersAddQuantizedDimension(builder, grid.axis)
+            return schema.QuantizationParametersEnd(builder)
+
+    return SharedVectors()
 
 
 def _aligned_buffer(schema: ModuleType, data: bytes) -> Any:

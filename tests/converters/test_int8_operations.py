@@ -80,3 +80,11 @@ def test_kernels_compute_what_the_graph_says(name, converter, run, tmp_path):
             )
     if converter is tflite.CONVERTER:
         assert converted.lowering.ops["QUANTIZE"] == 1, "a float island between int8 operations"
+
+
+def test_equal_numbers_are_stored_once(tmp_path):
+    network, _ = _network(F.relu)
+    program = export(network.module(), classifier_spec(), precision=Precision.INT8)
+    data = (tmp_path / tflite.CONVERTER.convert(program, tflite.CONVERTER.Options(), tmp_path).entry).read_bytes()
+    zero_points = np.array([8], "<u4").tobytes() + bytes(8 * 8)  # a vector: its length, then int64 for 8 channels
+    assert data.count(zero_points) == 1  # of the weight and the bias of the first convolution
