@@ -51,17 +51,16 @@ def main() -> None:
     course = tomllib.loads(COURSE.read_text())
     known = json.loads(RESULT.read_text())["models"] if RESULT.is_file() and arguments.only else []
     measured = {row["model"]: row for row in known}
-    for name in arguments.only or course["models"]:
-        measured[name] = measure_model(name, course)
     result = {
         "schema": "edgevit.int8",
         "course": course,
         "cpu": describe_host().cpu,
         "cores": os.cpu_count(),
         "provenance": provenance(("executorch", "coremltools", "ai-edge-litert", "nncf")),
-        "models": [measured[name] for name in course["models"] if name in measured],
     }
-    write_json(RESULT, result)
+    for name in arguments.only or course["models"]:
+        measured[name] = measure_model(name, course)
+        write_json(RESULT, result | {"models": [measured[one] for one in course["models"] if one in measured]})
 
 
 def measure_model(name: str, course: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,8 @@ def qat(
 ) -> TrainingResult:
     """Train a network with NNCF's quantizers at its int8 grids, and write an int8 checkpoint.
 
+    What it learns are the answers of its float network: int8 shall lose nothing, and need not find anything new.
+
     weights: a float checkpoint, whose ranges are first set by up to `samples` training pictures, or an int8 one to go
     on from. data: "digits" or a folder with train/ and test/. Epochs and the peak learning rate are those of the
     recipe "qat" unless given; augmentation is that of the float training where the checkpoint knows it. The scores are
@@ -51,7 +53,16 @@ def qat(
         network = post_training(source, train_set, samples)
     with stage("qat", model=source.spec.name, data=data) as running, threads_of(threads), seeded(recipe.seed):
         module = trainable(network)
-        curve = fit(module, source.spec, train_set, test_set, recipe, progress=progress_of(out), resume=resume)
+        curve = fit(
+            module,
+            source.spec,
+            train_set,
+            test_set,
+            recipe,
+            progress=progress_of(out),
+            resume=resume,
+            teacher=source.module,
+        )
         network = finished(module, network)
         running.result = f"top-1 {100 * curve[-1].top1:.2f} % in int8 on {len(test_set)} held-out pictures"
     facts = {"method": "qat", **describe_training(train_set, recipe, curve)}

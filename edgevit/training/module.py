@@ -34,12 +34,14 @@ class EpochResult:
 class Classifier(LightningModule):
     """Trains `model`, which maps images (N, 3, S, S) to logits (N, num_classes), by a recipe.
 
+    teacher: a network whose answers on the same images are the target in place of the labels; it does not change.
     `curve` grows by one EpochResult per epoch, each also logged. Raises EdgevitError when the loss is not finite.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, num_classes: int) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, num_classes: int, teacher: nn.Module | None = None) -> None:
         super().__init__()
         self.model = model
+        self._teacher = (teacher,)  # in a tuple: not part of what is trained and kept
         self.recipe = recipe
         self.curve: list[EpochResult] = []
         self.generator = torch.Generator().manual_seed(recipe.seed)
@@ -49,11 +51,13 @@ class Classifier(LightningModule):
 
     def on_fit_start(self) -> None:
         self._start = time.perf_counter() - (self.curve[-1].seconds if self.curve else 0)
+        for teacher in filter(None, self._teacher):
+            teacher.to(self.device).eval()
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         images, targets = batch
         images = augment(images, self.recipe.augmentation, self.generator)
-        loss = F.cross_entropy(self.model(images), targets, label_smoothing=self.recipe.label_smoothing)
+        loss = self._distance(images, targets)
         if not torch.isfinite(loss):
             raise EdgevitError(
                 f"the loss became {loss.item()} in epoch {self.current_epoch + 1}",
@@ -61,6 +65,16 @@ class Classifier(LightningModule):
             )
         self._loss.update(loss.detach())
         return loss
+
+    def _distance(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Cross entropy with the labels, or the Kullback-Leibler divergence from the teacher's answers."""
+        logits = self.model(images)
+        (teacher,) = self._teacher
+        if teacher is None:
+            return F.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
+        with torch.no_grad():
+            wanted = F.log_softmax(teacher(images), dim=1)
+        return F.kl_div(F.log_softmax(logits, dim=1), wanted, log_target=True, reduction="batchmean")
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         images, targets = batch

@@ -133,17 +133,19 @@ def fit(
     *,
     progress: Path,
     resume: bool = False,
+    teacher: nn.Module | None = None,
 ) -> list[EpochResult]:
     """Run all epochs on any network from images (N, 3, S, S) to logits (N, num_classes).
 
     It holds the trained weights afterwards, on the CPU and in eval mode. Returns one result per epoch. progress: file
-    that is written after each epoch; with `resume` a run goes on from there, or begins if there is none.
+    that is written after each epoch; with `resume` a run goes on from there, or begins if there is none. teacher: a
+    network whose answers are learned in place of the labels.
     """
     if resume and not progress.is_file():
         log.info("nothing to resume at %s: training starts anew", progress)
     facts = [spec.name, train_set.name, len(train_set), dataclasses.asdict(recipe), state_digest(model)]
     shuffle = torch.Generator().manual_seed(recipe.seed)
-    classifier = Classifier(model, recipe, spec.num_classes)
+    classifier = Classifier(model, recipe, spec.num_classes, teacher)
     batch_size = min(recipe.batch_size, len(train_set))
     # drop_last: a rest of one image has no batch statistics. Shuffling leaves out other images each epoch.
     batches = DataLoader(
@@ -168,7 +170,8 @@ def fit(
         )
         found = progress if resume and progress.is_file() else None
         trainer.fit(classifier, batches, scored, ckpt_path=found, weights_only=True)
-    model.cpu().eval()
+    for network in filter(None, (model, teacher)):
+        network.cpu().eval()
     return classifier.curve
 
 

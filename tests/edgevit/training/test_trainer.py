@@ -14,10 +14,10 @@ from torch import nn
 from edgevit.data.imageset import ImageSet
 from edgevit.errors import EdgevitError, StorageError, UsageError
 from edgevit.spec import ModelSpec, Preprocess, Task, Tier, class_logits, image_input, logit_map
-from edgevit.training.checkpoint import read_checkpoint
+from edgevit.training.checkpoint import load_weights, read_checkpoint
 from edgevit.training.module import Classifier, augment, warmup_cosine
 from edgevit.training.recipe import Augmentation, Recipe
-from edgevit.training.trainer import train
+from edgevit.training.trainer import PreprocessedSet, fit, train
 
 RECIPE = Recipe(
     "toy", epochs=3, batch_size=8, learning_rate=2e-2, augmentation=Augmentation(0.1, 0.1, 10.0), label_smoothing=0.0
@@ -257,3 +257,18 @@ def test_nothing_to_resume_is_told_and_training_starts(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="edgevit"):
         train(toy_spec(), colours(16), colours(8), RECIPE, tmp_path / "toy.pt", resume=True)
     assert "starts anew" in caplog.text
+
+
+def test_teacher_is_followed_and_stays_as_it_is(tmp_path):
+    spec, (train_set, test_set) = toy_spec(), (colours(48), colours(16))
+    train(spec, train_set, test_set, RECIPE, tmp_path / "teacher.pt", threads=1)
+    teacher, pupil = build(2, 8), build(2, 8)
+    load_weights(teacher, tmp_path / "teacher.pt")
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    swapped = ImageSet(train_set.images, 1 - train_set.targets, train_set.labels, "swapped")
+    fit(pupil, spec, swapped, test_set, RECIPE, progress=tmp_path / "pupil.progress", teacher=teacher)
+    images = torch.stack([PreprocessedSet(test_set, spec)[i][0] for i in range(16)])
+    with torch.no_grad():
+        told, learned = teacher.eval()(images).argmax(1), pupil(images).argmax(1)
+    assert (told == learned).float().mean() > 0.9  # not the labels, which say the opposite
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
