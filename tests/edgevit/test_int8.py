@@ -12,6 +12,7 @@ import edgevit
 from edgevit.data.preprocess import preprocess
 from edgevit.data.samples import sample_pictures
 from edgevit.errors import QuantizationError, UsageError
+from edgevit.mil.lint import Level, lint
 from edgevit.spec import Preprocess
 from edgevit.training.checkpoint import CheckpointCard, read_checkpoint, save_checkpoint
 from tests.edgevit.cli.test_main import fails, run
@@ -77,6 +78,13 @@ def test_every_layer_computes_in_int8(artifacts):
     assert operations["tflite"].ops["QUANTIZE"] == 1  # the input; nothing comes back from float in between
     assert operations["tflite"].ops["DEQUANTIZE"] == 1
     assert operations["executorch"].delegated == operations["executorch"].nodes
+
+
+def test_core_ml_package_has_no_errors_and_says_int8(artifacts):
+    (package,) = (artifact for artifact in artifacts if artifact.manifest.target == "coreml")
+    findings = lint(package.path / package.manifest.entry, manifest=package.manifest)
+    assert not [finding for finding in findings if finding.level is Level.ERROR]
+    assert package.manifest.checks["precision"] == "int8"
 
 
 def test_scores_are_those_of_the_int8_network(line, artifacts):

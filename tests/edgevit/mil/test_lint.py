@@ -335,7 +335,7 @@ def program():
     return lambda precision: export(module, classifier_spec(), precision=precision, labels=(*LABELS, "eel"))
 
 
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])  # int8 needs grids: tests/edgevit/test_int8.py
 def test_what_our_converter_writes_is_clean_and_agrees_with_its_manifest(program, tmp_path, precision):
     options = CONVERTER.Options(author="Ada", license="MIT", model_version="1")
     result = CONVERTER.convert(program(precision), options, tmp_path)
