@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -14,6 +16,7 @@ from pathlib import Path
 from edgevit.errors import StorageError
 
 _CHUNK_BYTES = 1 << 20
+_TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST})  # another process put its folder there meanwhile
 
 
 @contextlib.contextmanager
@@ -72,18 +75,23 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _swap_in(building: Path, path: Path) -> None:
-    if not path.exists():
-        os.replace(building, path)
-        return
-    retired = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.retired-")) / path.name
-    os.replace(path, retired)
+    """Several processes may do this at once: whoever comes last has the place, and nothing else is left behind."""
+    retired = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.retired-"))
     try:
-        os.replace(building, path)
-    except OSError:
-        os.replace(retired, path)
-        raise
+        for turn in itertools.count():
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(path, retired / str(turn))
+            try:
+                os.replace(building, path)
+                return
+            except OSError as error:
+                if error.errno in _TAKEN:
+                    continue
+                with contextlib.suppress(OSError):
+                    os.replace(retired / str(turn), path)
+                raise
     finally:
-        shutil.rmtree(retired.parent, ignore_errors=True)
+        shutil.rmtree(retired, ignore_errors=True)
 
 
 def sha256_file(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 
@@ -36,6 +37,46 @@ def test_replacement_swaps_the_whole_folder(tmp_path):
         with atomic_folder(tmp_path / "a") as building:
             (building / content).write_text(content)
     assert _names(tmp_path / "a") == ["new"]
+    assert _names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("other", ["takes the old folder away", "puts a third one there"])
+def test_two_processes_at_the_same_folder_leave_one_and_nothing_else(tmp_path, monkeypatch, other):
+    path, replace, calls = tmp_path / "a", os.replace, []
+    path.mkdir()
+    (path / "old").write_text("")
+
+    def crossed(source, destination):
+        calls.append(source)
+        if other == "takes the old folder away" and len(calls) == 1:
+            shutil.rmtree(path)
+        if other == "puts a third one there" and len(calls) == 2:
+            path.mkdir()
+            (path / "third").write_text("")
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", crossed)
+    with atomic_folder(path) as building:
+        (building / "new").write_text("")
+    assert _names(path) == ["new"]
+    assert _names(tmp_path) == ["a"]
+
+
+def test_a_swap_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
+    path, replace, calls = tmp_path / "a", os.replace, []
+    path.mkdir()
+    (path / "old").write_text("")
+
+    def full(source, destination):
+        calls.append(source)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(StorageError, match="No space left"), atomic_folder(path) as building:
+        (building / "new").write_text("")
+    assert _names(path) == ["old"]
     assert _names(tmp_path) == ["a"]
 
 
