@@ -100,7 +100,7 @@ def open_source(
     facts = _weights_facts(module, checkpoint, random=checkpoint is None and isinstance(model, str))
     if precision is not Precision.INT8:
         return Source(module, counted, labels, facts)
-    network = _int8_network(module, counted, checkpoint)
+    network = int8_network(module, counted, checkpoint)
     facts |= {"state_sha256": network.digest(), "quantization": card.quantization["method"]}
     twin = Source(network.deployed, counted, labels, facts, network.steps)
     return Source(network.module(), counted, labels, facts, network.steps, twin)
@@ -121,7 +121,8 @@ def _require_precision(checkpoint: Checkpoint | None, precision: Precision | Non
         )
 
 
-def _int8_network(module: nn.Module, spec: ModelSpec, checkpoint: Checkpoint) -> Int8Network:
+def int8_network(module: nn.Module, spec: ModelSpec, checkpoint: Checkpoint) -> Int8Network:
+    """The int8 network in a checkpoint, whose float network is `module`. Raises QuantizationError if damaged."""
     from edgevit.quantization.network import restore
 
     return restore(module, spec, checkpoint.int8, checkpoint.card.quantization["activations"])

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from edgevit.conversion import Session
     from edgevit.data.imageset import ImageSet
+    from edgevit.sources import Source
 
     Reference = Callable[[np.ndarray], np.ndarray]
 
@@ -146,19 +147,23 @@ def check_parity(parity: Parity, tolerance: Tolerance, name: str) -> None:
         )
 
 
-def open_float_form(artifact: Artifact, weights: str | Path, model: str | None = None) -> Reference:
-    """The float network of an int8 artifact's checkpoint as a function."""
+def open_checkpoint(artifact: Artifact, weights: str | Path, model: str | None, precision: Precision | None) -> Source:
+    """A checkpoint as the network that the artifact says it is; precision as in `open_source`."""
     from edgevit.sources import open_source
 
     facts = artifact.manifest.model
-    source = open_source(
+    return open_source(
         model or facts.name,
         weights=weights,
         num_classes=facts.num_classes,
         input_size=facts.input_size,
-        precision=None,
+        precision=precision,
     )
-    return _remembering(source.run)
+
+
+def open_float_form(artifact: Artifact, weights: str | Path, model: str | None = None) -> Reference:
+    """The float network of an int8 artifact's checkpoint as a function."""
+    return _remembering(open_checkpoint(artifact, weights, model, None).run)
 
 
 def open_reference(artifacts: list[Artifact], weights: str | Path, model: str | None = None) -> Reference:
@@ -166,17 +171,8 @@ def open_reference(artifacts: list[Artifact], weights: str | Path, model: str | 
 
     model: "file.py:factory" for networks that are not ours. Raises UsageError for other weights.
     """
-    from edgevit.sources import open_source
-
-    facts = artifacts[0].manifest.model
     int8 = artifacts[0].manifest.precision is Precision.INT8
-    source = open_source(
-        model or facts.name,
-        weights=weights,
-        num_classes=facts.num_classes,
-        input_size=facts.input_size,
-        precision=Precision.INT8 if int8 else Precision.FP32,
-    )
+    source = open_checkpoint(artifacts[0], weights, model, Precision.INT8 if int8 else Precision.FP32)
     for artifact in artifacts:
         if artifact.manifest.provenance["weights"]["state_sha256"] != source.weights["state_sha256"]:
             raise UsageError(

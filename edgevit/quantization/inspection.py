@@ -10,6 +10,7 @@ from edgevit.artifact import Artifact, load_artifact
 from edgevit.errors import ParityError, UsageError
 from edgevit.plugins import get_converter
 from edgevit.quantization.stored import GridComparison, StoredGrid, StoredGrids, compare_grids
+from edgevit.verification import open_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +91,8 @@ def require_equal(report: ScaleReport) -> None:
 
 
 def _of_checkpoint(artifact: Artifact, weights: str | Path, model: str | None) -> StoredGrids:
-    from edgevit.quantization.network import restore
     from edgevit.quantization.promised import network_grids
-    from edgevit.sources import open_source
+    from edgevit.sources import int8_network
     from edgevit.training.checkpoint import read_checkpoint
 
     checkpoint = read_checkpoint(weights)
@@ -100,16 +100,8 @@ def _of_checkpoint(artifact: Artifact, weights: str | Path, model: str | None) -
         raise UsageError(
             f"{weights} holds no int8 scales", hint="give the int8 checkpoint, of `edgevit quantize` or `qat`"
         )
-    facts = artifact.manifest.model
-    source = open_source(
-        model or facts.name,
-        weights=weights,
-        num_classes=facts.num_classes,
-        input_size=facts.input_size,
-        precision=None,
-    )
-    network = restore(source.module, source.spec, checkpoint.int8, checkpoint.card.quantization["activations"])
-    return network_grids(network)
+    source = open_checkpoint(artifact, weights, model, None)
+    return network_grids(int8_network(source.module, source.spec, checkpoint))
 
 
 def _grid(grid: StoredGrid | None) -> dict[str, float | int] | None:

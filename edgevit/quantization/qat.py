@@ -8,10 +8,9 @@ from pathlib import Path
 
 from edgevit.data.imageset import open_imageset
 from edgevit.log import stage
-from edgevit.quantization.network import restore
 from edgevit.quantization.ptq import SAMPLES, int8_card, post_training
 from edgevit.quantization.trainable import finished, trainable
-from edgevit.sources import open_source
+from edgevit.sources import int8_network, open_source
 from edgevit.training.checkpoint import CheckpointCard, read_checkpoint, save_checkpoint
 from edgevit.training.recipe import Augmentation, Recipe, get_recipe
 from edgevit.training.trainer import TrainingResult, check_sets, describe_training, fit, progress_of, seeded, threads_of
@@ -48,7 +47,7 @@ def qat(
     checkpoint = read_checkpoint(weights)
     recipe = _recipe(checkpoint.card, epochs, learning_rate)
     if checkpoint.int8:
-        network = restore(source.module, source.spec, checkpoint.int8, checkpoint.card.quantization["activations"])
+        network = int8_network(source.module, source.spec, checkpoint)
     else:
         network = post_training(source, train_set, samples)
     with stage("qat", model=source.spec.name, data=data) as running, threads_of(threads), seeded(recipe.seed):
