@@ -34,7 +34,8 @@ class Source:
     """A network ready for the line: module, spec, labels, and where its weights are from.
 
     module is in its training form, unless the source was opened in int8: then it is the deployed graph with its grids,
-    `steps` are what made it, and `twin` is the same graph without them, on the same weights.
+    `steps` are what made it, `reference` computes it in integers, and `twin` is the same graph without grids, on the
+    same weights.
     """
 
     module: nn.Module
@@ -43,17 +44,18 @@ class Source:
     weights: dict[str, Any]
     steps: tuple[DeployStep, ...] | None = None
     twin: Source | None = None
+    reference: nn.Module | None = None
 
     def run(self, tensor: Any) -> Any:
         """The reference: normalised images (N, 3, H, W) to logits, NumPy in and out, eval mode."""
         import torch
 
-        self.module.eval()
+        network = (self.reference or self.module).eval()
         pictures = torch.from_numpy(tensor)
         with torch.no_grad():
             if self.steps is None:
-                return self.module(pictures).numpy()
-            return torch.cat([self.module(picture[None]) for picture in pictures]).numpy()  # deployed for one
+                return network(pictures).numpy()
+            return torch.cat([network(picture[None]) for picture in pictures]).numpy()  # deployed for one
 
 
 def open_source(
@@ -103,7 +105,7 @@ def open_source(
     network = int8_network(module, counted, checkpoint)
     facts |= {"state_sha256": network.digest(), "quantization": card.quantization["method"]}
     twin = Source(network.deployed, counted, labels, facts, network.steps)
-    return Source(network.module(), counted, labels, facts, network.steps, twin)
+    return Source(network.module(), counted, labels, facts, network.steps, twin, network.reference())
 
 
 def _require_precision(checkpoint: Checkpoint | None, precision: Precision | None) -> None:

@@ -13,7 +13,8 @@ from edgevit.deploy import PASSES, deploy
 from edgevit.deploy.graph import Graph
 from edgevit.deploy.scaling import SCALE_CONVOLUTIONS
 from edgevit.errors import QuantizationError
-from edgevit.quantization.placement import Placement, place_grids
+from edgevit.quantization.batching import ON_GRIDS, any_batch
+from edgevit.quantization.placement import Placement, origin, place_grids
 from edgevit.quantization.qdq import insert_grids
 from edgevit.quantization.scheme import ActivationGrid, ScaleTable, WeightGrid
 
@@ -37,9 +38,37 @@ class Int8Network:
     table: ScaleTable
     steps: tuple[DeployStep, ...]
 
+    @classmethod
+    def settled(cls, deployed: fx.GraphModule, table: ScaleTable, steps: tuple[DeployStep, ...]) -> Int8Network:
+        """With the biases of `deployed`, in place, on the grid of the products that they are added to."""
+        from edgevit.quantization.integers import bias_on_grid
+
+        graph = Graph(deployed)
+        for node in place_grids(graph).weighted:
+            bias = node.args[2] if len(node.args) > 2 else None
+            if bias is not None:
+                data = table.activations[origin(node.args[0]).name].scale
+                _write(graph, bias, bias_on_grid(graph.value(bias), data, table.weights[node.name].scales))
+        return cls(deployed, table, steps)
+
     def module(self) -> fx.GraphModule:
         """The network that leaves the pipeline: int8 weights, every grid a quantize and dequantize pair."""
         return insert_grids(self.deployed, self.table)
+
+    def reference(self, *, batched: bool = False) -> fx.GraphModule:
+        """The same network in the arithmetic of integer kernels: what answers of artifacts are compared with.
+
+        It takes one picture (1, 3, S, S), or with `batched` any number (N, 3, S, S).
+        """
+        import torch
+
+        from edgevit.quantization.integers import in_integers, integer_sites
+
+        module = any_batch(self.module(), ON_GRIDS) if batched else self.module()
+        activations = {name: torch.tensor([grid.scale]) for name, grid in self.table.activations.items()}
+        weights = {name: grid.scales for name, grid in self.table.weights.items()}
+        constant = ({name: scale.detach for name, scale in scales.items()} for scales in (activations, weights))
+        return in_integers(module, integer_sites(self.deployed), *constant)
 
     def placement(self) -> Placement:
         """Where the grids stand."""

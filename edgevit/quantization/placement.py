@@ -121,11 +121,7 @@ class _Placing:
         aten = torch.ops.aten
         reader = only_reader(node)
         fusing = (aten.conv2d.default, aten.linear.default, aten.add.Tensor)
-        return (
-            is_call(node, *fusing)
-            and node in self._int8
-            and is_call(reader, aten.relu.default, aten.relu6.default, aten.hardtanh.default)
-        )
+        return is_call(node, *fusing) and node in self._int8 and is_call(reader, *rectifiers())
 
     def _readers(self, node: fx.Node) -> set[fx.Node]:
         """Those that read a result, through data movement."""
@@ -136,6 +132,14 @@ class _Placing:
             else:
                 found.add(user)
         return found
+
+
+def rectifiers() -> tuple[Any, ...]:
+    """The operations that a kernel applies to its own result, by holding it between two ends."""
+    import torch
+
+    aten = torch.ops.aten
+    return aten.relu.default, aten.relu6.default, aten.hardtanh.default
 
 
 def is_move(node: fx.Node) -> bool:

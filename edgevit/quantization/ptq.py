@@ -12,7 +12,6 @@ from edgevit.data.imageset import ImageSet, open_imageset
 from edgevit.data.preprocess import normalize_table
 from edgevit.errors import UsageError
 from edgevit.log import stage
-from edgevit.quantization.batching import ON_GRIDS, any_batch
 from edgevit.quantization.calibration import calibrate
 from edgevit.quantization.network import Int8Network, prepare
 from edgevit.sources import Source, open_source
@@ -71,7 +70,7 @@ def quantize(
     network = post_training(source, calibration, samples)
     with stage("score", model=source.spec.name) as running:
         scored = PreprocessedSet(test, source.spec)
-        forms = source.module, any_batch(network.module(), ON_GRIDS)
+        forms = source.module, network.reference(batched=True)
         float_top1, int8_top1 = (top1(form, scored) for form in forms)
         running.result = f"top-1 float {100 * float_top1:.2f} %, int8 {100 * int8_top1:.2f} % on {len(test)} pictures"
     facts = {"method": "ptq", "data": calibration.name, "samples": min(samples, len(calibration))}
@@ -102,7 +101,7 @@ def post_training(source: Source, pictures: ImageSet, samples: int) -> Int8Netwo
         indices = [len(pictures) * i // count for i in range(count)]
         corrected, table = calibrate(deployed, [chosen[i][0][None] for i in indices], _input_range(source.spec))
         running.result = f"{len(table.activations)} tensors and {len(table.weights)} weights on int8 grids"
-    return Int8Network(corrected, table, steps)
+    return Int8Network.settled(corrected, table, steps)
 
 
 def _input_range(spec: ModelSpec) -> tuple[float, float]:

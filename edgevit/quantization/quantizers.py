@@ -42,6 +42,10 @@ class ActivationQuantizer(_layers.AsymmetricQuantizer):
         factor = 1 / math.sqrt(x.numel() * HIGH)
         return torch._fake_quantize_learnable_per_tensor_affine(x, scale, zero_point, LOW, HIGH, factor)
 
+    def scale_now(self) -> Tensor:
+        """The scale of now (1,)."""
+        return self._numbers()[0]
+
     def grid(self) -> ActivationGrid:
         """The grid of now."""
         scale, zero_point = (number.detach() for number in self._numbers())
@@ -62,19 +66,20 @@ class WeightQuantizer(_layers.SymmetricQuantizer):
 
     def quantize(self, x: Tensor, execute_traced_op_as_identity: bool = False) -> Tensor:
         """NNCF's hook; as above, per channel."""
-        scales = self._scales()
+        scales = self.scale_now()
         factor = 1 / math.sqrt(x[0].numel() * WEIGHT_HIGH)
         zeros = torch.zeros_like(scales)
         return torch._fake_quantize_learnable_per_channel_affine(x, scales, zeros, 0, WEIGHT_LOW, WEIGHT_HIGH, factor)
 
     def grid(self, weight: Tensor) -> WeightGrid:
         """The grid of now with the values that `weight` takes on it."""
-        scales = self._scales().detach()
+        scales = self.scale_now().detach()
         inverse = (1 / scales).reshape(-1, *[1] * (weight.dim() - 1))
         values = (weight.detach() * inverse).round().clamp(WEIGHT_LOW, WEIGHT_HIGH)
         return WeightGrid(values.to(torch.int8), scales.clone())
 
-    def _scales(self) -> Tensor:
+    def scale_now(self) -> Tensor:
+        """The scales of now (O,)."""
         return _half(self.scale.abs().reshape(-1) / WEIGHT_HIGH)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgevit.deploy.graph import Graph
 from edgevit.quantization.batching import ON_GRIDS, any_batch
+from edgevit.quantization.integers import in_integers, integer_sites
 from edgevit.quantization.network import Int8Network
 from edgevit.quantization.placement import place_grids
 from edgevit.quantization.quantizers import ActivationQuantizer, WeightQuantizer
@@ -27,6 +28,7 @@ def trainable(network: Int8Network) -> fx.GraphModule:
     graph = Graph(module)
     placement = place_grids(graph)
     module.requires_grad_(False)
+    weights = {node.name: node.args[1].name for node in placement.weighted}
     for node in placement.weighted:
         for constant in node.args[1:3]:
             if constant is not None:
@@ -45,7 +47,12 @@ def trainable(network: Int8Network) -> fx.GraphModule:
         _insert(module, node, list(node.users), quantizers[owner])
     module.recompile()
     any_batch(network.deployed)  # an exact answer about the graph, before rounding blurs it
-    return any_batch(module, ON_GRIDS)
+    batched = any_batch(module, ON_GRIDS)
+    scales = (
+        {node.name: _quantizer(batched, node.name).scale_now for node in placement.grids},
+        {name: _quantizer(batched, weight).scale_now for name, weight in weights.items()},
+    )
+    return in_integers(batched, integer_sites(network.deployed), *scales)
 
 
 def finished(trained: fx.GraphModule, network: Int8Network) -> Int8Network:
@@ -66,7 +73,7 @@ def finished(trained: fx.GraphModule, network: Int8Network) -> Int8Network:
         with torch.no_grad():
             graph.parameter(node.args[1]).copy_(weights[node.name].real())
     grids = {node.name: _quantizer(trained, node.name).grid() for node in placement.grids}
-    return Int8Network(deployed, ScaleTable(grids, weights), network.steps)
+    return Int8Network.settled(deployed, ScaleTable(grids, weights), network.steps)
 
 
 def _insert(module: fx.GraphModule, node: fx.Node, readers: list[fx.Node], quantizer: nn.Module) -> None:

@@ -28,7 +28,7 @@ def _pictures(count: int = 16) -> list[torch.Tensor]:
 def network() -> Int8Network:
     deployed, steps = prepare(seeded(TinyClassifier), classifier_spec())
     corrected, table = calibrate(deployed, _pictures())
-    return Int8Network(corrected, table, steps)
+    return Int8Network.settled(corrected, table, steps)
 
 
 def _alone(module: nn.Module, pictures: torch.Tensor) -> torch.Tensor:
@@ -38,7 +38,7 @@ def _alone(module: nn.Module, pictures: torch.Tensor) -> torch.Tensor:
 
 def test_int8_answers_are_close_to_the_float_ones(network):
     pictures = torch.cat(_pictures())
-    wanted, found = _alone(seeded(TinyClassifier), pictures), _alone(network.module(), pictures)
+    wanted, found = _alone(seeded(TinyClassifier), pictures), _alone(network.reference(), pictures)
     noise, signal = (found - wanted).square().sum(), wanted.square().sum()
     assert 10 * torch.log10(signal / noise) > 25
 
@@ -66,7 +66,7 @@ def test_data_movement_repeats_the_grid():
 def test_trained_network_is_the_one_that_leaves(network):
     module = trainable(network)
     pictures, targets = torch.cat(_pictures()), torch.arange(16) % 5
-    assert torch.equal(module(pictures[:1]), network.module()(pictures[:1]))
+    assert torch.equal(module(pictures[:1]), network.reference()(pictures[:1]))
     assert finished(module, network).digest() == network.digest()
     optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], lr=5e-3)
     losses = []
@@ -81,7 +81,7 @@ def test_trained_network_is_the_one_that_leaves(network):
     assert after.digest() != network.digest()
     assert any(after.table.activations[n] != network.table.activations[n] for n in network.table.activations)
     with torch.no_grad():
-        assert torch.equal(_alone(module, pictures), _alone(after.module(), pictures))
+        assert torch.equal(_alone(module, pictures), _alone(after.reference(), pictures))
 
 
 def test_network_comes_back_from_what_a_checkpoint_stores(network):

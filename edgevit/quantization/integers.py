@@ -1,0 +1,193 @@
+"""The int8 network in integers, as the kernels of XNNPACK compute it: equal to the bit.
+
+Fake quantization in floats sends one value in ten thousand to the neighbour of what an integer kernel gives, because
+it breaks ties in another way and adds biases unrounded. In the next layers each such step makes others, until in deep
+networks half of all values differ by one. So what is trained, and what artifacts are compared with, is the arithmetic
+that ExecuTorch and LiteRT run: convolutions and linear layers sum int8 products and an int32 bias and are rescaled by
+one float32 factor, half to even; products alike; sums are rescaled by fixed-point factors of 21 bits, half up
+(XNNPACK, src/reference/unary-elementwise and microparams-init: "fp32 requantization", qs8-vadd).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from edgevit.deploy.graph import Graph, is_call, only_reader
+from edgevit.errors import QuantizationError
+from edgevit.quantization.placement import origin, place_grids, rectifiers
+
+_EXACT = 2**24  # up to here float32 holds every integer
+_LARGEST = 255  # of a value less its zero point
+_FACTOR_BITS = 21
+_INT32 = 2**31 - 1
+
+Scale = Callable[[], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A node whose kernel computes in integers: the nodes whose grids it reads and writes, all by name.
+
+    weighted: whether its second operand is a weight with a grid of its own.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+    weighted: bool
+
+
+def integer_sites(deployed: fx.GraphModule) -> tuple[Site, ...]:
+    """All convolutions, linear layers, sums, differences and products with grids in front and behind.
+
+    Arithmetic that placement calls a float island is among them where what it reads and gives has a grid for other
+    reasons: the runtimes see the pairs around it.
+    """
+    aten = torch.ops.aten
+    graph = Graph(deployed)
+    placement = place_grids(graph)
+    sites = []
+    operations = (aten.conv2d.default, aten.linear.default, aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor)
+    for node in graph.calls(*operations):
+        weighted = node in placement.weighted
+        inputs = [origin(one) if isinstance(one, fx.Node) else one for one in node.args[: 1 if weighted else 2]]
+        output = node
+        if node not in placement.grids and is_call(only_reader(node), *rectifiers()):  # which the kernel applies
+            output = only_reader(node)
+        if output in placement.grids and not node.kwargs and all(one in placement.grids for one in inputs):
+            sites.append(Site(node.name, tuple(one.name for one in inputs), output.name, weighted))
+    return tuple(sites)
+
+
+def in_integers(
+    module: fx.GraphModule, sites: tuple[Site, ...], activations: Mapping[str, Scale], weights: Mapping[str, Scale]
+) -> fx.GraphModule:
+    """Let the nodes of `sites` compute in integers, in place; what they read must lie on its grids.
+
+    activations, weights: what gives the scale (1,) or (O,) of a grid, by node. Gradients are those of the float
+    operations. Raises QuantizationError if a node is missing.
+    """
+    nodes = {node.name: node for node in module.graph.nodes}
+    for site in sites:
+        node = nodes.get(site.name)
+        if node is None:
+            raise QuantizationError(f"the int8 graph has no {site.name}", hint="report the model")
+        scales = [activations[name] for name in site.inputs]
+        if site.weighted:
+            scales.append(weights[site.name])
+        kernel = f"integers_{site.name}"
+        module.add_submodule(kernel, IntegerKernel(node.target, (*scales, activations[site.output])))
+        with module.graph.inserting_before(node):
+            call = module.graph.call_module(kernel, node.args, node.kwargs)
+        call.meta.update(node.meta)
+        node.replace_all_uses_with(call)
+        module.graph.erase_node(node)
+    module.recompile()
+    return module
+
+
+class IntegerKernel(nn.Module):
+    """One operation on tensors that lie on int8 grids, float32 in and out, computed in integers.
+
+    operation: aten conv2d, linear, add, sub or mul. scales: of its inputs, the weight's among them, and of its result,
+    which is on that grid but not yet held to its ends.
+    """
+
+    def __init__(self, operation: Any, scales: tuple[Scale, ...]) -> None:
+        super().__init__()
+        self._operation = operation
+        self._scales = scales
+        aten = torch.ops.aten
+        kernels = {aten.add.Tensor: _sum, aten.sub.Tensor: _difference, aten.mul.Tensor: _product}
+        self._kernel = kernels.get(operation, self._weighted)
+
+    def forward(self, *args: Any) -> Tensor:
+        """As the operation; with gradients, those of the float operation."""
+        with torch.no_grad():
+            scales = [scale().detach() for scale in self._scales]
+            result = self._kernel(*args, scales=scales)
+        learned = torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
+        return _Instead.apply(self._operation(*args), result) if learned else result
+
+    def _weighted(self, x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any, scales: list[Tensor]) -> Tensor:
+        data, weights, result = scales
+        x, weight = (x / data).round(), (weight / _along(weights, weight.dim(), 0)).round()
+        if bias is not None:
+            bias = _integers(bias, weights.double() * data.double())
+        reach = weight.abs().flatten(1).sum(dim=1).max() * _LARGEST + (0 if bias is None else bias.abs().max())
+        if reach >= _EXACT or x.device.type != "cpu":  # other devices may sum in less than float32
+            x, weight = x.double(), weight.double()
+        dense = weight.shape[1] > 1 and weight[0, 0].numel() > 1
+        with _without_winograd() if dense else nullcontext():
+            summed = self._operation(x, weight, None if bias is None else bias.to(x.dtype), *rest)
+        channels = 1 if _is_convolution(self._operation) else summed.dim() - 1
+        factor = weights * data / result
+        return (summed.float() * _along(factor, summed.dim(), channels)).round() * result
+
+
+def bias_on_grid(bias: Tensor, data: float, weights: Tensor) -> Tensor:
+    """A bias (O,) rounded to the integers that kernels add to their products. data: scale, weights: scales (O,)."""
+    products = weights.double() * data
+    return (_integers(bias, products) * products).float()
+
+
+def _integers(bias: Tensor, products: Tensor) -> Tensor:
+    return (bias.double() / products).round().clamp(-_INT32 - 1, _INT32)
+
+
+def _is_convolution(operation: Any) -> bool:
+    """Whether an operation has its channels on axis 1; linear layers have them on the last."""
+    return operation is torch.ops.aten.conv2d.default
+
+
+@contextmanager
+def _without_winograd() -> Iterator[None]:
+    """oneDNN turns dense convolutions into Winograd's where it can, whose sums are no integers."""
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
+
+
+class _Instead(torch.autograd.Function):
+    """The second value with the gradient of the first."""
+
+    @staticmethod
+    def forward(ctx: Any, real: Tensor, value: Tensor) -> Tensor:
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+def _sum(a: Tensor, b: Tensor, *, scales: list[Tensor], sign: int = 1) -> Tensor:
+    first, second, result = scales
+    ratios = first / result, second / result
+    exponent = torch.frexp(torch.maximum(*ratios)).exponent
+    one = torch.exp2((_FACTOR_BITS - exponent).double())  # the larger factor has 21 bits
+    factors = [(ratio.double() * one).round() for ratio in ratios]
+    total = (a / first).round() * factors[0] + sign * (b / second).round() * factors[1]
+    return torch.floor(total / one + 0.5).float() * result
+
+
+def _difference(a: Tensor, b: Tensor, *, scales: list[Tensor]) -> Tensor:
+    return _sum(a, b, scales=scales, sign=-1)
+
+
+def _product(a: Tensor, b: Tensor, *, scales: list[Tensor]) -> Tensor:
+    first, second, result = scales
+    return ((a / first).round() * (b / second).round() * (first * second / result)).round() * result
+
+
+def _along(values: Tensor, rank: int, axis: int) -> Tensor:
+    """(O,) so that it broadcasts along one axis of a tensor of `rank` axes."""
+    return values.reshape([-1 if one == axis else 1 for one in range(rank)])
