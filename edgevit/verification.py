@@ -167,7 +167,12 @@ def open_float_form(artifact: Artifact, weights: str | Path, model: str | None =
 
 
 def open_reference(artifacts: list[Artifact], weights: str | Path, model: str | None = None) -> Reference:
-    """The checkpoint as a function, after a check that it is the very one that the artifacts were made from.
+    """The network of `open_source_of` as a function."""
+    return _remembering(open_source_of(artifacts, weights, model).run)
+
+
+def open_source_of(artifacts: list[Artifact], weights: str | Path, model: str | None = None) -> Source:
+    """The checkpoint's network, after a check that it is the very one that the artifacts were made from.
 
     model: "file.py:factory" for networks that are not ours. Raises UsageError for other weights.
     """
@@ -179,7 +184,7 @@ def open_reference(artifacts: list[Artifact], weights: str | Path, model: str | 
                 f"{artifact.name} was not made from {weights}",
                 hint="give the checkpoint that was converted, or convert again",
             )
-    return _remembering(source.run)
+    return source
 
 
 def _remembering(run: Reference) -> Reference:
