@@ -135,7 +135,9 @@ def debug(
         report = _compared(opened, program, pictures, data or "its goldens")
         running.result = report.summary()
     if not report.same_answers:
-        log.warning("WARNING   telling inner values changed the answers of %s: the ranking is of that copy", opened.name)
+        log.warning(
+            "WARNING   telling inner values changed the answers of %s: the ranking is of that copy", opened.name
+        )
     folder = opened.path.parent / "results" if out is None else Path(out)
     write_json(folder / f"{opened.name}.debug.json", report.to_json())
     return report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,8 @@ def _rectifiers() -> tuple[Any, ...]:
 def _operation(node: fx.Node) -> str:
     if node.op == "placeholder":
         return "input"
+    if node.target is operator.getitem:
+        return _operation(node.args[0])
     name = str(node.target).removeprefix("aten.").split(".")[0]
     source = node.all_input_nodes[0]
     absorbed = is_call(node, *_rectifiers()) and only_reader(source) is node and source.op == "call_function"

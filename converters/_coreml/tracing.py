@@ -6,6 +6,7 @@ goes onto a grid has a name of its own: it is found behind the result that it qu
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,8 @@ def _value_names(operations: Iterable[Message], program: Program, nodes: Sequenc
     found = {}
     for name in nodes:
         on_grid = str(known[name].target) == _QUANTIZE
-        source = known[name].args[0].name if on_grid else name
+        part = known[name].target is operator.getitem  # of a norm, which is one value there
+        source = known[name].args[0].name if on_grid or part else name
         stem = renamed[source].name if source in renamed else source
         candidates = [f"{stem}{suffix}" for suffix in _SUFFIXES]
         if on_grid:

@@ -39,9 +39,7 @@ def debug(
     from edgevit.layer_errors import HEADER, KIND_HEADER, kind_row, row
     from edgevit.layer_errors import debug as debug_artifact
 
-    report = debug_artifact(
-        artifact, weights=weights, data=data, model=model, split=split, samples=samples, out=out
-    )
+    report = debug_artifact(artifact, weights=weights, data=data, model=model, split=split, samples=samples, out=out)
     if as_json:
         print_json(report.to_json())
         return
