@@ -25,7 +25,7 @@ def trainable(network: Int8Network) -> fx.GraphModule:
     """
     module = copy.deepcopy(network.deployed)
     graph = Graph(module)
-    placement = place_grids(graph)
+    placement = place_grids(graph, network.table.islands)
     module.requires_grad_(False)
     for node in placement.weighted:
         for constant in node.args[1:3]:
@@ -54,7 +54,7 @@ def finished(trained: fx.GraphModule, network: Int8Network) -> Int8Network:
 
     deployed = copy.deepcopy(network.deployed)
     graph, source = Graph(deployed), Graph(trained)
-    placement = place_grids(graph)
+    placement = place_grids(graph, network.table.islands)
     own = {node.target: node for node in trained.graph.nodes if node.op == "get_attr"}
     weights = {}
     for node in placement.weighted:
@@ -62,16 +62,21 @@ def finished(trained: fx.GraphModule, network: Int8Network) -> Int8Network:
             if constant is not None:
                 with torch.no_grad():
                     graph.parameter(constant).copy_(source.parameter(own[constant.target]))
-        weights[node.name] = _quantizer(trained, node.args[1].name).grid(graph.parameter(node.args[1]))
+        weights[node.name] = _quantizer(trained, node.args[1]).grid(graph.parameter(node.args[1]))
         with torch.no_grad():
             graph.parameter(node.args[1]).copy_(weights[node.name].real())
-    grids = {node.name: _quantizer(trained, node.name).grid() for node in placement.grids}
-    return Int8Network(deployed, ScaleTable(grids, weights), network.steps)
+    grids = {node.name: _quantizer(trained, node).grid() for node in placement.grids}
+    return Int8Network(deployed, ScaleTable(grids, weights, network.table.islands), network.steps)
+
+
+def quantizer_name(node: fx.Node) -> str:
+    """The submodule of a trainable network that puts a node's result, or a weight, on its grid."""
+    return f"quantizer_{node.name}"
 
 
 def _insert(module: fx.GraphModule, node: fx.Node, readers: list[fx.Node], quantizer: nn.Module) -> None:
     """Let `readers` read what the quantizer makes of the node's result."""
-    name = f"quantizer_{node.name}"
+    name = quantizer_name(node)
     module.add_submodule(name, quantizer)
     with module.graph.inserting_after(node):
         call = module.graph.call_module(name, (node,))
@@ -80,5 +85,5 @@ def _insert(module: fx.GraphModule, node: fx.Node, readers: list[fx.Node], quant
         reader.replace_input_with(node, call)
 
 
-def _quantizer(module: fx.GraphModule, name: str) -> nn.Module:
-    return module.get_submodule(f"quantizer_{name}")
+def _quantizer(module: fx.GraphModule, node: fx.Node) -> nn.Module:
+    return module.get_submodule(quantizer_name(node))
