@@ -27,6 +27,7 @@ from edgevit.plugins import get_converter
 from edgevit.spec import Layout
 from edgevit.storage import write_json
 from edgevit.tracing import Layer, ProgramTrace, layers_of
+from edgevit.verification import open_source_of
 
 if TYPE_CHECKING:
     from edgevit.conversion import Session
@@ -130,7 +131,7 @@ def debug(
     """
     opened = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
     pictures = _pictures(opened, data, split, samples)
-    program = program_of(opened, weights, model)
+    program = program_of(opened, open_source_of([opened], weights, model))
     with stage("debug", artifact=opened.name) as running:
         report = _compared(opened, program, pictures, data or "its goldens")
         running.result = report.summary()

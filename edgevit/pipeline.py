@@ -33,7 +33,7 @@ from edgevit.reuse import Reuse
 from edgevit.sources import Source, open_source
 from edgevit.spec import Layout, ModelSpec, Precision
 from edgevit.storage import storage_errors, write_json
-from edgevit.verification import describe_parity, open_source_of
+from edgevit.verification import describe_parity
 from edgevit.worker import TWIN, save_references
 
 if TYPE_CHECKING:
@@ -117,13 +117,9 @@ def convert(
     return artifacts[0] if isinstance(target, str) and target != "all" else artifacts
 
 
-def program_of(artifact: Artifact, weights: str | Path, model: str | None = None) -> Program:
-    """The program that an artifact was converted from, made again from its checkpoint.
-
-    model: "file.py:factory" for networks that are not ours. Raises UsageError for other weights than the artifact's.
-    """
+def program_of(artifact: Artifact, source: Source) -> Program:
+    """The program that an artifact was converted from, made again; source: its checkpoint, of `open_source_of`."""
     manifest = artifact.manifest
-    source = open_source_of([artifact], weights, model)
     module, spec = source.module, source.spec
     if source.steps is None:
         passes = PASSES if manifest.deploy else ()

@@ -23,7 +23,11 @@ Data = Annotated[
         show_default=False,
     ),
 ]
-TrainingMaxDrop = Annotated[
+TrainingThreads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.", show_default=False)
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was killed, given the same arguments.")]
+MaxDrop = Annotated[
     float | None,
     typer.Option(
         "--max-drop",
@@ -32,10 +36,6 @@ TrainingMaxDrop = Annotated[
         show_default=False,
     ),
 ]
-Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.", show_default=False)
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was killed, given the same arguments.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="CPU threads of the runtime.")]
 
 

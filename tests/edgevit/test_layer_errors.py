@@ -54,6 +54,7 @@ def use(monkeypatch, program):
     """Let `debug` compare `program` with what a converter makes of another one."""
 
     def installed(converter):
+        monkeypatch.setattr(layer_errors, "open_source_of", lambda *given: None)
         monkeypatch.setattr(layer_errors, "program_of", lambda *given: program)
         monkeypatch.setattr(layer_errors, "get_converter", lambda name: converter)
         pictures = [example_input((1, 3, 32, 32), seed).numpy() for seed in range(2)]
