@@ -25,7 +25,10 @@ from edgevit.program import Program, describe
 from edgevit.spec import Precision, Task
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from converters._coreml.sessions import CoreMLSession, InterpreterSession
+    from converters._coreml.tracing import TracedInterpreterSession
     from edgevit.contract.manifest import Lowering, Manifest
     from edgevit.mil.package import Package
     from edgevit.quantization.stored import StoredGrids
@@ -169,6 +172,14 @@ class CoreMLConverter:
                 f"coreml has no {accelerator!r} without Core ML", hint="use a Mac, or leave --accelerator out"
             )
         return InterpreterSession(path, manifest)
+
+    def open_traced(
+        self, folder: Path, manifest: Manifest, program: Program, nodes: Sequence[str]
+    ) -> TracedInterpreterSession:
+        """The file itself in the reference interpreter, on any system: Core ML does not tell its inner values."""
+        from converters._coreml.tracing import TracedInterpreterSession
+
+        return TracedInterpreterSession(folder / manifest.entry, manifest, program, nodes)
 
 
 def _input(ct: ModuleType, spec: TensorSpec, *, picture: bool) -> Any:

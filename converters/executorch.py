@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from edgevit.spec import Precision, TensorSpec
 if TYPE_CHECKING:
     import numpy as np
     from torch import fx
+    from torch.export import ExportedProgram
 
     from edgevit.contract.manifest import Lowering, Manifest
     from edgevit.quantization.stored import StoredGrids
@@ -57,15 +59,42 @@ class ExecuTorchSession:
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One inference; float32 arrays by input name, copies by output name."""
+        results = self._results(inputs)
+        return {spec.name: result for spec, result in zip(self._outputs, results, strict=True)}
+
+    def _results(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         import torch
 
         tensors = tuple(torch.from_numpy(_checked(inputs, spec)) for spec in self._inputs)
-        results = self._module.forward(tensors, clone_outputs=True)
-        return {spec.name: result.numpy() for spec, result in zip(self._outputs, results, strict=True)}
+        return [result.numpy() for result in self._module.forward(tensors, clone_outputs=True)]
 
     def close(self) -> None:
         """Free the program and its delegates."""
         del self._module
+
+
+class TracedExecuTorchSession(ExecuTorchSession):
+    """A program lowered again with inner values as further outputs, by the names of its nodes."""
+
+    def __init__(self, manifest: Manifest, program: Program, nodes: Sequence[str]) -> None:
+        from converters._executorch.tracing import with_outputs
+
+        data, self.lowering = _lowered(with_outputs(program.exported, nodes), program.spec.name)
+        self._program, self._nodes = program, tuple(nodes)
+        with tempfile.TemporaryDirectory(prefix="edgevit-executorch-") as folder:
+            path = Path(folder, MODEL_FILE)
+            path.write_bytes(data)
+            super().__init__(path, manifest, threads=1)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One inference; the program's outputs, and the nodes' values."""
+        from converters._executorch.tracing import integers
+
+        results = self._results(inputs)
+        names = (*(spec.name for spec in self._outputs), *self._nodes)
+        values = dict(zip(names, results, strict=True))
+        own = {name: values.pop(name) for name in names[: len(self._outputs)]}
+        return own | integers(self._program.exported, values)
 
 
 class ExecuTorchConverter:
@@ -82,25 +111,8 @@ class ExecuTorchConverter:
 
     def convert(self, program: Program, options: Options, out_dir: Path) -> Converted:
         """Lower to XNNPACK and write model.pte. Raises ConversionError naming every op without a kernel."""
-        require("executorch.exir", "executorch")
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
-
-        # Ops outside core ATen are let through here, so that the runtime's own list of kernels decides,
-        # and all that it lacks are named at once.
-        _say_strides(program.exported.graph)
-        with without_idle_moves() as moves, shared_node_origins():
-            edge = to_edge_transform_and_lower(
-                program.exported,
-                partitioner=[XnnpackPartitioner()],
-                compile_config=EdgeCompileConfig(_check_ir_validity=False),
-            )
-        graph_module = edge.exported_program().graph_module
-        _require_kernels(graph_module, program.spec.name)
-        lowering = _lowering(
-            graph_module, moves.transposes
-        )  # before memory planning, which adds operations of its own to the graph
-        (out_dir / MODEL_FILE).write_bytes(edge.to_executorch().buffer)
+        data, lowering = _lowered(program.exported, program.spec.name)
+        (out_dir / MODEL_FILE).write_bytes(data)
         return Converted(MODEL_FILE, program.spec.inputs, program.spec.outputs, lowering)
 
     def check(self, folder: Path, manifest: Manifest) -> dict[str, str]:
@@ -137,6 +149,34 @@ class ExecuTorchConverter:
         if accelerator != "cpu":
             raise UsageError(f"executorch runs on cpu here, not on {accelerator!r}", hint="use --accelerator cpu")
         return ExecuTorchSession(folder / manifest.entry, manifest, threads)
+
+    def open_traced(
+        self, folder: Path, manifest: Manifest, program: Program, nodes: Sequence[str]
+    ) -> TracedExecuTorchSession:
+        """The program lowered again with more outputs: as the file itself cannot be made to tell its inner values."""
+        return TracedExecuTorchSession(manifest, program, nodes)
+
+
+def _lowered(exported: ExportedProgram, model: str) -> tuple[bytes, Lowering]:
+    """A program as the bytes of a .pte file. Raises ConversionError naming every op without a kernel."""
+    require("executorch.exir", "executorch")
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+
+    # Ops outside core ATen are let through here, so that the runtime's own list of kernels decides,
+    # and all that it lacks are named at once.
+    _say_strides(exported.graph)
+    with without_idle_moves() as moves, shared_node_origins():
+        edge = to_edge_transform_and_lower(
+            exported,
+            partitioner=[XnnpackPartitioner()],
+            compile_config=EdgeCompileConfig(_check_ir_validity=False),
+        )
+    graph_module = edge.exported_program().graph_module
+    _require_kernels(graph_module, model)
+    # Before memory planning, which adds operations of its own to the graph.
+    lowering = _lowering(graph_module, moves.transposes)
+    return edge.to_executorch().buffer, lowering
 
 
 def _say_strides(graph: fx.Graph) -> None:

@@ -6,8 +6,9 @@ guesses layouts from shapes takes part, so nothing depends on which sizes happen
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,26 @@ class TFLiteSession:
         del self._runner, self._interpreter
 
 
+class TracedTFLiteSession(TFLiteSession):
+    """The same file with inner values as further outputs, by the names of the program's nodes."""
+
+    def __init__(self, path: Path, manifest: Manifest, program: Program, nodes: Sequence[str]) -> None:
+        from converters._tflite.tracing import traced_file
+
+        data, self._names = traced_file(path, program, nodes)
+        with tempfile.TemporaryDirectory(prefix="edgevit-tflite-") as folder:
+            traced = Path(folder, path.name)
+            traced.write_bytes(data)
+            super().__init__(traced, manifest, threads=1)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One inference; the outputs of the file, and the nodes' values with the axes of the program."""
+        from converters._tflite.tracing import in_graph_form
+
+        outputs = super().run(inputs)
+        return outputs | in_graph_form(outputs, self._names)
+
+
 class TFLiteConverter:
     """Writes model.tflite with builtin ops only and runs it with LiteRT."""
 
@@ -82,7 +103,7 @@ class TFLiteConverter:
         from converters._tflite.flatbuffer import serialize
         from converters._tflite.lower import lower
 
-        graph = lower(program)
+        graph = lower(program).graph
         path = out_dir / MODEL_FILE
         path.write_bytes(serialize(graph, program.spec.name))
         inputs = _specs(program.spec.inputs, [graph.tensors[index].shape for index in graph.inputs])
@@ -122,6 +143,12 @@ class TFLiteConverter:
         if accelerator != "cpu":
             raise UsageError(f"tflite runs on cpu here, not on {accelerator!r}", hint="use --accelerator cpu")
         return TFLiteSession(folder / manifest.entry, manifest, threads)
+
+    def open_traced(
+        self, folder: Path, manifest: Manifest, program: Program, nodes: Sequence[str]
+    ) -> TracedTFLiteSession:
+        """A copy of the file with more outputs; the operators and XNNPACK's part in them stay."""
+        return TracedTFLiteSession(folder / manifest.entry, manifest, program, nodes)
 
 
 def _contradictions(facts: FileFacts, manifest: Manifest) -> Iterator[str]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgevit.diagnosis import doctor
     from edgevit.errors import EdgevitError, ParityError
     from edgevit.evaluation import evaluate
+    from edgevit.layer_errors import debug
     from edgevit.models import create_model, iter_specs
     from edgevit.pipeline import convert
     from edgevit.prediction import predict
@@ -36,6 +37,7 @@ _HOMES = {
     "bundle": "bundling",
     "compare": "profiling",
     "convert": "pipeline",
+    "debug": "layer_errors",
     "doctor": "diagnosis",
     "evaluate": "evaluation",
     "create_model": "models",

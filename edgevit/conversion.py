@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -84,3 +84,10 @@ class Converter(Protocol):
 
     def open(self, folder: Path, manifest: Manifest, accelerator: str = "cpu", threads: int = 1) -> Session:
         """Load for inference. Raises NotExecutable where the runtime does not exist, DeviceError if it fails."""
+
+    def open_traced(self, folder: Path, manifest: Manifest, program: Program, nodes: Sequence[str]) -> Session:
+        """Load so that a run also gives the values of the program's `nodes`, by name and in the node's own shape.
+
+        Integers where the node quantizes, float32 elsewhere; nodes without a value in the file are left out. program:
+        what the artifact was converted from. Raises ContractError if that can be seen not to be so.
+        """

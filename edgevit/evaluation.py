@@ -8,11 +8,13 @@ from pathlib import Path
 from edgevit.artifact import Artifact, load_artifact
 from edgevit.contract.manifest import Parity
 from edgevit.data.imageset import ImageSet, open_imageset
+from edgevit.drift import INT8
 from edgevit.errors import UsageError
+from edgevit.ladder import ladder_of
 from edgevit.log import stage
 from edgevit.spec import Precision, Task
 from edgevit.storage import write_json
-from edgevit.verification import Verification, check_parity, examine, open_float_form, open_reference
+from edgevit.verification import Verification, check_parity, examine, open_source_of, remembering
 
 HEADER = ("artifact", "where", "top-1 checkpoint", "top-1 artifact", "points", "agreement", "pictures")
 
@@ -45,15 +47,16 @@ def evaluate(
     pictures = open_imageset(data, split)
     for artifact in opened:
         _require_classes(artifact, pictures)
-    reference = None if weights is None else open_reference(opened, weights, model)
-    int8 = weights is not None and opened[0].manifest.precision is Precision.INT8
-    float_form = open_float_form(opened[0], weights, model) if int8 else None
+    ladder, reference = {}, None
+    if weights is not None:
+        source = open_source_of(opened, weights, model)
+        if opened[0].manifest.precision is Precision.INT8:
+            ladder = ladder_of(opened[0], source, weights, model)
+        reference = ladder.get(INT8) or remembering(source.run)
     results = []
     for artifact in opened:
         with stage("evaluate", artifact=artifact.name) as running:
-            result = examine(
-                artifact, data=pictures, split=split, reference=reference, threads=threads, float_form=float_form
-            )
+            result = examine(artifact, data=pictures, split=split, reference=reference, threads=threads, ladder=ladder)
             running.result = result.summary()
         folder = artifact.path.parent / "results" if out is None else Path(out)
         write_json(folder / f"{artifact.name}.evaluate.json", result.to_json())

@@ -28,7 +28,7 @@ from edgevit.errors import ConversionError, UsageError, unknown_name
 from edgevit.export import export
 from edgevit.log import logger, stage
 from edgevit.plugins import converter_names, get_converter
-from edgevit.program import save_program
+from edgevit.program import Program, save_program
 from edgevit.reuse import Reuse
 from edgevit.sources import Source, open_source
 from edgevit.spec import Layout, ModelSpec, Precision
@@ -117,6 +117,16 @@ def convert(
     return artifacts[0] if isinstance(target, str) and target != "all" else artifacts
 
 
+def program_of(artifact: Artifact, source: Source) -> Program:
+    """The program that an artifact was converted from, made again; source: its checkpoint, of `open_source_of`."""
+    manifest = artifact.manifest
+    module, spec = source.module, source.spec
+    if source.steps is None:
+        passes = PASSES if manifest.deploy else ()
+        module, _ = deploy(_functional(source), spec, passes, get_converter(manifest.target).kernels)
+    return export(module, spec, precision=manifest.precision, labels=manifest.labels)
+
+
 def _targets(target: str | Sequence[str]) -> list[str]:
     names = [target] if isinstance(target, str) else list(target)
     known = converter_names()
@@ -184,10 +194,14 @@ def _prepare(source: Source, folder: Path, goldens: Sequence[str | Path]) -> fx.
         save_references(folder / TWIN, _answered(twin, pictures), probes, _one_by_one(twin, probes))
         return source.module
     with stage("capture", model=spec.name) as running:
-        inputs = tuple(example_input(tensor.shape) for tensor in spec.inputs)
-        captured = functional(capture(source.module, inputs, spec.name))
+        captured = _functional(source)
         running.result = f"{len(captured.graph.nodes)} nodes"
     return captured
+
+
+def _functional(source: Source) -> fx.GraphModule:
+    inputs = tuple(example_input(tensor.shape) for tensor in source.spec.inputs)
+    return functional(capture(source.module, inputs, source.spec.name))
 
 
 def _programs(

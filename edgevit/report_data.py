@@ -123,6 +123,30 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
+class Drift:
+    """One step of an artifact's drift ladder, against the step before; null where there is none, or no label."""
+
+    name: str
+    top1: float | None
+    agreement: float | None
+    snr_db: float | None
+    cosine: float | None
+    max_abs_error: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorstLayer:
+    """A layer that adds error of its own, as `edgevit debug` ranked it: new there, and all that came together."""
+
+    place: str
+    node: str
+    operation: str
+    new_snr_db: float | None
+    snr_db: float | None
+    new_steps: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Training:
     """How the checkpoint behind an artifact came to be, epoch by epoch."""
 
@@ -157,6 +181,8 @@ class ArtifactRow:
     agreement: Agreement
     accuracy: Accuracy | None
     latencies: tuple[Latency, ...]
+    drift: tuple[Drift, ...] = ()
+    worst_layers: tuple[WorstLayer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

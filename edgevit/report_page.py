@@ -13,7 +13,7 @@ from typing import Any
 from edgevit.libraries import require
 from edgevit.report_data import ReportData
 from edgevit.report_figures import Figure, figures
-from edgevit.report_tables import agreement, comparisons, device_name, latency, profile_runs, size, summary, unexecuted
+from edgevit.report_tables import all_tables, device_name, profile_runs, size, summary, unexecuted
 
 # One sentence per number of the tables: what it is, and which direction is good.
 EXPLAINERS = (
@@ -31,6 +31,8 @@ EXPLAINERS = (
      "Every 20 dB is one decimal digit that agrees. Higher is better; there is none when the outputs are identical."),
     ("Cosine", "Angle between both outputs as vectors: 1 is the same direction."),
     ("Same answer", "Share of inputs with the same top-1 class, or the mean overlap (IoU) of the two masks."),
+    ("New error, new steps", "What a layer computes differently from the checkpoint's operation on the very same "
+     "values: as SNR, and as the share of values on another step of their int8 grid. So far: what it inherits too."),
     ("Delegated", "Operations that the target's fast back end took, of all in the lowered graph. The rest runs in "
      "plain kernels and is listed by name below."),
     ("Transposes", "Layout changes in the model file. Each moves a whole tensor without computing anything."),
@@ -52,7 +54,7 @@ def html(data: ReportData) -> str:
     return environment.from_string(_text("report.html.j2")).render(
         data=data,
         summary=summary(data),
-        measured=[table for table in (agreement(data), latency(data), comparisons(data)) if table.rows],
+        measured=all_tables(data)[1:],
         unexecuted=unexecuted(data),
         figures=shown,
         figures_json=embed_json([_drawn(figure) for figure in shown]),

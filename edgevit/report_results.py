@@ -12,10 +12,11 @@ from edgevit.contract.manifest import Parity
 from edgevit.contract.report import RawReport
 from edgevit.contract.schema import MAX_DOCUMENT_BYTES
 from edgevit.errors import ContractError
-from edgevit.report_data import Accuracy, Comparison, Latency, Note, NoteKind, Source
+from edgevit.report_data import Accuracy, Comparison, Drift, Latency, Note, NoteKind, Source, WorstLayer
 from edgevit.storage import sha256_file
 
 RESULTS_FOLDER = "results"
+_SHOWN_LAYERS = 5
 _REMEDY = "measure again; the file was edited or cut off"
 
 
@@ -29,6 +30,15 @@ class Verification:
     checks: dict[str, str]
     started_utc: str
     source: Source
+    drift: tuple[Drift, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RankedLayers:
+    """One debug.json: the layers that add most error to one build."""
+
+    artifact_sha256: str
+    layers: tuple[WorstLayer, ...]
 
 
 @dataclass(slots=True)
@@ -38,6 +48,7 @@ class Results:
     verifications: dict[str, Verification] = field(default_factory=dict)
     latencies: dict[str, list[Latency]] = field(default_factory=dict)
     comparisons: list[Comparison] = field(default_factory=list)
+    worst_layers: dict[str, tuple[WorstLayer, ...]] = field(default_factory=dict)
 
 
 def read_results(folder: Path, builds: Collection[str]) -> tuple[Results, list[Note]]:
@@ -88,6 +99,30 @@ def _verification(document: dict[str, Any], source: Source) -> Verification:
         checks={key: str(value) for key, value in document["checks"].items()},
         started_utc=document["started_utc"],
         source=source,
+        drift=tuple(map(_drift, document.get("drift", ()))),
+    )
+
+
+def _drift(step: dict[str, Any]) -> Drift:
+    numbers = ("top1", "agreement", "snr_db", "cosine", "max_abs_error")
+    return Drift(str(step["name"]), **{name: _optional(step[name]) for name in numbers})
+
+
+def _ranked_layers(document: dict[str, Any], source: Source) -> RankedLayers:
+    _require(document, "edgevit.debug")
+    adding = [error for error in document["layers"] if error["new"]["snr_db"] is not None]
+    return RankedLayers(document["artifact_sha256"], tuple(map(_worst_layer, adding[:_SHOWN_LAYERS])))
+
+
+def _worst_layer(error: dict[str, Any]) -> WorstLayer:
+    layer, new = error["layer"], error["new"]
+    return WorstLayer(
+        place=str(layer["place"]),
+        node=str(layer["node"]),
+        operation=str(layer["operation"]),
+        new_snr_db=_optional(new["snr_db"]),
+        snr_db=_optional(error["so_far"]["snr_db"]),
+        new_steps=_optional(new["steps"]),
     )
 
 
@@ -165,27 +200,32 @@ def _require(document: dict[str, Any], schema: str) -> None:
         raise ContractError(f"not {schema} 1 but {found}", hint=_REMEDY)
 
 
-def _measured(row: Verification | Latency | Comparison) -> tuple[str, ...]:
+def _measured(row: Verification | Latency | Comparison | RankedLayers) -> tuple[str, ...]:
     """The hashes of the builds that a result is about."""
     return (row.a_sha256, row.b_sha256) if isinstance(row, Comparison) else (row.artifact_sha256,)
 
 
-def _file(row: Verification | Latency | Comparison, results: Results) -> None:
+def _file(row: Verification | Latency | Comparison | RankedLayers, results: Results) -> None:
     if isinstance(row, Comparison):
         results.comparisons.append(row)
     elif isinstance(row, Latency):
         results.latencies.setdefault(row.artifact_sha256, []).append(row)
+    elif isinstance(row, RankedLayers):
+        results.worst_layers[row.artifact_sha256] = row.layers
     else:
         known = results.verifications.get(row.artifact_sha256)
         older, newer = (row, known) if known is not None and known.started_utc >= row.started_utc else (known, row)
         if newer.accuracy is None and older is not None:  # parity alone does not take an accuracy back
             newer = replace(newer, accuracy=older.accuracy)
+        if older is not None and not newer.drift:
+            newer = replace(newer, drift=older.drift)
         results.verifications[row.artifact_sha256] = newer
 
 
-_READERS: dict[str, Callable[[dict[str, Any], Source], Verification | Latency | Comparison]] = {
+_READERS: dict[str, Callable[[dict[str, Any], Source], Verification | Latency | Comparison | RankedLayers]] = {
     ".verify": _verification,
     ".evaluate": _verification,
     ".profile": _latency,
     ".compare": _comparison,
+    ".debug": _ranked_layers,
 }

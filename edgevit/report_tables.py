@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from edgevit.report_data import ArtifactRow, Comparison, Latency, ReportData, Source, Status
+from edgevit.report_data import ArtifactRow, Comparison, Drift, Latency, ReportData, Source, Status, WorstLayer
 
 ABSENT = "\N{EN DASH}"
 SYMBOL = {Status.AGREES: "✓", Status.REFERENCE: "✓", Status.DIFFERS: "✕"}
@@ -53,6 +53,20 @@ def agreement(data: ReportData) -> Table:
     return Table("Agreement with the checkpoint", columns, tuple(_agreement_row(row) for row in data.artifacts))
 
 
+def drift(data: ReportData) -> Table:
+    """Step by step from the trained float network to the file: what became of the answers."""
+    columns = ("Artifact", "Step", "Top-1", "Same answer", "SNR", "Cosine", "Max abs. error")
+    rows = [_drift_row(row, step, first=i == 0) for row in data.artifacts for i, step in enumerate(row.drift)]
+    return Table("Where accuracy went, each step against the one before", columns, tuple(rows))
+
+
+def worst_layers(data: ReportData) -> Table:
+    """The layers that compute something else than the checkpoint's, as far as `edgevit debug` was run."""
+    columns = ("Artifact", "Layer", "Operation", "New error", "Error so far", "New steps")
+    rows = [_layer_row(row, layer) for row in data.artifacts for layer in row.worst_layers]
+    return Table("Layers that add most error", columns, tuple(rows))
+
+
 def latency(data: ReportData) -> Table:
     """Every profile run: one row per artifact and run; artifacts without one say why."""
     columns = (
@@ -71,7 +85,8 @@ def comparisons(data: ReportData) -> Table:
 
 def all_tables(data: ReportData) -> tuple[Table, ...]:
     """The tables in reading order, without empty ones."""
-    return tuple(table for table in (summary(data), agreement(data), latency(data), comparisons(data)) if table.rows)
+    tables = (summary, agreement, drift, worst_layers, latency, comparisons)
+    return tuple(table for table in (make(data) for make in tables) if table.rows)
 
 
 def markdown(data: ReportData) -> str:
@@ -178,6 +193,30 @@ def _agreement_row(row: ArtifactRow) -> tuple[Cell, ...]:
         _text(labelled, "edgevit evaluate was not run on labelled data"),
         _number(data and data.agreement, percent, _why_unmeasured(row, "no labelled data was given")),
         _source(found.source),
+    )
+
+
+def _drift_row(row: ArtifactRow, step: Drift, *, first: bool) -> tuple[Cell, ...]:
+    equal = "the first step" if first else "the answers are equal to the bit"
+    return (
+        Cell(row.name, kind="code"),
+        Cell(step.name),
+        _number(step.top1, percent, "no labelled data was given"),
+        _number(step.agreement, percent, "the first step"),
+        _number(step.snr_db, lambda v: f"{v:.1f} dB", equal),
+        _number(step.cosine, lambda v: f"{v:.6f}", "the first step"),
+        _number(step.max_abs_error, _exponent, "the first step"),
+    )
+
+
+def _layer_row(row: ArtifactRow, layer: WorstLayer) -> tuple[Cell, ...]:
+    return (
+        Cell(row.name, kind="code"),
+        Cell(f"{layer.place} {layer.node}".strip(), kind="code"),
+        Cell(layer.operation),
+        _number(layer.new_snr_db, lambda v: f"{v:.1f} dB", "nothing new"),
+        _number(layer.snr_db, lambda v: f"{v:.1f} dB", "equal to the bit"),
+        _number(layer.new_steps, percent, "no int8 grid"),
     )
 
 

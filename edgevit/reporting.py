@@ -131,6 +131,8 @@ def _artifact_row(folder: Path, artifact: Artifact, results: Results) -> Artifac
         agreement=_agreement(manifest, built, verified, latencies),
         accuracy=verified.accuracy if verified else None,
         latencies=latencies,
+        drift=verified.drift if verified else (),
+        worst_layers=results.worst_layers.get(sha256, ()),
     )
 
 

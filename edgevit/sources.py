@@ -127,7 +127,8 @@ def int8_network(module: nn.Module, spec: ModelSpec, checkpoint: Checkpoint) -> 
     """The int8 network in a checkpoint, whose float network is `module`. Raises QuantizationError if damaged."""
     from edgevit.quantization.network import restore
 
-    return restore(module, spec, checkpoint.int8, checkpoint.card.quantization["activations"])
+    facts = checkpoint.card.quantization
+    return restore(module, spec, checkpoint.int8, facts["activations"], facts.get("islands", ()))
 
 
 def is_file_model(model: str) -> bool:

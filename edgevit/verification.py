@@ -17,14 +17,14 @@ from edgevit.contract.golden import check_goldens
 from edgevit.contract.manifest import Parity, Tolerance
 from edgevit.conversion import INTERPRETER, NotExecutable
 from edgevit.data.postprocess import segment_mask
-from edgevit.drift import ARTIFACT, FLOAT, INT8, DriftStep, climb
+from edgevit.drift import ARTIFACT, DriftStep, climb
 from edgevit.errors import ParityError, UsageError
 from edgevit.layout import to_layout
 from edgevit.plugins import get_converter
 from edgevit.spec import Layout, Precision, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from edgevit.conversion import Session
     from edgevit.data.imageset import ImageSet
@@ -67,7 +67,7 @@ class Verification:
     seconds: float
     compression: str = ""  # of the stored weights, as in the manifest
     interpreter: Parity | None = None  # of the runtime's outputs with the reference interpreter's, where asked for
-    drift: tuple[DriftStep, ...] = ()  # of an int8 artifact, where its float network ran on the data too
+    drift: tuple[DriftStep, ...] = ()  # where the forms of its checkpoint ran on the same inputs
     started_utc: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
 
     def to_json(self) -> dict[str, Any]:
@@ -163,11 +163,11 @@ def open_checkpoint(artifact: Artifact, weights: str | Path, model: str | None, 
 
 def open_float_form(artifact: Artifact, weights: str | Path, model: str | None = None) -> Reference:
     """The float network of an int8 artifact's checkpoint as a function."""
-    return _remembering(open_checkpoint(artifact, weights, model, None).run)
+    return remembering(open_checkpoint(artifact, weights, model, None).run)
 
 
-def open_reference(artifacts: list[Artifact], weights: str | Path, model: str | None = None) -> Reference:
-    """The checkpoint as a function, after a check that it is the very one that the artifacts were made from.
+def open_source_of(artifacts: list[Artifact], weights: str | Path, model: str | None = None) -> Source:
+    """The checkpoint's network, after a check that it is the very one that the artifacts were made from.
 
     model: "file.py:factory" for networks that are not ours. Raises UsageError for other weights.
     """
@@ -179,11 +179,11 @@ def open_reference(artifacts: list[Artifact], weights: str | Path, model: str | 
                 f"{artifact.name} was not made from {weights}",
                 hint="give the checkpoint that was converted, or convert again",
             )
-    return _remembering(source.run)
+    return source
 
 
-def _remembering(run: Reference) -> Reference:
-    """Several artifacts of one checkpoint see the same pictures."""
+def remembering(run: Reference) -> Reference:
+    """A reference that answers once for each input: several artifacts of one checkpoint see the same pictures."""
     known: dict[bytes, np.ndarray] = {}
 
     def once(tensor: np.ndarray) -> np.ndarray:
@@ -211,14 +211,14 @@ def examine(
     reference: Reference | None = None,
     threads: int = 1,
     interpreter: bool = False,
-    float_form: Reference | None = None,
+    ladder: Mapping[str, Reference] | None = None,
 ) -> Verification:
     """Check files, format and preprocessing, run the artifact, and compare it with its checkpoint.
 
     data: labelled pictures to score on; reference: the checkpoint as a function of normalised images
     (N, 3, H, W) to logits, to score and compare on the same pictures. Without them the stored goldens decide.
-    interpreter: also compare the runtime with the reference interpreter, which Core ML artifacts have. float_form: the
-    float network that an int8 artifact's comes from, for the ladder of drift.
+    interpreter: also compare the runtime with the reference interpreter, which Core ML artifacts have. ladder: the
+    forms of the checkpoint in order, of `ladder`; each runs on the data, or on the goldens without any.
     Raises ContractError if files, format or preprocessing are not what the manifest says. Where this machine has
     no runtime for the format, the parity says executed=False and why.
     """
@@ -234,7 +234,7 @@ def examine(
         grids.require_scheme(str(artifact.path))
         checks["scales"] = grids.summary()
     checks["goldens"] = f"{check_goldens(artifact)} pictures preprocessed to the bit"
-    against = None
+    against = goldens = None
     try:
         session = artifact.open(threads=threads)
     except NotExecutable as reason:
@@ -243,7 +243,8 @@ def examine(
     else:
         try:
             answers, wanted = _answers(artifact, data, session, reference)
-            parity = _parity(artifact, session, answers, wanted)
+            goldens = np.concatenate(_golden_answers(artifact, session))
+            parity = _parity(artifact, session.runtime, goldens, answers, wanted)
             if interpreter:
                 against = _against_interpreter(artifact, session)
         finally:
@@ -257,21 +258,26 @@ def examine(
         time.perf_counter() - started,
         manifest.compression,
         against,
-        _drift(artifact, data, float_form, wanted, answers),
+        _drift(artifact, data, ladder or {}, goldens if data is None else answers),
     )
 
 
 def _drift(
-    artifact: Artifact,
-    data: ImageSet | None,
-    float_form: Reference | None,
-    wanted: np.ndarray | None,
-    answers: np.ndarray | None,
+    artifact: Artifact, data: ImageSet | None, ladder: Mapping[str, Reference], answers: np.ndarray | None
 ) -> tuple[DriftStep, ...]:
-    if data is None or float_form is None or wanted is None or answers is None:
+    if not ladder or answers is None:
         return ()
-    floats = np.concatenate([float_form(tensor) for tensor in _tensors(artifact, data)])
-    return climb({FLOAT: floats, INT8: wanted, ARTIFACT: answers}, np.asarray(data.targets))
+    tensors = list(_golden_tensors(artifact) if data is None else _tensors(artifact, data))
+    forms = {name: np.concatenate([form(tensor) for tensor in tensors]) for name, form in ladder.items()}
+    return climb({**forms, ARTIFACT: answers}, None if data is None else np.asarray(data.targets))
+
+
+def _golden_tensors(artifact: Artifact) -> Iterator[np.ndarray]:
+    """The goldens as the checkpoint takes them (1, 3, H, W)."""
+    from edgevit.data.preprocess import preprocess
+
+    for golden in artifact.manifest.goldens:
+        yield preprocess(artifact.golden_level(golden, "L0"), artifact.manifest.preprocess, Layout.NCHW)
 
 
 def _against_interpreter(artifact: Artifact, session: Session) -> Parity:
@@ -317,16 +323,22 @@ def _tensors(artifact: Artifact, data: ImageSet) -> Iterator[np.ndarray]:
         yield np.concatenate([preprocess(image, artifact.manifest.preprocess, Layout.NCHW) for image in pictures])
 
 
-def _parity(artifact: Artifact, session: Session, answers: np.ndarray | None, wanted: np.ndarray | None) -> Parity:
-    """Over the goldens, and over the data where the checkpoint ran on it too."""
+def _parity(
+    artifact: Artifact,
+    runtime: str,
+    goldens: np.ndarray,
+    answers: np.ndarray | None,
+    wanted: np.ndarray | None,
+) -> Parity:
+    """Over the goldens, whose answers are given, and over the data where the checkpoint ran on it too."""
     manifest = artifact.manifest
     result = manifest.outputs[0]
-    actual = _golden_answers(artifact, session)
+    actual = [goldens]
     expected = [_model_form(artifact.golden_level(golden, "L3"), result.layout) for golden in manifest.goldens]
     if answers is not None and wanted is not None:
         actual.append(answers)
         expected.append(wanted)
-    return measure(np.concatenate(actual), np.concatenate(expected), task=manifest.model.task, runtime=session.runtime)
+    return measure(np.concatenate(actual), np.concatenate(expected), task=manifest.model.task, runtime=runtime)
 
 
 def _model_form(array: np.ndarray, layout: Layout) -> np.ndarray:

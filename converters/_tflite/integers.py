@@ -43,12 +43,13 @@ def _dequantize(b: Builder, x: Value, scale: float, zero_point: int, low: int, h
     return b.unary("DEQUANTIZE", x)
 
 
-def use_integers(graph: Graph, weight_scales: Mapping[int, np.ndarray]) -> None:
+def use_integers(graph: Graph, weight_scales: Mapping[int, np.ndarray]) -> dict[int, int]:
     """Turn float operators between pairs into integer ones, in place.
 
-    weight_scales: float32 (O,) by the output of each operator whose constant weight lies on such a grid.
+    weight_scales: float32 (O,) by the output of each operator whose constant weight lies on such a grid. Returns, for
+    each tensor that was a copy of another, the one that is used in its place.
     """
-    _Integers(graph, weight_scales).run()
+    return _Integers(graph, weight_scales).run()
 
 
 class _Integers:
@@ -64,8 +65,9 @@ class _Integers:
             for index in operator.inputs:
                 self._readers.setdefault(index, []).append(operator)
 
-    def run(self) -> None:
+    def run(self) -> dict[int, int]:
         self._graph.operators[:] = [new for old in self._graph.operators for new in self._rewritten(old)]
+        return self._same
 
     def _rewritten(self, operator: Operator) -> list[Operator]:
         operator.inputs = [self._same.get(index, index) for index in operator.inputs]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from converters._tflite import axes, elementwise, integers, maps, products, reductions  # noqa: F401, they fill HANDLERS
@@ -18,7 +20,15 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 
-def lower(program: Program) -> Graph:
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A program as a graph; values: the file's tensor of each node of the program that has one, by the node's name."""
+
+    graph: Graph
+    values: dict[str, Value]
+
+
+def lower(program: Program) -> Lowered:
     """The program as a graph with channels-last maps. Raises ConversionError naming every op it cannot take."""
     exported = _without_unknown_composites(program.exported)
     return _Lowering(program, exported).run()
@@ -46,7 +56,7 @@ class _Lowering:
         self.env: dict[fx.Node, Any] = {}
         self.problems: list[str] = []
 
-    def run(self) -> Graph:
+    def run(self) -> Lowered:
         import torch
 
         with torch.no_grad():
@@ -63,8 +73,19 @@ class _Lowering:
                 f"tflite cannot take {len(self.problems)} op(s) of {model}: {'; '.join(self.problems)}",
                 hint="rewrite those modules with convolutions, products, plain arithmetic and reshapes",
             )
-        integers.use_integers(self.builder.graph, self._weight_scales())
-        return self.builder.finished(self.program.spec.name)
+        same = integers.use_integers(self.builder.graph, self._weight_scales())
+        graph = self.builder.finished(self.program.spec.name)
+        return Lowered(graph, self._placed(graph, same))
+
+    def _placed(self, graph: Graph, same: Mapping[int, int]) -> dict[str, Value]:
+        """The nodes' values by their tensors in the finished graph, in which names stay and indices close up."""
+        indices = {graph.tensors[operator.output].name: operator.output for operator in graph.operators}
+        values = ((node.name, value) for node, value in self.env.items() if isinstance(value, Value))
+        found = {
+            name: (indices.get(self.builder.graph.tensors[same.get(value.tensor, value.tensor)].name), value)
+            for name, value in values
+        }
+        return {name: replace(value, tensor=index) for name, (index, value) in found.items() if index is not None}
 
     def _weight_scales(self) -> dict[int, Any]:
         """The scales of weights that come on a grid, by the output of the operator that has the weight."""

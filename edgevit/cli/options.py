@@ -27,6 +27,15 @@ TrainingThreads = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.", show_default=False)
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was killed, given the same arguments.")]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        "--max-drop",
+        min=0.0,
+        help="Points of top-1 that int8 may cost; the costliest layers stay in float where it costs more.",
+        show_default=False,
+    ),
+]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="CPU threads of the runtime.")]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.options import AsJson, Data, Resume, TrainingThreads, print_json
+from edgevit.cli.options import AsJson, Data, MaxDrop, Resume, TrainingThreads, print_json
 
 
 def qat(
@@ -25,6 +25,7 @@ def qat(
     ] = None,
     threads: TrainingThreads = None,
     resume: Resume = False,
+    max_drop: MaxDrop = None,
     as_json: AsJson = False,
 ) -> None:
     """Train with int8 grids (NNCF quantizers); `convert --precision int8` takes the result."""
@@ -41,6 +42,7 @@ def qat(
         learning_rate=learning_rate,
         threads=threads,
         resume=resume,
+        max_drop=max_drop,
     )
     if as_json:
         print_json(dataclasses.asdict(result) | {"checkpoint": str(result.checkpoint)})

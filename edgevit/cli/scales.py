@@ -42,8 +42,9 @@ def scales(
 
 
 def _rows(report: ScaleReport) -> list[tuple[str, ...]]:
-    """One per layer; by the checkpoint's names where it was compared with one."""
+    """One per layer; by the checkpoint's names where it was compared with one. Float layers come last."""
     names = report.comparison.names if report.comparison else {}
+    floats = [(name, "float", "-", "float", "float") for name in report.grids.float_layers]
     return [
         (
             names.get(layer.name, layer.name),
@@ -53,4 +54,4 @@ def _rows(report: ScaleReport) -> list[tuple[str, ...]]:
             str(layer.result or "float"),
         )
         for layer in report.grids.layers
-    ]
+    ] + floats

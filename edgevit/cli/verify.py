@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.options import AsJson, Threads, print_json
+from edgevit.cli.options import AsJson, Threads, Weights, print_json, print_table
 
 
 def verify(
@@ -15,6 +15,10 @@ def verify(
     interpreter: Annotated[
         bool, typer.Option("--interpreter", help="Also compare Core ML with the reference interpreter.")
     ] = False,
+    weights: Weights = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="file.py:factory of a model of your own.", show_default=False)
+    ] = None,
     threads: Threads = 1,
     out: Annotated[
         Path | None,
@@ -24,9 +28,12 @@ def verify(
 ) -> None:
     """Check files, format and preprocessing, run the artifact, compare it with its checkpoint.
 
-    What it should answer is stored beside it; `edgevit evaluate` scores it on labelled pictures.
+    What it should answer is stored beside it; `edgevit evaluate` scores it on labelled pictures. With --weights each
+    form on the way from checkpoint to file answers too: what became of the answers, step by step.
     """
+    from edgevit import drift
     from edgevit.artifact import load_artifact
+    from edgevit.ladder import open_ladder
     from edgevit.log import stage
     from edgevit.storage import write_json
     from edgevit.verification import check_parity, examine
@@ -34,7 +41,8 @@ def verify(
     documents = []
     for artifact in [load_artifact(path) for path in artifacts]:
         with stage("verify", artifact=artifact.name) as running:
-            result = examine(artifact, threads=threads, interpreter=interpreter)
+            ladder = None if weights is None else open_ladder(artifact, weights, model)
+            result = examine(artifact, threads=threads, interpreter=interpreter, ladder=ladder)
             running.result = result.summary()
         path = (out or artifact.path.parent / "results") / f"{artifact.name}.verify.json"
         write_json(path, result.to_json())
@@ -42,5 +50,7 @@ def verify(
         check_parity(result.parity, artifact.manifest.tolerance, artifact.name)  # after writing: a miss is a result too
         if not as_json:
             print(f"{artifact.name}: {result.summary()}")
+            if result.drift:
+                print_table(drift.HEADER, [drift.row(step) for step in result.drift])
     if as_json:
         print_json(documents)

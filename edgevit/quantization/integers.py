@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from edgevit.deploy.graph import Graph, is_call, only_reader
 from edgevit.errors import QuantizationError
-from edgevit.quantization.placement import origin, place_grids, rectifiers
+from edgevit.quantization.placement import Placement, origin, rectifiers
 
 _EXACT = 2**24  # up to here float32 holds every integer
 _LARGEST = 255  # of a value less its zero point
@@ -43,26 +43,29 @@ class Site:
     weighted: bool
 
 
-def integer_sites(deployed: fx.GraphModule) -> tuple[Site, ...]:
+def integer_sites(deployed: fx.GraphModule, placement: Placement) -> tuple[Site, ...]:
     """All convolutions, linear layers, sums, differences and products with grids in front and behind.
 
     Arithmetic that placement calls a float island is among them where what it reads and gives has a grid for other
     reasons: the runtimes see the pairs around it.
     """
     aten = torch.ops.aten
-    graph = Graph(deployed)
-    placement = place_grids(graph)
-    sites = []
+    sites, gridded = [], {node.name for node in placement.grids}
+    weights = {node.name for node in placement.weighted}
     operations = (aten.conv2d.default, aten.linear.default, aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor)
-    for node in graph.calls(*operations):
-        weighted = node in placement.weighted
+    for node in Graph(deployed).calls(*operations):
+        weighted = node.name in weights
         inputs = [origin(one) if isinstance(one, fx.Node) else one for one in node.args[: 1 if weighted else 2]]
         output = node
-        if node not in placement.grids and is_call(only_reader(node), *rectifiers()):  # which the kernel applies
+        if node.name not in gridded and is_call(only_reader(node), *rectifiers()):  # which the kernel applies
             output = only_reader(node)
-        if output in placement.grids and not node.kwargs and all(one in placement.grids for one in inputs):
+        if output.name in gridded and not node.kwargs and all(_on(one, gridded) for one in inputs):
             sites.append(Site(node.name, tuple(one.name for one in inputs), output.name, weighted))
     return tuple(sites)
+
+
+def _on(value: Any, gridded: set[str]) -> bool:
+    return isinstance(value, fx.Node) and value.name in gridded
 
 
 def in_integers(

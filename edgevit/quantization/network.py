@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ class Int8Network:
         from edgevit.quantization.integers import bias_on_grid
 
         graph = Graph(deployed)
-        for node in place_grids(graph).weighted:
+        for node in place_grids(graph, table.islands).weighted:
             bias = node.args[2] if len(node.args) > 2 else None
             if bias is not None:
                 data = table.activations[origin(node.args[0]).name].scale
@@ -68,16 +68,16 @@ class Int8Network:
         activations = {name: torch.tensor([grid.scale]) for name, grid in self.table.activations.items()}
         weights = {name: grid.scales for name, grid in self.table.weights.items()}
         constant = ({name: scale.detach for name, scale in scales.items()} for scales in (activations, weights))
-        return in_integers(module, integer_sites(self.deployed), *constant)
+        return in_integers(module, integer_sites(self.deployed, self.placement()), *constant)
 
     def placement(self) -> Placement:
         """Where the grids stand."""
-        return place_grids(Graph(self.deployed))
+        return place_grids(Graph(self.deployed), self.table.islands)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint stores: int8 weights with their scales by node, all other parameters by name."""
         graph = Graph(self.deployed)
-        weighted = {node.name: node.args[1].target for node in place_grids(graph).weighted}
+        weighted = {node.name: node.args[1].target for node in self.placement().weighted}
         stored = {}
         for name, grid in self.table.weights.items():
             stored[f"{name}.values"], stored[f"{name}.scales"] = grid.values, grid.scales
@@ -85,6 +85,21 @@ class Int8Network:
             if node.op == "get_attr" and node.target not in weighted.values():
                 stored[f"float.{node.target}"] = graph.value(node).clone()
         return stored
+
+    def with_islands(self, islands: Collection[str]) -> Int8Network:
+        """The same network with these nodes in float too, and without the grids that nothing needs any more."""
+        table = self.table
+        islands = table.islands | set(islands)
+        placement = place_grids(Graph(self.deployed), islands)
+        return Int8Network(
+            self.deployed,
+            ScaleTable(
+                {node.name: table.activations[node.name] for node in placement.grids},
+                {node.name: table.weights[node.name] for node in placement.weighted},
+                islands,
+            ),
+            self.steps,
+        )
 
     def activations(self) -> dict[str, list[float]]:
         """Scale and zero point by node, for a checkpoint's card."""
@@ -105,9 +120,13 @@ def prepare(module: nn.Module, spec: ModelSpec) -> tuple[fx.GraphModule, tuple[D
 
 
 def restore(
-    module: nn.Module, spec: ModelSpec, tensors: Mapping[str, Tensor], activations: Mapping[str, Any]
+    module: nn.Module,
+    spec: ModelSpec,
+    tensors: Mapping[str, Tensor],
+    activations: Mapping[str, Any],
+    islands: Collection[str] = (),
 ) -> Int8Network:
-    """The network that `tensors()` and `activations()` came from; module: its float network, weights loaded.
+    """The network that `tensors()`, `activations()` and its islands came from; module: its float network.
 
     Raises QuantizationError if they do not fit the graph that this version of edgevit makes of `module`.
     """
@@ -116,7 +135,9 @@ def restore(
     deployed, steps = prepare(module, spec)
     graph = Graph(deployed)
     weights = {}
-    for node in place_grids(graph).weighted:
+    for name in set(islands) - {node.name for node in graph.nodes}:
+        raise _other_graph(name)
+    for node in place_grids(graph, islands).weighted:
         try:
             weights[node.name] = WeightGrid(tensors[f"{node.name}.values"], tensors[f"{node.name}.scales"])
         except KeyError:
@@ -130,7 +151,7 @@ def restore(
             if f"float.{name}" in tensors:
                 _write(graph, node, tensors[f"float.{name}"])
     grids = {name: ActivationGrid(float(scale), int(zero)) for name, (scale, zero) in activations.items()}
-    return Int8Network(deployed, ScaleTable(grids, weights), steps)
+    return Int8Network(deployed, ScaleTable(grids, weights, frozenset(islands)), steps)
 
 
 def _write(graph: Graph, node: fx.Node, value: Tensor) -> None:

@@ -7,6 +7,7 @@ two computed tensors, the statistics of a LayerNorm). Data movement keeps the gr
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -40,14 +41,18 @@ class Placement:
         return counts
 
 
-def place_grids(graph: Graph) -> Placement:
-    """Decide for every operation of a deployed graph whether it computes in int8."""
-    return _Placing(graph).run()
+def place_grids(graph: Graph, islands: Collection[str] = ()) -> Placement:
+    """Decide for every operation of a deployed graph whether it computes in int8.
+
+    islands: names of nodes that shall compute in float in any case; what reads them follows by the rule above.
+    """
+    return _Placing(graph, islands).run()
 
 
 class _Placing:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, islands: Collection[str]) -> None:
         self._graph = graph
+        self._islands = islands
         self._norms = norm_members(graph)
         self._kinds = _kinds()
         self._int8: set[fx.Node] = set()  # nodes whose result is int8 wherever it goes
@@ -100,7 +105,7 @@ class _Placing:
     def _kind(self, node: fx.Node) -> str:
         """ "weighted", "integer", "move" or "float"."""
         kind = self._kinds.get(node.target, "float")
-        if node in self._norms:
+        if node in self._norms or (node.name in self._islands and kind != "move"):
             return "float"
         if kind == "weighted":
             return kind if self._graph.value(node.args[1]) is not None else "float"

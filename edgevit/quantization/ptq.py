@@ -12,6 +12,7 @@ from edgevit.data.imageset import ImageSet, open_imageset
 from edgevit.data.preprocess import normalize_table
 from edgevit.errors import UsageError
 from edgevit.log import stage
+from edgevit.quantization.budget import Budgeted, LayerCost, fit_budget
 from edgevit.quantization.calibration import calibrate
 from edgevit.quantization.network import Int8Network, prepare
 from edgevit.sources import Source, open_source
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 SAMPLES = 256
 _BATCH = 64
 _FEW = 16  # pictures below which ranges are guesses
+_JUDGES = 512  # held-out pictures that a budget is kept on: a fifth of a point each
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Quantized:
 
     grids: tensors on an int8 grid; weighted: convolutions and linear layers in int8; islands: operations left in
     float, by the module where they stand. top1 (0 to 1): of the float network and of the int8 one on the test
-    pictures; None for tasks without classes.
+    pictures; None for tasks without classes. floating: layers that stay in float to keep an accuracy budget.
     """
 
     checkpoint: Path
@@ -46,6 +48,7 @@ class Quantized:
     islands: dict[str, int]
     top1_float: float | None
     top1_int8: float | None
+    floating: tuple[LayerCost, ...] = ()
 
 
 def quantize(
@@ -56,24 +59,32 @@ def quantize(
     out: str | Path,
     samples: int = SAMPLES,
     input_size: int | None = None,
+    max_drop: float | None = None,
 ) -> Quantized:
     """Find the int8 grids of a trained network by NNCF's post-training quantization, and write an int8 checkpoint.
 
     model: a name of `edgevit list` or "file.py:factory". data: "digits", "photos" or a folder; up to `samples` of its
     training split set the ranges, its test split scores float and int8 network. The checkpoint holds both networks;
     `convert` with precision "int8" takes it to every target with these very scales.
+    max_drop: points of top-1 that int8 may cost on training pictures which set no ranges; where it costs more, the
+    layers that cost most stay in float, in every target.
     Raises UsageError for weights and data that do not fit, QuantizationError where no grid can be found.
     """
     source = open_source(model, weights=weights, input_size=input_size)
     calibration, test = (open_imageset(data, split) for split in ("train", "test"))
     require_classes(source, calibration)
     network = post_training(source, calibration, samples)
+    budgeted = None
+    if max_drop is not None:
+        budgeted = within_budget(source, network, calibration, samples, max_drop)
+        network = budgeted.network
     with stage("score", model=source.spec.name) as running:
         scored = PreprocessedSet(test, source.spec)
         forms = source.module, network.reference(batched=True)
         float_top1, int8_top1 = (top1(form, scored) for form in forms)
         running.result = f"top-1 float {100 * float_top1:.2f} %, int8 {100 * int8_top1:.2f} % on {len(test)} pictures"
     facts = {"method": "ptq", "data": calibration.name, "samples": min(samples, len(calibration))}
+    facts |= budget_facts(budgeted)
     card = int8_card(source, weights, network, facts | {"top1_float": float_top1, "top1": int8_top1})
     save_checkpoint(out, source.module, card, network.tensors())
     placement = network.placement()
@@ -85,6 +96,7 @@ def quantize(
         placement.islands(),
         float_top1,
         int8_top1,
+        budgeted.floating if budgeted else (),
     )
 
 
@@ -98,10 +110,38 @@ def post_training(source: Source, pictures: ImageSet, samples: int) -> Int8Netwo
         running.result = ", ".join(f"{step.name} x{step.changes}" for step in steps)
     with stage("calibrate", model=source.spec.name, pictures=count) as running:
         chosen = PreprocessedSet(pictures, source.spec)
-        indices = [len(pictures) * i // count for i in range(count)]
+        indices = _spread(len(pictures), count)
         corrected, table = calibrate(deployed, [chosen[i][0][None] for i in indices], _input_range(source.spec))
         running.result = f"{len(table.activations)} tensors and {len(table.weights)} weights on int8 grids"
     return Int8Network.settled(corrected, table, steps)
+
+
+def within_budget(source: Source, network: Int8Network, pictures: ImageSet, samples: int, max_drop: float) -> Budgeted:
+    """`fit_budget` on training pictures that `samples` of them, which set the ranges, are not among."""
+    used = set(_spread(len(pictures), min(samples, len(pictures))))
+    unused = [index for index in range(len(pictures)) if index not in used]
+    if len(unused) < _FEW:
+        log.warning("WARNING   %d pictures set ranges and judge them too: there are no others", len(pictures))
+        unused = sorted(used)
+    indices = [unused[index] for index in _spread(len(unused), min(_JUDGES, len(unused)))]
+    with stage("budget", model=source.spec.name, max_drop=max_drop, pictures=len(indices)) as running:
+        chosen = PreprocessedSet(pictures, source.spec)
+        images, targets = zip(*(chosen[index] for index in indices), strict=True)
+        budgeted = fit_budget(network, images, targets, max_drop)
+        running.result = budgeted.summary()
+    return budgeted
+
+
+def budget_facts(budgeted: Budgeted | None) -> dict[str, Any]:
+    """What a checkpoint's card says about the layers that stay in float."""
+    if budgeted is None:
+        return {}
+    return {"floating": [dataclasses.asdict(cost) for cost in budgeted.floating], "budget": budgeted.summary()}
+
+
+def _spread(length: int, count: int) -> list[int]:
+    """`count` indices evenly spread over a set."""
+    return [length * index // count for index in range(count)]
 
 
 def _input_range(spec: ModelSpec) -> tuple[float, float]:
@@ -124,6 +164,8 @@ def int8_card(source: Source, weights: str | Path, network: Int8Network, facts: 
     from edgevit import __version__
 
     quantization = {**facts, "edgevit_version": __version__, "activations": network.activations()}
+    if network.table.islands:
+        quantization["islands"] = sorted(network.table.islands)
     card = read_checkpoint(weights).card
     if card is not None:
         return dataclasses.replace(card, quantization=quantization)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgevit.data.imageset import open_imageset
 from edgevit.log import stage
-from edgevit.quantization.ptq import SAMPLES, int8_card, post_training
+from edgevit.quantization.ptq import SAMPLES, budget_facts, int8_card, post_training, within_budget
 from edgevit.quantization.trainable import finished, trainable
 from edgevit.sources import int8_network, open_source
 from edgevit.training.checkpoint import CheckpointCard, read_checkpoint, save_checkpoint
@@ -27,6 +27,7 @@ def qat(
     samples: int = SAMPLES,
     threads: int | None = None,
     resume: bool = False,
+    max_drop: float | None = None,
 ) -> TrainingResult:
     """Train a network with NNCF's quantizers at its int8 grids, and write an int8 checkpoint.
 
@@ -36,7 +37,9 @@ def qat(
     on from. data: "digits" or a folder with train/ and test/. Epochs and the peak learning rate are those of the
     recipe "qat" unless given; augmentation is that of the float training where the checkpoint knows it. The scores are
     those of the int8 network, which `convert` with precision "int8" takes to every target unchanged. A killed run goes
-    on with `resume` and the same arguments, and ends with the same weights on a CPU.
+    on with `resume` and the same arguments, and ends with the same weights on a CPU. max_drop: points of top-1 that
+    the trained int8 network may lose on training pictures; where it loses more, the layers that cost most stay in
+    float, on the weights of their grids.
     Raises UsageError for weights and data that do not fit, QuantizationError where no grid can be found, EdgevitError
     when training diverges; then `out` is as it was.
     """
@@ -65,6 +68,10 @@ def qat(
         network = finished(module, network)
         running.result = f"top-1 {100 * curve[-1].top1:.2f} % in int8 on {len(test_set)} held-out pictures"
     facts = {"method": "qat", **describe_training(train_set, recipe, curve)}
+    if max_drop is not None:
+        budgeted = within_budget(source, network, train_set, samples, max_drop)
+        network = budgeted.network
+        facts |= budget_facts(budgeted)
     save_checkpoint(out, source.module, int8_card(source, weights, network, facts), network.tensors())
     progress_of(out).unlink(missing_ok=True)
     return TrainingResult(Path(out), curve[-1].top1, recipe.epochs, time.perf_counter() - start, tuple(curve))

@@ -25,7 +25,7 @@ def insert_grids(deployed: fx.GraphModule, table: ScaleTable) -> fx.GraphModule:
     Raises QuantizationError if the table belongs to another graph.
     """
     graph = Graph(copy.deepcopy(deployed))
-    placement = place_grids(graph)
+    placement = place_grids(graph, table.islands)
     _require_same(placement.grids, table.activations, "tensors")
     _require_same(placement.weighted, table.weights, "weights")
     for node in placement.weighted:

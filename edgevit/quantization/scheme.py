@@ -76,10 +76,14 @@ class WeightGrid:
 
 @dataclass(frozen=True, slots=True)
 class ScaleTable:
-    """The grids of a network, by the name of the graph node: the one whose result it is, or which has the weight."""
+    """The grids of a network, by the name of the graph node: the one whose result it is, or which has the weight.
+
+    islands: nodes that could compute in int8 and stay in float, because int8 cost too much accuracy there.
+    """
 
     activations: Mapping[str, ActivationGrid]
     weights: Mapping[str, WeightGrid]
+    islands: frozenset[str] = frozenset()
 
 
 def is_half(value: float) -> bool:

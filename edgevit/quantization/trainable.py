@@ -18,17 +18,27 @@ if TYPE_CHECKING:
 
 
 def trainable(network: Int8Network) -> fx.GraphModule:
-    """A copy of the deployed graph with a quantizer at every grid.
+    """A copy of the deployed graph with a quantizer at every grid, in the arithmetic of integer kernels.
 
-    It maps images (N, 3, S, S) to logits like the network. Weights and biases of the layers with grids train, and so
-    do all ranges but the input's, which preprocessing knows; norms and what else stays in float keep their values.
-    Raises QuantizationError for a graph that cannot take a batch.
+    It maps images (N, 3, S, S) to logits like the network, to the bit. Weights and biases of the layers with grids
+    train, and so do all ranges but the input's, which preprocessing knows; norms and what else stays in float keep
+    their values. Raises QuantizationError for a graph that cannot take a batch.
     """
+    module = simulated(network)
+    placement = network.placement()
+    scales = (
+        {node.name: _quantizer(module, node).scale_now for node in placement.grids},
+        {node.name: _quantizer(module, node.args[1]).scale_now for node in placement.weighted},
+    )
+    return in_integers(module, integer_sites(network.deployed, placement), *scales)
+
+
+def simulated(network: Int8Network) -> fx.GraphModule:
+    """The same in float arithmetic between the quantizers: right up to rounding, also where some are taken out."""
     module = copy.deepcopy(network.deployed)
     graph = Graph(module)
-    placement = place_grids(graph)
+    placement = place_grids(graph, network.table.islands)
     module.requires_grad_(False)
-    weights = {node.name: node.args[1].name for node in placement.weighted}
     for node in placement.weighted:
         for constant in node.args[1:3]:
             if constant is not None:
@@ -47,12 +57,7 @@ def trainable(network: Int8Network) -> fx.GraphModule:
         _insert(module, node, list(node.users), quantizers[owner])
     module.recompile()
     any_batch(network.deployed)  # an exact answer about the graph, before rounding blurs it
-    batched = any_batch(module, ON_GRIDS)
-    scales = (
-        {node.name: _quantizer(batched, node.name).scale_now for node in placement.grids},
-        {name: _quantizer(batched, weight).scale_now for name, weight in weights.items()},
-    )
-    return in_integers(batched, integer_sites(network.deployed), *scales)
+    return any_batch(module, ON_GRIDS)
 
 
 def finished(trained: fx.GraphModule, network: Int8Network) -> Int8Network:
@@ -61,7 +66,7 @@ def finished(trained: fx.GraphModule, network: Int8Network) -> Int8Network:
 
     deployed = copy.deepcopy(network.deployed)
     graph, source = Graph(deployed), Graph(trained)
-    placement = place_grids(graph)
+    placement = place_grids(graph, network.table.islands)
     own = {node.target: node for node in trained.graph.nodes if node.op == "get_attr"}
     weights = {}
     for node in placement.weighted:
@@ -69,16 +74,21 @@ def finished(trained: fx.GraphModule, network: Int8Network) -> Int8Network:
             if constant is not None:
                 with torch.no_grad():
                     graph.parameter(constant).copy_(source.parameter(own[constant.target]))
-        weights[node.name] = _quantizer(trained, node.args[1].name).grid(graph.parameter(node.args[1]))
+        weights[node.name] = _quantizer(trained, node.args[1]).grid(graph.parameter(node.args[1]))
         with torch.no_grad():
             graph.parameter(node.args[1]).copy_(weights[node.name].real())
-    grids = {node.name: _quantizer(trained, node.name).grid() for node in placement.grids}
-    return Int8Network.settled(deployed, ScaleTable(grids, weights), network.steps)
+    grids = {node.name: _quantizer(trained, node).grid() for node in placement.grids}
+    return Int8Network.settled(deployed, ScaleTable(grids, weights, network.table.islands), network.steps)
+
+
+def quantizer_name(node: fx.Node) -> str:
+    """The submodule of a trainable network that puts a node's result, or a weight, on its grid."""
+    return f"quantizer_{node.name}"
 
 
 def _insert(module: fx.GraphModule, node: fx.Node, readers: list[fx.Node], quantizer: nn.Module) -> None:
     """Let `readers` read what the quantizer makes of the node's result."""
-    name = f"quantizer_{node.name}"
+    name = quantizer_name(node)
     module.add_submodule(name, quantizer)
     with module.graph.inserting_after(node):
         call = module.graph.call_module(name, (node,))
@@ -87,5 +97,5 @@ def _insert(module: fx.GraphModule, node: fx.Node, readers: list[fx.Node], quant
         reader.replace_input_with(node, call)
 
 
-def _quantizer(module: fx.GraphModule, name: str) -> nn.Module:
-    return module.get_submodule(f"quantizer_{name}")
+def _quantizer(module: fx.GraphModule, node: fx.Node) -> nn.Module:
+    return module.get_submodule(quantizer_name(node))

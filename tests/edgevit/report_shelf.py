@@ -11,6 +11,8 @@ from typing import Any
 from edgevit.artifact import Artifact, file_entries, load_artifact
 from edgevit.contract.manifest import DeployStep, Lowering, Manifest, ModelFacts, Parity, Tolerance
 from edgevit.contract.report import AskedUsed, Delegation, DeviceInfo, Memory, RawReport, Runtime
+from edgevit.drift import DriftStep
+from edgevit.layer_errors import LayerError, LayerReport
 from edgevit.profiling import Round, judge, save_comparison, save_profile, summarize
 from edgevit.spec import Layout, Precision, Preprocess, Task, TensorSpec
 from edgevit.storage import write_json
@@ -81,6 +83,7 @@ def write_verification(
     accuracy: float | None = 0.982,
     kind: str = "evaluate",
     started_utc: str = "2026-11-20T12:00:00Z",
+    drift: tuple[DriftStep, ...] = (),
 ) -> Path:
     """The artifact's evaluate.json, top-1 `accuracy` against a checkpoint of 0.984, or its verify.json without."""
     parity = parity or _parity("executorch 1.4.1", 6.1e-7, 131.2)
@@ -96,10 +99,21 @@ def write_verification(
             "source": "digits", "split": "test", "samples": 500, "metric": "top-1", "checkpoint": 0.984,
             "artifact": accuracy, "agreement": None if accuracy is None else 0.998,
         },
+        "drift": [dataclasses.asdict(step) for step in drift],
         "provenance": {},
         "started_utc": started_utc,
         "seconds": 1.2,
     })  # fmt: skip
+    return path
+
+
+def write_debug(artifact: Artifact, layers: tuple[LayerError, ...]) -> Path:
+    """The artifact's debug.json with layers that were ranked already."""
+    report = LayerReport(
+        artifact.name, artifact.manifest_sha256, "executorch 1.4.1", 16, "digits", True, layers, untold=()
+    )
+    path = artifact.path.parent / "results" / f"{artifact.name}.debug.json"
+    write_json(path, report.to_json())
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -93,13 +94,43 @@ def test_scores_are_those_of_the_int8_network(line, artifacts):
     )
     told = read_checkpoint(line / "qat.pt").card.quantization
     for result in results:
-        first, second, last = result.drift
+        first, second, exported, last = result.drift
         assert (first.name, second.name, last.name) == ("float network", "int8 network", "artifact")
+        assert (exported.name, exported.snr_db) == ("exported graph", None)
         assert second.snr_db < 60
         assert (second.top1, last.top1) == (result.data.checkpoint, result.data.artifact)
         assert last.snr_db is None or last.snr_db > second.snr_db
         assert result.data.agreement == 1
         assert result.data.checkpoint == pytest.approx(told["top1"])
+
+
+def test_layers_are_compared_by_the_command(line, artifacts, capsys):
+    weights = ["--model", f"{line / 'net.py'}:tiny", "--weights", line / "qat.pt"]
+    for artifact in (artifact for artifact in artifacts if artifact.manifest.target != "executorch"):
+        code, out, _ = run(capsys, "debug", artifact.path, *weights, "--data", line / "data", "--samples", 2, "--json")
+        told = json.loads(out)
+        assert (code, told["pictures"], told["same_answers"]) == (0, 2, True)
+        assert len(told["untold"]) <= (artifact.manifest.target == "coreml")  # one name is lost in its converter
+        assert max(error["so_far"]["steps"] or 0 for error in told["layers"]) < 0.2
+        assert {"input", "conv2d", "gelu"} <= {error["layer"]["operation"] for error in told["layers"]}
+        written = artifact.path.parent / "results" / f"{artifact.name}.debug.json"
+        assert json.loads(written.read_text()) == told
+    code, out, _ = run(capsys, "verify", artifacts[2].path, *weights)
+    assert code == 0
+    assert [row.split("  ")[0] for row in out.splitlines()[-3:]] == ["int8 network", "exported graph", "artifact"]
+    fails(
+        capsys, "debug", artifacts[2].path, *weights[:3], line / "ptq.pt", code=2, says=["was not made from"]
+    )  # fmt: skip
+
+
+def test_layers_in_float_are_told_and_converted(line, capsys):
+    given = [f"{line / 'net.py'}:tiny", "--data", line / "data", "--weights"]
+    code, out, err = run(
+        capsys, "quantize", *given, line / "float.pt", "--samples", 16, "--out", line / "mixed.pt", "--max-drop", 100
+    )
+    assert (code, out.strip()) == (0, str(line / "mixed.pt"))
+    assert re.search(r"\b0 of \d+ layers stay in float", err)
+    assert "budget" in read_checkpoint(line / "mixed.pt").card.quantization
 
 
 def test_training_goes_on_from_an_int8_checkpoint(line):

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -14,7 +15,10 @@ from typer.testing import CliRunner
 from edgevit.artifact import load_artifact
 from edgevit.cli.report import report as report_command
 from edgevit.contract.manifest import ModelFacts, Parity, Tolerance
+from edgevit.drift import DriftStep
 from edgevit.errors import MissingDependency, UsageError
+from edgevit.layer_errors import ErrorSize, LayerError
+from edgevit.quantization.stored import StoredGrid
 from edgevit.report_data import ArtifactRow, NoteKind, ReportData, Status
 from edgevit.report_figures import figures
 from edgevit.report_page import embed_json, html
@@ -22,6 +26,7 @@ from edgevit.report_tables import csv_text, markdown
 from edgevit.reporting import collect, report
 from edgevit.spec import Task
 from edgevit.storage import sha256_file
+from edgevit.tracing import Layer
 from tests.edgevit.report_shelf import (
     COREML,
     EXECUTORCH,
@@ -31,6 +36,7 @@ from tests.edgevit.report_shelf import (
     edit_json,
     write_artifact,
     write_comparison,
+    write_debug,
     write_profile,
     write_verification,
 )
@@ -348,3 +354,36 @@ def test_command_prints_the_paths_it_wrote(shelf: Path) -> None:
     assert done.stdout.splitlines() == [str(shelf / "report.md"), str(shelf / "report.csv")]
     as_json = CliRunner().invoke(app, [str(shelf), "--format", "md", "--json"])
     assert json.loads(as_json.stdout)["paths"] == [str(shelf / "report.md")]
+
+
+def test_ladder_and_worst_layers_are_shown_for_the_build_they_measured(tmp_path):
+    artifact = write_artifact(tmp_path, EXECUTORCH)
+    steps = (DriftStep("float network", 0.984), DriftStep("artifact", 0.982, 0.998, 34.56, 0.9998, 0.02))
+    write_verification(artifact, drift=steps, started_utc="2026-11-20T10:00:00Z")
+    write_verification(artifact, kind="verify", started_utc="2026-11-20T11:00:00Z")  # takes no ladder back
+    layer = Layer("quantize_per_tensor_5", "conv2d", "block1.0.attn", StoredGrid(0.5, 3))
+    quiet = dataclasses.replace(layer, node="quantize_per_tensor_6", place="block1.1")
+    so_far = ErrorSize(31.25, 0.5, 0.2)
+    write_debug(
+        artifact,
+        (LayerError(layer, ErrorSize(43.75, 0.5, 0.125), so_far), LayerError(quiet, ErrorSize(None, 0, 0), so_far)),
+    )
+    data = collect(tmp_path)
+    (row,) = data.artifacts
+    assert [step.name for step in row.drift] == ["float network", "artifact"]
+    assert [layer.place for layer in row.worst_layers] == ["block1.0.attn"]
+    text = markdown(data)
+    assert "34.6 dB" in text
+    assert "block1.0.attn quantize_per_tensor_5" in text
+    assert "43.8 dB" in text
+    assert "12.50 %" in text
+    assert "block1.1" not in text
+    assert not [note for note in data.notes if note.kind is NoteKind.UNREADABLE]
+
+
+def test_worst_layers_of_another_build_are_stale(tmp_path):
+    artifact = write_artifact(tmp_path, EXECUTORCH)
+    path = write_debug(artifact, ())
+    edit_json(path, artifact_sha256="0" * 64)
+    data = collect(tmp_path)
+    assert any(note.kind is NoteKind.STALE and note.subject.endswith(".debug.json") for note in data.notes)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from edgevit.quantization.calibration import calibrate
-from edgevit.quantization.integers import IntegerKernel, bias_on_grid, integer_sites
+from edgevit.quantization.integers import IntegerKernel, Site, bias_on_grid, integer_sites
 from edgevit.quantization.network import Int8Network, prepare
 from tests.edgevit.deploy.rewriting import Function
 from tests.tiny import classifier_spec
@@ -81,16 +81,21 @@ def _network(net: nn.Module) -> Int8Network:
     return Int8Network.settled(*calibrate(deployed, pictures), steps)
 
 
+def _sites(net: nn.Module) -> tuple[Site, ...]:
+    network = _network(net)
+    return integer_sites(network.deployed, network.placement())
+
+
 def test_a_sum_is_rescaled_onto_the_grid_behind_its_rectifier():
     torch.manual_seed(0)
-    (total,) = (site for site in integer_sites(_network(_Rectified()).deployed) if not site.weighted)
+    (total,) = (site for site in _sites(_Rectified()) if not site.weighted)
     assert (total.inputs, total.output) == (("conv2d", "conv2d_1"), "relu")
 
 
 def test_a_float_island_is_left_alone():
     torch.manual_seed(0)
     net = Function(lambda net, x: net.a(x).flatten(1).softmax(1) * 3 + 1, a=nn.Conv2d(3, 4, 8, stride=8))
-    assert [site.name for site in integer_sites(_network(net).deployed)] == ["conv2d"]
+    assert [site.name for site in _sites(net)] == ["conv2d"]
 
 
 def test_batch_and_single_pictures_agree_to_the_bit():

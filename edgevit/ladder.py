@@ -1,0 +1,45 @@
+"""The forms of a network between its checkpoint and an artifact, each as a function: steps of the drift ladder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgevit.artifact import Artifact
+from edgevit.drift import EXPORTED, FLOAT, INT8
+from edgevit.pipeline import program_of
+from edgevit.spec import Precision
+from edgevit.verification import open_float_form, open_source_of, remembering
+
+if TYPE_CHECKING:
+    from edgevit.sources import Source
+    from edgevit.verification import Reference
+
+
+def open_ladder(artifact: Artifact, weights: str | Path, model: str | None = None) -> dict[str, Reference]:
+    """By name, in order: the float network, of an int8 artifact the int8 one, and the graph exported for its target.
+
+    Raises UsageError for weights that the artifact was not made from.
+    """
+    return ladder_of(artifact, open_source_of([artifact], weights, model), weights, model)
+
+
+def ladder_of(
+    artifact: Artifact, source: Source, weights: str | Path, model: str | None = None
+) -> dict[str, Reference]:
+    """`open_ladder` where the checkpoint's network is open already."""
+    reference = remembering(source.run)
+    exported = program_of(artifact, source).exported.module(check_guards=False)
+
+    def one_by_one(pictures: np.ndarray) -> np.ndarray:
+        import torch
+
+        with torch.no_grad():
+            return torch.cat([exported(picture[None]) for picture in torch.from_numpy(pictures)]).numpy()
+
+    if artifact.manifest.precision is not Precision.INT8:
+        return {FLOAT: reference, EXPORTED: remembering(one_by_one)}
+    float_form = open_float_form(artifact, weights, model)
+    return {FLOAT: float_form, INT8: reference, EXPORTED: remembering(one_by_one)}
