@@ -38,10 +38,11 @@ _KEEP_BYTES = 512 << 20  # preprocessed sets up to this size stay in memory
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What a run came to: top1 (0 to 1) is that of the last epoch, whose weights the checkpoint holds."""
+    """What a run came to: score (0 to 1) by metric is that of the last epoch, whose weights the checkpoint holds."""
 
     checkpoint: Path
-    top1: float
+    metric: str
+    score: float
     epochs: int
     seconds: float
     curve: tuple[EpochResult, ...]
@@ -76,7 +77,7 @@ def train(
     seconds = time.perf_counter() - start
     save_checkpoint(out, model, _card(spec, train_set, recipe, curve))
     progress_of(out).unlink(missing_ok=True)
-    return TrainingResult(Path(out), curve[-1].top1, recipe.epochs, seconds, tuple(curve))
+    return training_result(out, recipe, seconds, curve)
 
 
 class PreprocessedSet(Dataset[tuple[Tensor, int]]):
@@ -175,12 +176,18 @@ def fit(
     return classifier.curve
 
 
+def training_result(out: str | Path, recipe: Recipe, seconds: float, curve: list[EpochResult]) -> TrainingResult:
+    """The result of a run that ended with this curve."""
+    return TrainingResult(Path(out), curve[-1].metric, curve[-1].score, recipe.epochs, seconds, tuple(curve))
+
+
 def describe_training(train_set: ImageSet, recipe: Recipe, curve: list[EpochResult]) -> dict[str, Any]:
     """What a checkpoint's card says about a run."""
     return {
         "data": train_set.name,
         "recipe": dataclasses.asdict(recipe),
-        "top1": curve[-1].top1,
+        "metric": curve[-1].metric,
+        "score": curve[-1].score,
         "curve": [dataclasses.asdict(result) for result in curve],
     }
 

@@ -99,7 +99,7 @@ def test_scores_are_those_of_the_int8_network(line, artifacts):
         assert (second.top1, last.top1) == (result.data.checkpoint, result.data.artifact)
         assert last.snr_db is None or last.snr_db > second.snr_db
         assert result.data.agreement == 1
-        assert result.data.checkpoint == pytest.approx(told["top1"])
+        assert result.data.checkpoint == pytest.approx(told["score"])
 
 
 def test_training_goes_on_from_an_int8_checkpoint(line):

@@ -300,12 +300,12 @@ def test_figures_are_valid_plotly_and_hold_the_raw_samples(shelf: Path) -> None:
     data = collect(shelf)
     drawn = {figure.name: figure for figure in figures(data)}
     times = ["load_ms", "first_ms", "p50_ms"]
-    assert list(drawn) == ["latency", *times, "size", "ratio", "training-loss", "training-top1"]
+    assert list(drawn) == ["latency", *times, "size", "ratio", "training-loss", "training-top-1"]
     for figure in drawn.values():
         plotly.graph_objects.Figure({"data": figure.data, "layout": figure.layout})
     samples_ns = data.artifacts[1].latencies[0].samples_ns
     assert drawn["latency"].data[0]["x"] == [sample / 1e6 for sample in samples_ns]
-    assert drawn["training-top1"].data[0]["y"][-1] == pytest.approx(100 * data.artifacts[0].training.curve[-1]["top1"])
+    assert drawn["training-top-1"].data[0]["y"][-1] == pytest.approx(100 * data.artifacts[0].training.curve[-1]["top1"])
 
 
 def test_an_artifact_keeps_its_colour_across_figures(shelf: Path) -> None:
