@@ -2,52 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from edgevit.scoring import agreement, score
+
 FLOAT, INT8, ARTIFACT = "float network", "int8 network", "artifact"
-HEADER = ("step", "top-1", "agreement", "SNR", "max. abs. error")
 
 
 @dataclass(frozen=True, slots=True)
 class DriftStep:
     """One form of the network on all pictures; agreement, SNR (dB), cosine and error against the step before.
 
-    They are null for the first step; an SNR of null elsewhere means equal answers.
+    score (0 to 1) counts what `metric` says, agreement the pictures or pixels of the same class. What compares is null
+    for the first step; an SNR of null elsewhere means equal answers.
     """
 
     name: str
-    top1: float
+    metric: str
+    score: float
     agreement: float | None = None
     snr_db: float | None = None
     cosine: float | None = None
     max_abs_error: float | None = None
 
 
-def climb(answers: Mapping[str, np.ndarray], targets: np.ndarray) -> tuple[DriftStep, ...]:
-    """The ladder of logits (N, classes) by step, in order; targets: the class of each picture (N,)."""
+def climb(answers: Mapping[str, np.ndarray], truth: np.ndarray) -> tuple[DriftStep, ...]:
+    """The ladder of logits (N, classes, ...) by step, in order; truth: the classes (N,) or masks (N, H, W)."""
     steps, before = [], None
     for name, logits in answers.items():
-        top1 = float((logits.argmax(axis=1) == targets).mean())
-        steps.append(DriftStep(name, top1, *(() if before is None else _against(logits, before))))
+        metric, value = next(iter(score(logits, truth).items()))
+        steps.append(DriftStep(name, metric, value, *(() if before is None else _against(logits, before))))
         before = logits
     return tuple(steps)
 
 
+def header(steps: Sequence[DriftStep]) -> tuple[str, ...]:
+    """The words above the cells of `row`."""
+    return "step", steps[0].metric, "agreement", "SNR", "max. abs. error"
+
+
 def row(step: DriftStep) -> tuple[str, ...]:
-    """The cells of HEADER."""
+    """The cells under `header`."""
+    share = f"{100 * step.score:.2f} %"
     if step.agreement is None:
-        return step.name, f"{100 * step.top1:.2f} %", "-", "-", "-"
+        return step.name, share, "-", "-", "-"
     closeness = "equal" if step.snr_db is None else f"{step.snr_db:.1f} dB"
-    return (
-        step.name,
-        f"{100 * step.top1:.2f} %",
-        f"{100 * step.agreement:.2f} %",
-        closeness,
-        f"{step.max_abs_error:.2e}",
-    )
+    return step.name, share, f"{100 * step.agreement:.2f} %", closeness, f"{step.max_abs_error:.2e}"
 
 
 def _against(logits: np.ndarray, before: np.ndarray) -> tuple[float, float | None, float, float]:
@@ -55,7 +58,7 @@ def _against(logits: np.ndarray, before: np.ndarray) -> tuple[float, float | Non
     noise, signal = np.square(one - other).sum(), np.square(other).sum()
     cosine = (one * other).sum() / max(np.sqrt(np.square(one).sum() * signal), 1e-30)
     return (
-        float((one.argmax(axis=1) == other.argmax(axis=1)).mean()),
+        agreement(logits, before),
         None if noise == 0 else float(10 * np.log10(signal / noise)),
         float(cosine),
         float(np.abs(one - other).max()),

@@ -14,7 +14,7 @@ def train(
     model: Annotated[str, typer.Argument(help="Name from `edgevit list`.", show_default=False)],
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="Checkpoint to write.", show_default=False)],
-    recipe: Annotated[str, typer.Option("--recipe", help="How to train: digits or photos.")] = "digits",
+    recipe: Annotated[str, typer.Option("--recipe", help="How to train: digits, photos or tiles.")] = "digits",
     input_size: Annotated[
         int | None,
         typer.Option("--input-size", help="Pixels of each side; default: the model's own.", show_default=False),

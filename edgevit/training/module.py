@@ -154,12 +154,18 @@ def warmup_cosine(step: int, warmup: int, total: int) -> float:
 
 
 def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Shift, scale and rotate each image (N, C, S, S) by its own random amount: the same shape.
+    """Shift, scale and rotate each image (N, C, S, S) by its own random amount: the same shape."""
+    grid = move_map(images, augmentation, generator)
+    return images if grid is None else move_pixels(images, grid)
 
-    Draws come from the CPU generator, whatever the device; the edge pixel fills what comes into view.
+
+def move_map(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor | None:
+    """Where each pixel of moved images (N, C, S, S) comes from: (N, S, S, 2) for `move_pixels`, None if from its place.
+
+    Draws come from the CPU generator, whatever the device.
     """
     if augmentation == Augmentation():
-        return images
+        return None
     draws = torch.rand(len(images), 4, generator=generator) * 2 - 1  # (N, 4) in [-1, 1)
     angle = draws[:, 0] * math.radians(augmentation.rotation_degrees)
     zoom = 1 + draws[:, 1] * augmentation.scale
@@ -167,5 +173,9 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
     rows = [torch.stack([cos, -sin, shift[:, 0]], dim=1), torch.stack([sin, cos, shift[:, 1]], dim=1)]
     affine = torch.stack(rows, dim=1).to(images.device)  # (N, 2, 3)
-    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return F.affine_grid(affine, list(images.shape), align_corners=False)
+
+
+def move_pixels(images: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
+    """Images (N, C, S, S) by a map of `move_map`; the edge pixel fills what comes into view."""
+    return F.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False)

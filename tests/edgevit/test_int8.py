@@ -96,7 +96,7 @@ def test_scores_are_those_of_the_int8_network(line, artifacts):
         first, second, last = result.drift
         assert (first.name, second.name, last.name) == ("float network", "int8 network", "artifact")
         assert second.snr_db < 60
-        assert (second.top1, last.top1) == (result.data.checkpoint, result.data.artifact)
+        assert (second.score, last.score) == (result.data.checkpoint, result.data.artifact)
         assert last.snr_db is None or last.snr_db > second.snr_db
         assert result.data.agreement == 1
         assert result.data.checkpoint == pytest.approx(told["score"])
@@ -118,7 +118,7 @@ def test_commands_tell_what_they_did(line, capsys):
     )
     told = json.loads(out)
     assert (code, told["samples"], told["weighted"], told["islands"]) == (0, 16, 6, {})
-    assert 0 <= told["top1_int8"] <= 1
+    assert 0 <= told["scores_int8"]["top-1"] <= 1
     code, out, err = run(
         capsys, "qat", *given, line / "again.pt", "--epochs", 1, "--out", line / "trained.pt", "--threads", 1
     )

@@ -12,4 +12,4 @@ def test_early_records_kept_top1_alone():
 
 
 def test_scores_are_named_in_percent():
-    assert describe_scores({"mIoU": 0.5, "Dice": 2 / 3}) == "mIoU 50.00 %  Dice 66.67 %"
+    assert describe_scores({"mIoU": 0.5, "Dice": 2 / 3}) == "mIoU 50.00 %, Dice 66.67 %"

@@ -169,7 +169,7 @@ def test_set_larger_than_memory_allowance_trains_the_same(tmp_path, monkeypatch)
             dataclasses.replace(toy_spec(), task=Task.SEGMENT, outputs=logit_map(2, 8)),
             colours(8),
             colours(4),
-            "does not classify",
+            "a class per pixel",
         ),
     ],
 )
