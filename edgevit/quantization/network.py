@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.contract.manifest import DeployStep
 from edgevit.deploy import PASSES, deploy
+from edgevit.deploy.gates import SPLIT_SILU
 from edgevit.deploy.graph import Graph
 from edgevit.deploy.scaling import SCALE_CONVOLUTIONS
 from edgevit.errors import QuantizationError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from edgevit.spec import ModelSpec
 
 # One deployment form for all targets: the scales belong to its tensors.
-INT8_PASSES = (*PASSES, SCALE_CONVOLUTIONS)
+INT8_PASSES = (*PASSES, SCALE_CONVOLUTIONS, SPLIT_SILU)
 
 
 @dataclass(frozen=True, slots=True)
