@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,7 @@ class TilesSplit:
     labels: tuple[str, ...] = LABELS
 
 
+@cache
 def load_tiles_split() -> TilesSplit:
     """The same pieces on every machine. Raises MissingDependency without scikit-image."""
     pictures = _pictures()
