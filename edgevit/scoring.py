@@ -68,8 +68,8 @@ def describe_scores(scores: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {100 * value:.2f} %" for name, value in scores.items())
 
 
-def recorded_scores(epoch: Mapping[str, Any]) -> dict[str, float]:
-    """The scores of one epoch of a recorded training curve; early checkpoints kept top-1 alone."""
-    if "top1" in epoch:
-        return {TOP1: epoch["top1"]}
-    return dict(epoch.get("scores", {}))
+def recorded_scores(record: Mapping[str, Any]) -> dict[str, float]:
+    """The scores in one epoch of a kept training curve, or one row of results; early ones have top-1 alone."""
+    if "top1" in record:
+        return {TOP1: record["top1"]}
+    return dict(record.get("scores", {}))

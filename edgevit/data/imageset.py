@@ -73,11 +73,11 @@ def open_imageset(source: str, split: str) -> LabelledSet:
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
-    if source in _BUNDLED:
-        return _BUNDLED[source](split)
+    if source in BUNDLED:
+        return BUNDLED[source](split)
     folder = Path(source)
     if not folder.is_dir():
-        names = ", ".join(f'"{name}"' for name in _BUNDLED)
+        names = ", ".join(f'"{name}"' for name in BUNDLED)
         raise UsageError(
             f"no data at {source}", hint=f"give {names} or a folder with one subfolder per class, or images/ and masks/"
         )
@@ -112,7 +112,7 @@ def _tiles(split: str) -> MaskSet:
     return MaskSet(tuple(tiles.test_images), tuple(tiles.test_masks), tiles.labels, "tiles/test")
 
 
-_BUNDLED = {DIGITS: _digits, PHOTOS: _photos, TILES: _tiles}
+BUNDLED = {DIGITS: _digits, PHOTOS: _photos, TILES: _tiles}
 
 
 def _require_same_classes(folder: Path, train: Path, test: Path) -> None:
