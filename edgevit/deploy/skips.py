@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgevit.deploy.graph import MAP_RANK, Graph, argument, place, shape
+from edgevit.deploy.graph import MAP_RANK, Graph, argument, is_call, place, shape
 
 if TYPE_CHECKING:
     from torch import fx
@@ -38,8 +38,9 @@ def _separate(graph: Graph, node: fx.Node) -> bool:
     import torch
 
     sources = list(node.args[0])
-    if len(shape(node)) != MAP_RANK or argument(node, 1, 0) != 1 or len(set(sources)) < len(sources):
-        return False
+    maps = {_sliced(source) for source in sources}
+    if len(shape(node)) != MAP_RANK or argument(node, 1, 0) != 1 or len(maps) < len(sources):
+        return False  # pieces of one map have its grid anyway
     shared = [source for source in sources if len(source.users) > 1]
     for source in shared:
         channels = shape(source)[1]
@@ -48,3 +49,12 @@ def _separate(graph: Graph, node: fx.Node) -> bool:
         copied = graph.call(conv, source, weight, None, [1, 1], [0, 0], [1, 1], channels, like=node)
         node.replace_input_with(source, copied)
     return bool(shared)
+
+
+def _sliced(node: fx.Node) -> fx.Node:
+    """The map that a slice is of, any other node itself."""
+    import torch
+
+    while is_call(node, torch.ops.aten.slice.Tensor):
+        node = node.args[0]
+    return node

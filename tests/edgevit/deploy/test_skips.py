@@ -31,3 +31,5 @@ def test_other_concatenations_stay():
     assert changes_nothing(SEPARATE_SKIPS, alone, _MAP)
     rows = Function(lambda net, x: torch.cat([(y := x.exp()), y.sin()], 2))
     assert changes_nothing(SEPARATE_SKIPS, rows, _MAP)
+    ring = Function(lambda net, x: torch.cat([(y := x.exp())[:, -1:], y, y[:, :1]], 1))
+    assert changes_nothing(SEPARATE_SKIPS, ring, _MAP)
