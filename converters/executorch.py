@@ -88,7 +88,6 @@ class ExecuTorchConverter:
 
         # Ops outside core ATen are let through here, so that the runtime's own list of kernels decides,
         # and all that it lacks are named at once.
-        _say_strides(program.exported.graph)
         with without_idle_moves() as moves, shared_node_origins():
             edge = to_edge_transform_and_lower(
                 program.exported,
@@ -137,16 +136,6 @@ class ExecuTorchConverter:
         if accelerator != "cpu":
             raise UsageError(f"executorch runs on cpu here, not on {accelerator!r}", hint="use --accelerator cpu")
         return ExecuTorchSession(folder / manifest.entry, manifest, threads)
-
-
-def _say_strides(graph: fx.Graph) -> None:
-    """Write out the stride of pools that leave it to their kernel: XNNPACK's partitioner reads it unasked."""
-    import torch
-
-    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.max_pool2d.default):
-        source, kernel, *rest = node.args
-        if not rest or not rest[0]:
-            node.args = (source, kernel, kernel, *rest[1:])
 
 
 @contextmanager
