@@ -80,7 +80,7 @@ coreml: $(READY)  ## every model as a Core ML package, and compressed weights (a
 	$(BIN)/python -m benchmarks.matrix benchmarks/coreml-weights.toml
 	$(BIN)/python -m benchmarks.tables
 
-int8: $(READY)  ## train, quantize, convert and score three models in int8 (about an hour)
+int8: $(READY)  ## train, quantize, convert and score four models in int8 (about two hours)
 	$(BIN)/python -m benchmarks.int8
 	$(BIN)/python -m benchmarks.tables
 

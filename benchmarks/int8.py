@@ -1,8 +1,9 @@
 """`python -m benchmarks.int8`: float, post-training and trained int8 networks and their artifacts on the same pictures.
 
-Checkpoints and artifacts are kept in artifacts/int8/ and made where they are missing. Every difference comes with a
-paired bootstrap interval over the test pictures. The result is results/int8.json, where --only replaces its models
-alone; `python -m benchmarks.tables` puts it into README.
+int8.toml says which models, each with its data, recipe and size. Checkpoints and artifacts are kept in artifacts/int8/
+and made where they are missing. Every difference comes with a paired bootstrap interval over the test pictures. The
+result is results/int8.json, where --only replaces its models alone; `python -m benchmarks.tables` puts it into README.
+--out FOLDER keeps all of it elsewhere.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import itertools
 import json
 import os
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import numpy as np
 import edgevit
 from edgevit import log
 from edgevit.artifact import Artifact
-from edgevit.data.imageset import ImageSet, open_imageset
+from edgevit.data.imageset import LabelledSet, open_imageset, truths
 from edgevit.data.preprocess import preprocess
 from edgevit.devices.host import describe_host
 from edgevit.drift import climb
@@ -29,6 +31,7 @@ from edgevit.log import stage
 from edgevit.models import get_spec
 from edgevit.provenance import provenance
 from edgevit.quantization.batching import ON_GRIDS, any_batch
+from edgevit.scoring import METRICS, MIOU, agreement, confusion, overlap_scores, score
 from edgevit.sources import open_source
 from edgevit.spec import Layout, Precision, Preprocess
 from edgevit.storage import write_json
@@ -46,28 +49,51 @@ def main() -> None:
     """Make what is missing, measure, write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="MODEL", help="models to measure; default: all of int8.toml")
+    parser.add_argument("--course", type=Path, default=COURSE, help="another int8.toml")
+    parser.add_argument("--out", type=Path, help="folder for checkpoints, artifacts and int8.json")
     arguments = parser.parse_args()
     log.configure()
-    course = tomllib.loads(COURSE.read_text())
-    known = json.loads(RESULT.read_text())["models"] if RESULT.is_file() and arguments.only else []
+    work, kept = (WORK, RESULT) if arguments.out is None else (arguments.out, arguments.out / RESULT.name)
+    course = read_course(arguments.course)
+    known = json.loads(kept.read_text())["models"] if kept.is_file() and arguments.only else []
     measured = {row["model"]: row for row in known}
     result = {
         "schema": "edgevit.int8",
-        "course": course,
         "cpu": describe_host().cpu,
         "cores": os.cpu_count(),
         "provenance": provenance(("executorch", "coremltools", "ai-edge-litert", "nncf")),
     }
-    for name in arguments.only or course["models"]:
-        measured[name] = measure_model(name, course)
-        write_json(RESULT, result | {"models": [measured[one] for one in course["models"] if one in measured]})
+    for name in arguments.only or course:
+        measured[name] = measure_model(course[name], work)
+        write_json(kept, result | {"models": [measured[one] for one in course if one in measured]})
 
 
-def measure_model(name: str, course: dict[str, Any]) -> dict[str, Any]:
-    """Accuracy of every form of one model, agreement between them, and what became of the scales."""
-    test = open_imageset(course["data"], "test")
-    files = _checkpoints(name, course)
-    floats, int8 = _artifacts(name, files, course)
+@dataclass(frozen=True, slots=True)
+class Course:
+    """One model's row of int8.toml: what it is trained and scored on, and how."""
+
+    model: str
+    data: str
+    recipe: str
+    input_size: int
+    qat_epochs: int
+    targets: tuple[str, ...]
+
+
+def read_course(path: Path) -> dict[str, Course]:
+    """The rows of a TOML file by model."""
+    document = tomllib.loads(path.read_text())
+    targets = tuple(document["targets"])
+    return {row["model"]: Course(**row, targets=targets) for row in document["models"]}
+
+
+def measure_model(course: Course, work: Path) -> dict[str, Any]:
+    """Scores of every form of one model, agreement between them, and what became of the scales."""
+    name = course.model
+    test = open_imageset(course.data, "test")
+    files = _checkpoints(course, work)
+    truth = truths(test, read_checkpoint(files["float"]).card.preprocess)
+    floats, int8 = _artifacts(course, files, work)
     answers = {
         "float": _network_answers(name, files["float"], test, Precision.FP32, _BATCH),
         "ptq": _network_answers(name, files["ptq"], test, Precision.INT8, _BATCH),
@@ -77,9 +103,9 @@ def measure_model(name: str, course: dict[str, Any]) -> dict[str, Any]:
     targets = [artifact.manifest.target for artifact in int8]
     rows = []
     for form, logits in answers.items():
-        row = {"form": form, "top1": _top1(logits, test), "drop": _drop(answers["float"], logits, test)}
+        row = {"form": form, "scores": score(logits, truth), "drop": _drop(answers["float"], logits, truth)}
         if form in targets:
-            row |= _against(logits, answers["qat"], test)
+            row |= _against(logits, answers["qat"], truth)
         rows.append(row)
     for row, artifact, full in zip(rows[-len(targets) :], int8, floats, strict=True):
         row |= {
@@ -90,10 +116,12 @@ def measure_model(name: str, course: dict[str, Any]) -> dict[str, Any]:
         }
     return {
         "model": name,
+        "course": dataclasses.asdict(course),
+        "metric": METRICS[test.task][0],
         "pictures": len(test),
         "rows": rows,
         "agreement": {
-            f"{one}, {other}": _agreement(answers[one], answers[other])
+            f"{one}, {other}": agreement(answers[one], answers[other])
             for one, other in itertools.combinations(targets, 2)
         },
         "training": read_checkpoint(files["float"]).card.training,
@@ -104,31 +132,37 @@ def measure_model(name: str, course: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _checkpoints(name: str, course: dict[str, Any]) -> dict[str, Path]:
+def _checkpoints(course: Course, work: Path) -> dict[str, Path]:
     """The float, post-training and trained int8 checkpoints; what exists is not made again."""
-    files = {form: WORK / f"{name}{'' if form == 'float' else f'-{form}'}.pt" for form in ("float", "ptq", "qat")}
-    data = course["data"]
+    name, data = course.model, course.data
+    files = {form: work / f"{name}{'' if form == 'float' else f'-{form}'}.pt" for form in ("float", "ptq", "qat")}
     if not files["float"].is_file():
         train_set, test_set = (open_imageset(data, split) for split in ("train", "test"))
-        spec = get_spec(name).for_task(len(train_set.labels), course["input_size"])
+        spec = get_spec(name).for_task(len(train_set.labels), course.input_size)
         with stage("train", model=name, data=data):
-            edgevit.train(spec, train_set, test_set, get_recipe(course["recipe"]), files["float"], resume=True)
+            edgevit.train(spec, train_set, test_set, get_recipe(course.recipe), files["float"], resume=True)
     if not files["ptq"].is_file():
         edgevit.quantize(name, weights=files["float"], data=data, out=files["ptq"])
     if not files["qat"].is_file():
-        edgevit.qat(name, weights=files["float"], data=data, out=files["qat"], epochs=course["qat_epochs"], resume=True)
+        edgevit.qat(name, weights=files["float"], data=data, out=files["qat"], epochs=course.qat_epochs, resume=True)
     return files
 
 
-def _artifacts(name: str, files: dict[str, Path], course: dict[str, Any]) -> tuple[list[Artifact], list[Artifact]]:
+def _artifacts(course: Course, files: dict[str, Path], work: Path) -> tuple[list[Artifact], list[Artifact]]:
     """The float and the int8 artifacts in the order of the targets; unchanged ones come from the cache."""
     made = []
     for form, precision in (("float", "fp32"), ("qat", "int8")):
-        made.append(edgevit.convert(name, weights=files[form], target=course["targets"], precision=precision, out=WORK))
+        made.append(
+            edgevit.convert(
+                course.model, weights=files[form], target=course.targets, precision=precision, out=work
+            )
+        )  # fmt: skip
     return made[0], made[1]
 
 
-def _network_answers(name: str, weights: Path, pictures: ImageSet, precision: Precision, batch: int = 1) -> np.ndarray:
+def _network_answers(
+    name: str, weights: Path, pictures: LabelledSet, precision: Precision, batch: int = 1
+) -> np.ndarray:
     """Logits (N, classes) of the network of a checkpoint in PyTorch."""
     source = open_source(name, weights=weights, precision=precision)
     tensors = np.concatenate(_tensors(pictures, source.spec.preprocess))
@@ -138,7 +172,7 @@ def _network_answers(name: str, weights: Path, pictures: ImageSet, precision: Pr
         return np.concatenate([source.run(tensors[i : i + batch]) for i in range(0, len(tensors), batch)])
 
 
-def _artifact_answers(artifact: Artifact, pictures: ImageSet) -> np.ndarray:
+def _artifact_answers(artifact: Artifact, pictures: LabelledSet) -> np.ndarray:
     session = artifact.open()
     try:
         with stage("answers", artifact=artifact.name):
@@ -148,33 +182,42 @@ def _artifact_answers(artifact: Artifact, pictures: ImageSet) -> np.ndarray:
         session.close()
 
 
-def _tensors(pictures: ImageSet, contract: Preprocess) -> list[np.ndarray]:
+def _tensors(pictures: LabelledSet, contract: Preprocess) -> list[np.ndarray]:
     return [preprocess(image, contract, Layout.NCHW) for image in pictures.images]
 
 
-def _top1(logits: np.ndarray, pictures: ImageSet) -> float:
-    return float((logits.argmax(axis=1) == pictures.targets).mean())
-
-
-def _drop(before: np.ndarray, after: np.ndarray, pictures: ImageSet) -> dict[str, float]:
-    """Points of top-1 lost, with the 95 % interval of a paired bootstrap over the pictures."""
-    hits = [(logits.argmax(axis=1) == pictures.targets).astype(np.float64) for logits in (before, after)]
-    lost = 100 * (hits[0] - hits[1])
+def _drop(before: np.ndarray, after: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Points of the task's score lost, with the 95 % interval of a paired bootstrap over the pictures."""
+    tallies = [_tallies(logits, truth) for logits in (before, after)]
+    lost = 100 * np.subtract(*(_judged(tally.sum(axis=0)) for tally in tallies))
     random = np.random.default_rng(0)
-    means = [lost[random.integers(0, len(lost), len(lost))].mean() for _ in range(_RESAMPLES)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return {"points": float(lost.mean()), "low": float(low), "high": float(high)}
+    count = len(truth)
+    drawn = [np.bincount(random.integers(0, count, count), minlength=count) for _ in range(_RESAMPLES)]
+    weights = np.stack(drawn).astype(np.float64)  # (resamples, N): how often each picture was drawn
+    sums = [np.tensordot(weights, tally, axes=1) for tally in tallies]
+    points = [100 * (_judged(one) - _judged(other)) for one, other in zip(*sums, strict=True)]
+    low, high = np.percentile(points, [2.5, 97.5])
+    return {"points": float(lost), "low": float(low), "high": float(high)}
 
 
-def _against(logits: np.ndarray, reference: np.ndarray, pictures: ImageSet) -> dict[str, float | None]:
+def _tallies(logits: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """What each picture adds to the score, float64 (N, ...): right and wrong answers, or pixels by class."""
+    if truth.ndim == 1:
+        hits = logits.argmax(axis=1) == truth
+        return np.stack([hits, ~hits], axis=1).astype(np.float64)
+    return confusion(logits, truth).astype(np.float64)
+
+
+def _judged(tally: np.ndarray) -> float:
+    """The score that the task is judged by, from the sum of tallies: top-1 or mIoU."""
+    return float(tally[0] / tally.sum()) if tally.ndim == 1 else overlap_scores(tally)[MIOU]
+
+
+def _against(logits: np.ndarray, reference: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
     """How close an artifact is to the int8 network that it came from, over all pictures together."""
-    _, step = climb({"int8 network": reference, "artifact": logits}, pictures.targets)
-    equal = float((logits == reference).all(axis=1).mean())
+    _, step = climb({"int8 network": reference, "artifact": logits}, truth)
+    equal = float((logits == reference).reshape(len(logits), -1).all(axis=1).mean())
     return {"agreement": step.agreement, "snr_db": step.snr_db, "equal_answers": equal}
-
-
-def _agreement(one: np.ndarray, other: np.ndarray) -> float:
-    return float((one.argmax(axis=1) == other.argmax(axis=1)).mean())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.operations import KINDS
+from edgevit.scoring import recorded_scores
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -172,24 +173,26 @@ def interpreter() -> str:
 
 
 def int8() -> str:
-    """Top-1 of every form of each model on the same pictures, and how the artifacts agree."""
+    """The score of every form of each model on the same pictures, and how the artifacts agree."""
     result = _result("int8")
     lines = [
-        "| model | form | top-1 | points below float, 95 % interval | agreement with int8, trained | MB, of fp32 |",
+        "| model | form | score | points below float, 95 % interval | agreement with int8, trained | MB, of fp32 |",
         "|---|---|---:|---|---|---|",
     ]
     for model in result["models"]:
         lines += [_int8_row(model["model"], row) for row in model["rows"]]
-    course = result["course"]
-    pictures = ", ".join(sorted({str(model["pictures"]) for model in result["models"]}))
     agreements = [share for model in result["models"] for share in model["agreement"].values()]
+    tasks = dict.fromkeys(_int8_task(model.get("course", result.get("course")), model) for model in result["models"])
     lines += [
         "",
-        f"`{course['data']}`, {pictures} test pictures of {course['input_size']} pixels a side; any two targets "
-        f"agree on {100 * min(agreements):.1f} % of the pictures or more; {result['cpu']}; "
-        f"{_tools(result['provenance']['tools'])}; made by `make int8`.",
+        f"{'; '.join(tasks)}; any two targets agree on {100 * min(agreements):.1f} % of the pictures or pixels, "
+        f"or more; {result['cpu']}; {_tools(result['provenance']['tools'])}; made by `make int8`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _int8_task(course: dict[str, Any], model: dict[str, Any]) -> str:
+    return f"`{course['data']}`, {model['pictures']} test pictures of {course['input_size']} pixels a side"
 
 
 _FORMS = {"float": "float", "ptq": "int8, post-training", "qat": "int8, trained"}
@@ -204,7 +207,8 @@ def _int8_row(model: str, row: dict[str, Any]) -> str:
         agreement = f"{100 * row['agreement']:.2f} %, {closeness}"
         size = f"{row['size_bytes'] / 1e6:.1f}, {row['size_ratio']:.2f}"
     form = _FORMS.get(row["form"], row["form"])
-    return f"| {model} | {form} | {100 * row['top1']:.2f} % | {lost} | {agreement} | {size} |"
+    metric, score = next(iter(recorded_scores(row).items()))
+    return f"| {model} | {form} | {100 * score:.2f} % {metric} | {lost} | {agreement} | {size} |"
 
 
 def _size_row(model: str, target: str, rows: list[dict[str, Any]]) -> str:

@@ -165,7 +165,6 @@ def _lowered(exported: ExportedProgram, model: str) -> tuple[bytes, Lowering]:
 
     # Ops outside core ATen are let through here, so that the runtime's own list of kernels decides,
     # and all that it lacks are named at once.
-    _say_strides(exported.graph)
     with without_idle_moves() as moves, shared_node_origins():
         edge = to_edge_transform_and_lower(
             exported,
@@ -177,16 +176,6 @@ def _lowered(exported: ExportedProgram, model: str) -> tuple[bytes, Lowering]:
     # Before memory planning, which adds operations of its own to the graph.
     lowering = _lowering(graph_module, moves.transposes)
     return edge.to_executorch().buffer, lowering
-
-
-def _say_strides(graph: fx.Graph) -> None:
-    """Write out the stride of pools that leave it to their kernel: XNNPACK's partitioner reads it unasked."""
-    import torch
-
-    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.max_pool2d.default):
-        source, kernel, *rest = node.args
-        if not rest or not rest[0]:
-            node.args = (source, kernel, kernel, *rest[1:])
 
 
 @contextmanager

@@ -7,16 +7,14 @@ from pathlib import Path
 
 from edgevit.artifact import Artifact, load_artifact
 from edgevit.contract.manifest import Parity
-from edgevit.data.imageset import ImageSet, open_imageset
+from edgevit.data.imageset import LabelledSet, open_imageset, require_task
 from edgevit.drift import INT8
 from edgevit.errors import UsageError
 from edgevit.ladder import ladder_of
 from edgevit.log import stage
-from edgevit.spec import Precision, Task
+from edgevit.spec import Precision
 from edgevit.storage import write_json
 from edgevit.verification import Verification, check_parity, examine, open_source_of, remembering
-
-HEADER = ("artifact", "where", "top-1 checkpoint", "top-1 artifact", "points", "agreement", "pictures")
 
 
 def evaluate(
@@ -31,19 +29,17 @@ def evaluate(
 ) -> list[Verification]:
     """Score artifacts, and with `weights` their checkpoint, on the same labelled pictures; one result each.
 
-    data: "digits", or a folder with one subfolder per class. model: "file.py:factory" of a network that is not ours.
+    data: "digits", "photos", "tiles" or a folder, see `open_imageset`; the scores are top-1, or mIoU and Dice for
+    segmentation, whose agreement is that of pixels. model: "file.py:factory" of a network that is not ours.
     With the weights of int8 artifacts their float network is scored too, and each result has the ladder of drift.
     Results also land in `out`, by default results/ beside each artifact. Where this machine has no runtime for a
     format its accuracy is null; Core ML runs in the reference interpreter there, and the result says so.
-    Raises UsageError for models that do not classify, for other classes than the data's and for weights that the
-    artifacts were not made from, and ParityError after all results are written if an artifact is beyond its tolerance
+    Raises UsageError for data of another task or other classes than the model's and for weights that the artifacts were
+    not made from, and ParityError after all results are written if an artifact is beyond its tolerance
     on these pictures.
     """
     named = artifacts if isinstance(artifacts, Sequence) and not isinstance(artifacts, str) else [artifacts]
     opened = [one if isinstance(one, Artifact) else load_artifact(one) for one in named]
-    for artifact in opened:
-        if artifact.manifest.model.task is not Task.CLASSIFY:
-            raise UsageError(f"{artifact.name} segments; evaluate scores classes", hint="look at masks with `predict`")
     pictures = open_imageset(data, split)
     for artifact in opened:
         _require_classes(artifact, pictures)
@@ -66,8 +62,9 @@ def evaluate(
     return results
 
 
-def _require_classes(artifact: Artifact, pictures: ImageSet) -> None:
+def _require_classes(artifact: Artifact, pictures: LabelledSet) -> None:
     """Raise UsageError where index and label of a class would not mean the same to both: a score would say nothing."""
+    require_task(artifact.manifest.model.task, pictures, artifact.name)
     classes, known = artifact.manifest.model.num_classes, artifact.manifest.labels
     if len(pictures.labels) != classes:
         raise UsageError(
@@ -81,13 +78,24 @@ def _require_classes(artifact: Artifact, pictures: ImageSet) -> None:
         )
 
 
+def header(results: Sequence[Verification]) -> tuple[str, ...]:
+    """The words above the cells of `row`: two columns per score of the task."""
+    scores = [f"{metric} {who}" for metric, values in results[0].data.scores.items() for who in values]
+    return "artifact", "where", *scores, "points", "agreement", "pictures"
+
+
 def row(result: Verification) -> tuple[str, ...]:
-    """The cells of HEADER; "-" for what was not run."""
+    """The cells under `header`; "-" for what was not run. Points are of the score that the task is judged by."""
     data = result.data
     points = "-" if None in (data.checkpoint, data.artifact) else f"{100 * (data.artifact - data.checkpoint):+.2f}"
-    shares = (data.checkpoint, data.artifact, data.agreement)
-    checkpoint, artifact, agreement = ("-" if share is None else f"{100 * share:.2f} %" for share in shares)
-    return result.artifact, _where(result.parity), checkpoint, artifact, points, agreement, str(data.samples)
+    scores = [_percent(share) for values in data.scores.values() for share in values.values()]
+    return (
+        result.artifact, _where(result.parity), *scores, points, _percent(data.agreement), str(data.samples)
+    )  # fmt: skip
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f} %"
 
 
 def _where(parity: Parity) -> str:

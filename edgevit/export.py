@@ -10,7 +10,7 @@ from edgevit.program import Program
 from edgevit.spec import ModelSpec, Precision
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import fx, nn
 
 
 def export(
@@ -31,4 +31,15 @@ def export(
         warnings.simplefilter("ignore", FutureWarning)
         functional = captured if is_functional(module) else to_functional(captured)
     functional.graph_module.graph.eliminate_dead_code()  # results that nothing reads, such as a norm's statistics
+    _say_strides(functional.graph_module.graph)
     return Program(functional, spec, precision, labels, provenance or {})
+
+
+def _say_strides(graph: fx.Graph) -> None:
+    """Write out the stride of pools that leave it to their kernel: converters read it unasked."""
+    import torch
+
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.max_pool2d.default):
+        source, kernel, *rest = node.args
+        if not rest or not rest[0]:
+            node.args = (source, kernel, kernel, *rest[1:])

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def open_ladder(artifact: Artifact, weights: str | Path, model: str | None = None) -> dict[str, Reference]:
-    """By name, in order: the float network, of an int8 artifact the int8 one, and the graph exported for its target.
+    """By name, in order: the float network, the graph exported for its target, of an int8 artifact the int8 network.
+
+    The graph of an int8 artifact is the fake-quantized one, in float arithmetic; the int8 network computes in integers.
 
     Raises UsageError for weights that the artifact was not made from.
     """
@@ -42,4 +44,4 @@ def ladder_of(
     if artifact.manifest.precision is not Precision.INT8:
         return {FLOAT: reference, EXPORTED: remembering(one_by_one)}
     float_form = open_float_form(artifact, weights, model)
-    return {FLOAT: float_form, INT8: reference, EXPORTED: remembering(one_by_one)}
+    return {FLOAT: float_form, EXPORTED: remembering(one_by_one), INT8: reference}

@@ -16,6 +16,8 @@ from edgevit.data.preprocess import geometry
 if TYPE_CHECKING:
     from edgevit.conversion import Session
 
+_BACKGROUND = "background"
+
 
 @dataclass(frozen=True, slots=True)
 class Classification:
@@ -54,18 +56,27 @@ def classify_picture(artifact: Artifact, picture: Path, *, session: Session, top
 
 
 def segment_picture(artifact: Artifact, picture: Path, out: Path, *, session: Session) -> Segmentation:
-    """Write PICTURE.mask.png (class indices, 255 outside the model's crop) and PICTURE.overlay.png into `out`."""
+    """Write PICTURE.mask.png (class indices, 255 outside the model's crop) and PICTURE.overlay.png into `out`.
+
+    In the overlay a class called "background" keeps the photo's own colours.
+    """
     photo = read_image(picture)
     mask = artifact.predict(photo, session=session)
     frame = geometry(*photo.shape[:2], artifact.manifest.preprocess)
     large = mask_on_photo(mask, frame, photo.shape[:2])
     mask_path, overlay_path = (out / f"{picture.stem}.{kind}.png" for kind in ("mask", "overlay"))
     save_png(large, mask_path)
-    save_png(overlay(photo, large), overlay_path)
+    clear = [index for index, label in enumerate(mask_labels(artifact)) if label.casefold() == _BACKGROUND]
+    save_png(overlay(photo, large, clear=clear), overlay_path)
     return Segmentation(str(mask_path), str(overlay_path), _shares(mask, artifact))
+
+
+def mask_labels(artifact: Artifact) -> tuple[str, ...]:
+    """What each value of a mask means; a model of one class tells it from background."""
+    return artifact.labels if artifact.manifest.model.num_classes > 1 else (_BACKGROUND, *artifact.labels)
 
 
 def _shares(mask: np.ndarray, artifact: Artifact) -> dict[str, float]:
     values, counts = np.unique(mask, return_counts=True)
-    labels = artifact.labels if artifact.manifest.model.num_classes > 1 else ("background", *artifact.labels)
+    labels = mask_labels(artifact)
     return {labels[value]: count / mask.size for value, count in zip(values.tolist(), counts.tolist(), strict=True)}

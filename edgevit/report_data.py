@@ -127,7 +127,8 @@ class Drift:
     """One step of an artifact's drift ladder, against the step before; null where there is none, or no label."""
 
     name: str
-    top1: float | None
+    metric: str
+    score: float | None
     agreement: float | None
     snr_db: float | None
     cosine: float | None

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgevit.report_data import ArtifactRow, ReportData
+from edgevit.report_data import ArtifactRow, ReportData, Training
 from edgevit.report_tables import milliseconds, profile_runs, size
+from edgevit.scoring import recorded_scores
 
 _ROW_PX = 46
 _FRAME_PX = 70
@@ -88,31 +89,42 @@ def ratios(data: ReportData) -> Figure | None:
 
 
 def training(data: ReportData) -> list[Figure]:
-    """Loss and top-1 by epoch, once per checkpoint that recorded them."""
-    checkpoints = {row.training.sha256: row.training for row in data.artifacts if row.training and row.training.curve}
-    made = []
-    for key, title in (("loss", "Training loss by epoch"), ("top1", "Validation top-1 by epoch, %")):
-        traces = [
-            _curve(index if len(checkpoints) > 1 else None, checkpoint.file, checkpoint.curve, key)
-            for index, checkpoint in enumerate(checkpoints.values())
-        ]
-        traces = [trace for trace in traces if trace["x"]]
-        if traces:
-            layout = _layout(5, yaxis={"rangemode": "tozero"}, xaxis={"title": {"text": "epoch"}})
-            ends = [f"{trace['y'][-1]:.4g} after {len(trace['y'])} epochs" for trace in traces]
-            reading = _reading([trace["name"] for trace in traces], ends)
-            made.append(Figure(f"training-{key}", title, reading, traces, layout, span=2))
-    return made
+    """Loss and score by epoch, once per checkpoint that recorded them; checkpoints judged alike share a figure."""
+    runs = list({row.training.sha256: row.training for row in data.artifacts if row.training}.values())
+    losses = [[(point["epoch"], point.get("loss")) for point in run.curve] for run in runs]
+    made = [_curves("loss", "Training loss by epoch", runs, losses)]
+    scores = [[(point["epoch"], recorded_scores(point)) for point in run.curve] for run in runs]
+    judged = dict.fromkeys(next(iter(curve[-1][1])) for curve in scores if curve and curve[-1][1])
+    for metric in judged:
+        shares = [[(epoch, _percent(kept.get(metric))) for epoch, kept in curve] for curve in scores]
+        made.append(_curves(metric.lower(), f"Validation {metric} by epoch, %", runs, shares))
+    return [figure for figure in made if figure is not None]
 
 
-def _curve(colour: int | None, name: str, curve: Sequence[dict[str, Any]], key: str) -> dict[str, Any]:
-    points = [point for point in curve if point.get(key) is not None]
-    factor = 100 if key == "top1" else 1
-    return {
-        "type": "scatter", "mode": "lines+markers", "name": html.escape(name), "meta": colour, "showlegend": False,
-        "x": [point["epoch"] for point in points], "y": [factor * point[key] for point in points],
-        "marker": {"size": 5}, "hovertemplate": "epoch %{x}: %{y:.4g}<extra></extra>",
-    }  # fmt: skip
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def _curves(
+    name: str, title: str, runs: Sequence[Training], curves: Sequence[Sequence[tuple[int, float | None]]]
+) -> Figure | None:
+    """Values by epoch, a line per run that has any."""
+    traces = []
+    for index, (run, curve) in enumerate(zip(runs, curves, strict=True)):
+        points = [(epoch, value) for epoch, value in curve if value is not None]
+        if points:
+            traces.append({
+                "type": "scatter", "mode": "lines+markers", "name": html.escape(run.file),
+                "meta": index if len(runs) > 1 else None, "showlegend": False,
+                "x": [epoch for epoch, _ in points], "y": [value for _, value in points],
+                "marker": {"size": 5}, "hovertemplate": "epoch %{x}: %{y:.4g}<extra></extra>",
+            })  # fmt: skip
+    if not traces:
+        return None
+    layout = _layout(5, yaxis={"rangemode": "tozero"}, xaxis={"title": {"text": "epoch"}})
+    ends = [f"{trace['y'][-1]:.4g} after {len(trace['y'])} epochs" for trace in traces]
+    reading = _reading([trace["name"] for trace in traces], ends)
+    return Figure(f"training-{name}", title, reading, traces, layout, span=2)
 
 
 def _times(data: ReportData) -> list[Figure]:

@@ -104,8 +104,8 @@ def _verification(document: dict[str, Any], source: Source) -> Verification:
 
 
 def _drift(step: dict[str, Any]) -> Drift:
-    numbers = ("top1", "agreement", "snr_db", "cosine", "max_abs_error")
-    return Drift(str(step["name"]), **{name: _optional(step[name]) for name in numbers})
+    numbers = ("score", "agreement", "snr_db", "cosine", "max_abs_error")
+    return Drift(str(step["name"]), str(step["metric"]), **{name: _optional(step[name]) for name in numbers})
 
 
 def _ranked_layers(document: dict[str, Any], source: Source) -> RankedLayers:

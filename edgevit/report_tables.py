@@ -201,7 +201,7 @@ def _drift_row(row: ArtifactRow, step: Drift, *, first: bool) -> tuple[Cell, ...
     return (
         Cell(row.name, kind="code"),
         Cell(step.name),
-        _number(step.top1, percent, "no labelled data was given"),
+        _number(step.score, lambda v: f"{step.metric} {percent(v)}", "no labelled data was given"),
         _number(step.agreement, percent, "the first step"),
         _number(step.snr_db, lambda v: f"{v:.1f} dB", equal),
         _number(step.cosine, lambda v: f"{v:.6f}", "the first step"),

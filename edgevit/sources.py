@@ -149,19 +149,6 @@ def warn_of_random_weights(name: str) -> None:
     )
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
-    """One label per line; blank lines at the end do not count. UsageError if unreadable or empty."""
-    try:
-        lines = path.read_text(encoding="utf-8").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"cannot read labels {path}: {error}", hint="give a UTF-8 text file, one label a line"
-        ) from error
-    if not lines:
-        raise UsageError(f"labels {path} is empty", hint="write one label a line")
-    return tuple(line.strip() for line in lines)
-
-
 def state_digest(module: nn.Module) -> str:
     """SHA-256 over names, shapes and bytes of all weights: the identity of a network wherever it is stored."""
     digest = hashlib.sha256()

@@ -21,13 +21,14 @@ from edgevit.drift import ARTIFACT, DriftStep, climb
 from edgevit.errors import ParityError, UsageError
 from edgevit.layout import to_layout
 from edgevit.plugins import get_converter
+from edgevit.scoring import METRICS, agreement, score
 from edgevit.spec import Layout, Precision, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from edgevit.conversion import Session
-    from edgevit.data.imageset import ImageSet
+    from edgevit.data.imageset import LabelledSet
     from edgevit.sources import Source
 
     Reference = Callable[[np.ndarray], np.ndarray]
@@ -44,15 +45,28 @@ TOLERANCES = {
 
 @dataclass(frozen=True, slots=True)
 class DataScore:
-    """Accuracy of checkpoint and artifact on the same pictures; null for what was not run."""
+    """Scores of checkpoint and artifact on the same pictures; null for what was not run.
+
+    metric names what checkpoint and artifact count, and the task is judged by; `scores` has all of them, by name and
+    then by who ran.
+    """
 
     source: str
     split: str
     samples: int
-    metric: str  # "top-1"
+    metric: str  # "top-1" or "mIoU"
     checkpoint: float | None
     artifact: float | None
-    agreement: float | None  # share of pictures with the same top-1
+    agreement: float | None  # share of pictures, or of pixels, that both give the same class
+    scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """ "mIoU checkpoint 71.2 %, artifact 71.1 %; Dice ...", one clause per score."""
+        clauses = []
+        for metric, values in self.scores.items():
+            shown = [f"{who} {100 * value:.1f} %" for who, value in values.items() if value is not None]
+            clauses.append(f"{metric} {', '.join(shown) or 'not run'}")
+        return "; ".join(clauses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +94,7 @@ class Verification:
         if self.interpreter is not None:
             parts.append(f"against the interpreter: {describe_parity(self.interpreter)}")
         if self.data is not None:
-            shown = [
-                f"{who} {100 * value:.1f} %"
-                for who, value in (("checkpoint", self.data.checkpoint), ("artifact", self.data.artifact))
-                if value is not None
-            ]
-            parts.append(f"{self.data.metric} on {self.data.samples} pictures: {', '.join(shown)}")
+            parts.append(f"on {self.data.samples} pictures: {self.data.summary()}")
         return "; ".join(parts)
 
 
@@ -206,7 +215,7 @@ def verify(artifact: Artifact | str | Path, *, threads: int = 1, interpreter: bo
 def examine(
     artifact: Artifact | str | Path,
     *,
-    data: ImageSet | None = None,
+    data: LabelledSet | None = None,
     split: str = "test",
     reference: Reference | None = None,
     threads: int = 1,
@@ -254,7 +263,7 @@ def examine(
         artifact.manifest_sha256,
         checks,
         parity,
-        None if data is None else _score(data, split, wanted, answers, manifest.model.task),
+        None if data is None else _score(data, split, wanted, answers, artifact),
         time.perf_counter() - started,
         manifest.compression,
         against,
@@ -263,13 +272,15 @@ def examine(
 
 
 def _drift(
-    artifact: Artifact, data: ImageSet | None, ladder: Mapping[str, Reference], answers: np.ndarray | None
+    artifact: Artifact, data: LabelledSet | None, ladder: Mapping[str, Reference], answers: np.ndarray | None
 ) -> tuple[DriftStep, ...]:
     if not ladder or answers is None:
         return ()
+    from edgevit.data.imageset import truths
+
     tensors = list(_golden_tensors(artifact) if data is None else _tensors(artifact, data))
     forms = {name: np.concatenate([form(tensor) for tensor in tensors]) for name, form in ladder.items()}
-    return climb({**forms, ARTIFACT: answers}, None if data is None else np.asarray(data.targets))
+    return climb({**forms, ARTIFACT: answers}, None if data is None else truths(data, artifact.manifest.preprocess))
 
 
 def _golden_tensors(artifact: Artifact) -> Iterator[np.ndarray]:
@@ -302,7 +313,7 @@ def _golden_answers(artifact: Artifact, session: Session) -> list[np.ndarray]:
 
 
 def _answers(
-    artifact: Artifact, data: ImageSet | None, session: Session | None, reference: Reference | None
+    artifact: Artifact, data: LabelledSet | None, session: Session | None, reference: Reference | None
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Logits (N, ...) of the artifact and of its checkpoint on all pictures; None for what cannot run."""
     answers, wanted = [], []
@@ -314,7 +325,7 @@ def _answers(
     return (np.concatenate(answers) if answers else None), (np.concatenate(wanted) if wanted else None)
 
 
-def _tensors(artifact: Artifact, data: ImageSet) -> Iterator[np.ndarray]:
+def _tensors(artifact: Artifact, data: LabelledSet) -> Iterator[np.ndarray]:
     """Inputs (n, 3, H, W) of all pictures in chunks: pixels of a large set never sit in memory at once."""
     from edgevit.data.preprocess import preprocess
 
@@ -345,21 +356,21 @@ def _model_form(array: np.ndarray, layout: Layout) -> np.ndarray:
     return array if layout is Layout.FLAT else to_layout(array, layout, Layout.NCHW)
 
 
-def _score(data: ImageSet, split: str, wanted: np.ndarray | None, answers: np.ndarray | None, task: Task) -> DataScore:
-    """Top-1 accuracy of both, and how often they agree. UsageError for a task whose truth is no class."""
-    if task is not Task.CLASSIFY:
-        raise UsageError(f"{data.name} has class labels, the model segments", hint="compare masks with `predict`")
-    labels = np.asarray(data.targets)
+def _score(
+    data: LabelledSet, split: str, wanted: np.ndarray | None, answers: np.ndarray | None, artifact: Artifact
+) -> DataScore:
+    """All scores of both, and how often they agree. UsageError for data whose truth is of another task."""
+    from edgevit.data.imageset import require_task, truths
 
-    def top1(logits: np.ndarray | None) -> float | None:
-        return None if logits is None else float((logits.argmax(axis=1) == labels).mean())
-
-    agreement = None
-    if wanted is not None and answers is not None:
-        agreement = float((wanted.argmax(axis=1) == answers.argmax(axis=1)).mean())
-    return DataScore(
-        data.name.removesuffix(f"/{split}"), split, len(labels), "top-1", top1(wanted), top1(answers), agreement
-    )
+    require_task(artifact.manifest.model.task, data, artifact.name)
+    truth = truths(data, artifact.manifest.preprocess)
+    runs = {"checkpoint": wanted, "artifact": answers}
+    found = {who: {} if logits is None else score(logits, truth) for who, logits in runs.items()}
+    scores = {metric: {who: values.get(metric) for who, values in found.items()} for metric in METRICS[data.task]}
+    metric = METRICS[data.task][0]
+    agreed = None if wanted is None or answers is None else agreement(wanted, answers)
+    source = data.name.removesuffix(f"/{split}")
+    return DataScore(source, split, len(data), metric, **scores[metric], agreement=agreed, scores=scores)
 
 
 def _agreement(actual: np.ndarray, expected: np.ndarray, task: Task) -> float:

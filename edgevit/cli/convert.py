@@ -69,8 +69,8 @@ def convert(
     The same input, converted by the same code and tools, is taken from a cache: ~/.cache/edgevit (or XDG_CACHE_HOME,
     or EDGEVIT_CACHE), at most 5 GB (EDGEVIT_CACHE_GB).
     """
+    from edgevit.data.labels import read_labels
     from edgevit.pipeline import convert as convert_model
-    from edgevit.sources import read_labels
 
     artifacts = convert_model(
         model,

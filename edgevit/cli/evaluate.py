@@ -27,8 +27,8 @@ def evaluate(
 ) -> None:
     """Score artifacts on labelled pictures, and with --weights their checkpoint on the same ones."""
     from edgevit import drift
-    from edgevit.evaluation import HEADER, row
     from edgevit.evaluation import evaluate as evaluate_artifacts
+    from edgevit.evaluation import header, row
 
     results = evaluate_artifacts(
         artifacts, data=data, weights=weights, model=model, split=split, threads=threads, out=out
@@ -36,7 +36,7 @@ def evaluate(
     if as_json:
         print_json([result.to_json() for result in results])
     else:
-        print_table(HEADER, [row(result) for result in results])
+        print_table(header(results), [row(result) for result in results])
         for result in (result for result in results if result.drift):
             print(f"\n{result.artifact}, each step against the one before:")
-            print_table(drift.HEADER, [drift.row(step) for step in result.drift])
+            print_table(drift.header(result.drift), [drift.row(step) for step in result.drift])

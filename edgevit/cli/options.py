@@ -19,7 +19,8 @@ Data = Annotated[
     str,
     typer.Option(
         "--data",
-        help='"digits", "photos", or a folder with train/ and test/, one subfolder per class.',
+        help='"digits", "photos", "tiles", or a folder with train/ and test/, each with one subfolder per class, '
+        "or with images/ and masks/.",
         show_default=False,
     ),
 ]

@@ -14,7 +14,7 @@ def train(
     model: Annotated[str, typer.Argument(help="Name from `edgevit list`.", show_default=False)],
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="Checkpoint to write.", show_default=False)],
-    recipe: Annotated[str, typer.Option("--recipe", help="How to train: digits or photos.")] = "digits",
+    recipe: Annotated[str, typer.Option("--recipe", help="How to train: digits, photos or tiles.")] = "digits",
     input_size: Annotated[
         int | None,
         typer.Option("--input-size", help="Pixels of each side; default: the model's own.", show_default=False),
@@ -30,6 +30,7 @@ def train(
     from edgevit.data.imageset import open_imageset
     from edgevit.log import stage
     from edgevit.models import get_spec
+    from edgevit.scoring import describe_scores
     from edgevit.training.recipe import get_recipe
     from edgevit.training.trainer import train as train_model
 
@@ -38,7 +39,7 @@ def train(
     spec = get_spec(model).for_task(len(train_set.labels), input_size)
     with stage("train", model=model, data=data, recipe=recipe) as running:
         result = train_model(spec, train_set, test_set, chosen, out, weights=weights, threads=threads, resume=resume)
-        running.result = f"top-1 {100 * result.top1:.1f} % on {len(test_set)} held-out pictures"
+        running.result = f"{describe_scores(result.curve[-1].scores)} on {len(test_set)} held-out pictures"
     if as_json:
         print_json(dataclasses.asdict(result) | {"checkpoint": str(result.checkpoint)})
     else:

@@ -51,6 +51,6 @@ def verify(
         if not as_json:
             print(f"{artifact.name}: {result.summary()}")
             if result.drift:
-                print_table(drift.HEADER, [drift.row(step) for step in result.drift])
+                print_table(drift.header(result.drift), [drift.row(step) for step in result.drift])
     if as_json:
         print_json(documents)

@@ -25,6 +25,7 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".t
 # Formats whose readers start other programs or drop bits unseen stay out. JPEG includes the MPO of some phones.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA"})
+_MASK_MODES = frozenset({"1", "L", "P"})
 _ORIENTATION_TAG = 0x0112
 _BITS_TAG = 258  # TIFF BitsPerSample, one number per channel
 _SAVE_AS = "save it as an 8-bit RGB PNG or JPEG"
@@ -41,6 +42,27 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """
     with _naming(Path(path)), Image.open(path, formats=_FORMATS) as image:
         return _rgb_of(image, str(path))
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Height and width of an image file once it is upright, from its header. Raises UsageError like `read_image`."""
+    with _naming(Path(path)), Image.open(path, formats=_FORMATS) as image:
+        turned = image.getexif().get(_ORIENTATION_TAG, 1) in range(5, 9)
+        return image.size if turned else image.size[::-1]
+
+
+def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
+    """Decode a mask file: uint8 (H, W), one class index per pixel, of a palette the indices themselves.
+
+    Raises UsageError naming the file for colours, alpha or more than 8 bits: they are no class index.
+    """
+    with _naming(Path(path)), Image.open(path, formats=("PNG",)) as image:
+        if image.mode not in _MASK_MODES:
+            raise UsageError(
+                f"mask {path} has {image.mode} pixels", hint="save class indices as 8-bit grey or palette PNG"
+            )
+        image.load()
+        return np.array(image, np.uint8)
 
 
 def as_rgb(image: ImageSource) -> np.ndarray:

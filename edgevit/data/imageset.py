@@ -1,24 +1,25 @@
-"""Labelled images from the bundled sets or from a folder with one subfolder per class."""
+"""Labelled images from the bundled sets or from a folder: a class per image, or one per pixel."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from edgevit.data.digits import load_digits_split
-from edgevit.data.images import IMAGE_SUFFIXES, read_image
+from edgevit.data.folders import ImageFiles, image_files, split_folders, subfolders, warn_of_one_folder
+from edgevit.data.maskset import MaskSet, holds_masks, open_mask_folder
 from edgevit.data.photos import load_photos_split
+from edgevit.data.tiles import load_tiles_split
 from edgevit.errors import UsageError, unknown_name
+from edgevit.spec import Preprocess, Task
 
-log = logging.getLogger(__name__)
-
-DIGITS, PHOTOS = "digits", "photos"
+DIGITS, PHOTOS, TILES = "digits", "photos", "tiles"
 SPLITS = ("train", "test")
-_TEST_FOLDERS = ("test", "val")  # in order of preference
+_TRUTHS = {Task.CLASSIFY: "a class per picture", Task.SEGMENT: "a class per pixel"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,7 @@ class ImageSet:
     targets: np.ndarray
     labels: tuple[str, ...]
     name: str
+    task: ClassVar[Task] = Task.CLASSIFY
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.targets):
@@ -41,39 +43,52 @@ class ImageSet:
         """Pixels and target of one image; folders read the file now, so UsageError if it is damaged."""
         return self.images[index], int(self.targets[index])
 
-
-class ImageFiles(Sequence[np.ndarray]):
-    """Image files that are decoded each time they are indexed: a large folder never sits in memory."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = tuple(paths)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return read_image(self.paths[index])
+    def truth(self, index: int, contract: Preprocess) -> np.ndarray:
+        """The class of one image, an int64 scalar; preprocessing does not change it."""
+        return np.asarray(self.targets[index], np.int64)
 
 
-def open_imageset(source: str, split: str) -> ImageSet:
-    """The "train" or "test" part of "digits", "photos" or a folder.
+LabelledSet = ImageSet | MaskSet
 
-    A folder has train/ and test/ (or val/), each with one subfolder per class; without them its own subfolders
-    are the classes and serve both splits, with a warning. Class names in sorted order are the labels.
+
+def require_task(task: Task, pictures: LabelledSet, model: str) -> None:
+    """Raise UsageError for pictures whose truth is not what a model of this task answers."""
+    if pictures.task is not task:
+        have, does = (_TRUTHS[one] for one in (pictures.task, task))
+        raise UsageError(f"{pictures.name} has {have}, {model} answers {does}", hint=f"give pictures with {does}")
+
+
+def truths(pictures: LabelledSet, contract: Preprocess) -> np.ndarray:
+    """The truth about all pictures as a network sees them: int64 (N,), or masks uint8 (N, crop H, crop W)."""
+    return np.stack([pictures.truth(index, contract) for index in range(len(pictures))])
+
+
+def open_imageset(source: str, split: str) -> LabelledSet:
+    """The "train" or "test" part of "digits", "photos", "tiles" or a folder.
+
+    A folder has train/ and test/ (or val/), each with one subfolder per class, or each with images/ and masks/ (see
+    `open_mask_folder`); without them it holds such subfolders itself and serves both splits, with a warning. Class
+    names in sorted order are the labels.
     Raises UsageError for a missing folder, an empty class, a file that is no image, or splits with other classes.
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
-    if source == DIGITS:
-        return _digits(split)
-    if source == PHOTOS:
-        return _photos(split)
+    if source in BUNDLED:
+        return BUNDLED[source](split)
     folder = Path(source)
     if not folder.is_dir():
+        names = ", ".join(f'"{name}"' for name in BUNDLED)
         raise UsageError(
-            f"no data at {source}", hint=f'give "{DIGITS}", "{PHOTOS}" or a folder with one subfolder per class'
+            f"no data at {source}", hint=f"give {names} or a folder with one subfolder per class, or images/ and masks/"
         )
-    return _folder(_split_folder(folder, split), name=f"{folder.name}/{split}")
+    train, test = split_folders(folder)
+    if train == test:
+        warn_of_one_folder(folder)
+    name = f"{folder.name}/{split}"
+    if holds_masks(train) or holds_masks(test):
+        return open_mask_folder(folder, train if split == "train" else test, name=name)
+    _require_same_classes(folder, train, test)
+    return _folder(train if split == "train" else test, name=name)
 
 
 def _digits(split: str) -> ImageSet:
@@ -90,23 +105,23 @@ def _photos(split: str) -> ImageSet:
     return ImageSet(tuple(photos.test_images), photos.test_targets, photos.labels, "photos/test")
 
 
-def _split_folder(folder: Path, split: str) -> Path:
-    """The folder that holds the classes of `split`."""
-    train = folder / "train"
-    test = next((folder / name for name in _TEST_FOLDERS if (folder / name).is_dir()), None)
-    if not train.is_dir() and test is None:
-        log.warning("%s has no train/ and test/: all its images serve both, so test scores say nothing new", folder)
-        return folder
-    if not train.is_dir() or test is None:
-        missing = "train/" if test else "test/ or val/"
-        raise UsageError(f"{folder} has no {missing}", hint="make both train/ and test/, or neither")
-    only_one_side = {path.name for path in _class_folders(train)} ^ {path.name for path in _class_folders(test)}
+def _tiles(split: str) -> MaskSet:
+    tiles = load_tiles_split()
+    if split == "train":
+        return MaskSet(tuple(tiles.train_images), tuple(tiles.train_masks), tiles.labels, "tiles/train")
+    return MaskSet(tuple(tiles.test_images), tuple(tiles.test_masks), tiles.labels, "tiles/test")
+
+
+BUNDLED = {DIGITS: _digits, PHOTOS: _photos, TILES: _tiles}
+
+
+def _require_same_classes(folder: Path, train: Path, test: Path) -> None:
+    only_one_side = {path.name for path in subfolders(train)} ^ {path.name for path in subfolders(test)}
     if only_one_side:
         raise UsageError(
             f"{folder}: {train.name}/ and {test.name}/ differ in classes {', '.join(sorted(only_one_side))}",
             hint="give both the same class folders",
         )
-    return train if split == "train" else test
 
 
 def _folder(folder: Path, *, name: str) -> ImageSet:
@@ -115,7 +130,7 @@ def _folder(folder: Path, *, name: str) -> ImageSet:
     paths: list[Path] = []
     targets: list[int] = []
     for target, class_folder in enumerate(classes):
-        files = _image_files(class_folder)
+        files = image_files(class_folder, "class folder")
         paths += files
         targets += [target] * len(files)
     labels = tuple(path.name for path in classes)
@@ -123,19 +138,7 @@ def _folder(folder: Path, *, name: str) -> ImageSet:
 
 
 def _class_folders(folder: Path) -> list[Path]:
-    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = subfolders(folder)
     if not folders:
         raise UsageError(f"{folder} has no class folders", hint="put the images into one subfolder per class")
     return folders
-
-
-def _image_files(class_folder: Path) -> list[Path]:
-    """Images of one class by name; hidden files do not count, anything else that is no image is an error."""
-    files = sorted(path for path in class_folder.iterdir() if not path.name.startswith("."))
-    for path in files:
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            known = " ".join(sorted(IMAGE_SUFFIXES))
-            raise UsageError(f"{path} is not an image file", hint=f"move it away; images end in {known}")
-    if not files:
-        raise UsageError(f"class folder {class_folder} has no images", hint="add images or remove the folder")
-    return files

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from edgevit.data.preprocess import Geometry
 from edgevit.errors import UsageError
 from edgevit.storage import write_bytes
 
-VOID = 255  # mask value of photo pixels that the model never saw
+VOID = 255  # mask value of pixels without a class: never seen by the model, or neither learned nor scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +91,16 @@ def mask_on_photo(mask: np.ndarray, geometry: Geometry, photo_hw: tuple[int, int
     return np.where(seen, crop[rows[:, None], columns], np.uint8(VOID))
 
 
-def overlay(photo: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def overlay(photo: np.ndarray, mask: np.ndarray, *, clear: Collection[int] = ()) -> np.ndarray:
     """Photo uint8 (H, W, 3) with each class of mask (H, W) in its colour, half and half: uint8 (H, W, 3).
 
-    Class 0, mostly background, is darkened; void stays as it was.
+    Void and the classes in `clear` stay as they were; the colour of class 0 is black.
     """
     if photo.shape[:2] != mask.shape:
         raise UsageError(f"mask {mask.shape} for a photo {photo.shape[:2]}", hint="bring it to size with mask_on_photo")
     blended = (photo.astype(np.uint16) + palette()[mask]) // 2
-    return np.where((mask == VOID)[..., None], photo, blended.astype(np.uint8))
+    untouched = np.isin(mask, [VOID, *clear])
+    return np.where(untouched[..., None], photo, blended.astype(np.uint8))
 
 
 def palette() -> np.ndarray:

@@ -49,6 +49,22 @@ def preprocess(pixels: np.ndarray, spec: Preprocess, layout: Layout = Layout.NCH
     return to_tensor(cropped, normalize_table(spec.mean, spec.std), layout)
 
 
+def preprocess_mask(mask: np.ndarray, spec: Preprocess) -> np.ndarray:
+    """What the network sees of a mask (H, W): classes (crop H, crop W) in the window that `preprocess` makes a tensor.
+
+    Nearest neighbour from the centre of each pixel, as the filters count: output i of m shows floor((i + 0.5) n / m).
+    """
+    window = geometry(*mask.shape, spec)
+    rows = _nearest(mask.shape[0], window.resized_height, window.top, window.height)
+    columns = _nearest(mask.shape[1], window.resized_width, window.left, window.width)
+    return mask[rows[:, None], columns]
+
+
+def _nearest(n: int, m: int, start: int, length: int) -> np.ndarray:
+    """Source lines of outputs start, start + 1, ... of n lines resized to m, in integers."""
+    return (2 * np.arange(start, start + length) + 1) * n // (2 * m)
+
+
 def geometry(height: int, width: int, spec: Preprocess) -> Geometry:
     """Where an image of height x width ends up: short side resized, crop centred."""
     resized_height, resized_width = resized_size(height, width, spec.resize)

@@ -7,10 +7,11 @@ scheme's grids.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgevit.deploy.graph import Graph
+from edgevit.deploy.graph import Graph, shape
 from edgevit.errors import QuantizationError
 from edgevit.quantization.nncf import open_nncf, quiet_nncf
 from edgevit.quantization.placement import Placement, place_grids
@@ -34,8 +35,10 @@ def calibrate(
     _require_variety(pictures)
     graph = Graph(copy.deepcopy(deployed))
     placement = place_grids(graph)
-    measured = _quantized_by_nncf(graph, placement, pictures)
-    ranges = {node.name: _range(measured[node.name]) for node in placement.grids}
+    vectors = [node for node in placement.grids if _is_vector(node)]
+    measured = _quantized_by_nncf(graph, placement, vectors, pictures)
+    ranges = {node.name: _range(measured[node.name]) for node in placement.grids if node not in vectors}
+    ranges |= _extremes(graph, vectors, pictures)
     if input_range is not None:
         ranges |= {node.name: input_range for node in placement.grids if node.op == "placeholder"}
     for group in placement.shared:
@@ -63,8 +66,44 @@ def _require_variety(pictures: Sequence[Tensor]) -> None:
         )
 
 
-def _quantized_by_nncf(graph: Graph, placement: Placement, pictures: Sequence[Tensor]) -> dict[str, fx.Node]:
-    """The nodes by name of NNCF's quantized copy of the graph; `meta` of constants holds their tensors."""
+def _is_vector(node: fx.Node) -> bool:
+    """Whether a result has one value per channel, as pooled maps and logits have.
+
+    NNCF takes the mean of what pictures reach, each over all of its pixels. A vector has no pixels: what half of the
+    pictures reach would be clipped.
+    """
+    sizes = shape(node)
+    return math.prod(sizes) == max(sizes, default=1)
+
+
+def _extremes(graph: Graph, nodes: Sequence[fx.Node], pictures: Sequence[Tensor]) -> dict[str, Range]:
+    """What results span over all pictures, by the name of their node."""
+    import torch
+
+    names = {node.name for node in nodes}
+    found: dict[str, Range] = {}
+
+    class Spans(torch.fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            result = super().run_node(n)
+            if n.name in names:
+                low, high = found.get(n.name, (math.inf, -math.inf))
+                found[n.name] = min(low, float(result.min())), max(high, float(result.max()))
+            return result
+
+    with torch.no_grad():
+        for picture in pictures:
+            Spans(graph.module).run(picture)
+    return found
+
+
+def _quantized_by_nncf(
+    graph: Graph, placement: Placement, vectors: Sequence[fx.Node], pictures: Sequence[Tensor]
+) -> dict[str, fx.Node]:
+    """The nodes by name of NNCF's quantized copy of the graph; `meta` of constants holds their tensors.
+
+    vectors: grids that are none to NNCF, so that it corrects no bias for what it would clip.
+    """
     nncf = open_nncf()
     pt2e = open_nncf("nncf.experimental.torch.fx")
     model = copy.deepcopy(graph.module)
@@ -75,7 +114,7 @@ def _quantized_by_nncf(graph: Graph, placement: Placement, pictures: Sequence[Te
     with quiet_nncf():
         quantized = pt2e.quantize_pt2e(
             model,
-            _Placed(placement),
+            _Placed([node for node in placement.grids if node not in vectors], placement.weighted),
             nncf.Dataset(list(pictures)),
             subset_size=len(pictures),
             fold_quantize=False,
@@ -90,8 +129,8 @@ def _quantized_by_nncf(graph: Graph, placement: Placement, pictures: Sequence[Te
 class _Placed:
     """What NNCF asks of a quantizer: its own part of the graph untouched, and the setup of all grids."""
 
-    def __init__(self, placement: Placement) -> None:
-        self._placement = placement
+    def __init__(self, grids: Sequence[fx.Node], weighted: Sequence[fx.Node]) -> None:
+        self._grids, self._weighted = grids, weighted
 
     def transform_for_annotation(self, model: fx.GraphModule) -> fx.GraphModule:
         """Nothing to prepare: the graph is deployed."""
@@ -110,9 +149,9 @@ class _Placed:
         def add(place: Any, config: Any, quantized: list[str]) -> None:
             setup.add_independent_quantization_point(setups.SingleConfigQuantizationPoint(place, config, quantized))
 
-        for node in self._placement.grids:
+        for node in self._grids:
             add(setups.ActivationQuantizationInsertionPoint(node.name), activation, [])
-        for node in self._placement.weighted:
+        for node in self._weighted:
             add(setups.WeightQuantizationInsertionPoint(node.name), weight, [node.name])
         return setup
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.contract.manifest import DeployStep
 from edgevit.deploy import PASSES, deploy
+from edgevit.deploy.gates import SPLIT_SILU
 from edgevit.deploy.graph import Graph
 from edgevit.deploy.scaling import SCALE_CONVOLUTIONS
+from edgevit.deploy.skips import SEPARATE_SKIPS
 from edgevit.errors import QuantizationError
 from edgevit.quantization.batching import ON_GRIDS, any_batch
 from edgevit.quantization.placement import Placement, origin, place_grids
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from edgevit.spec import ModelSpec
 
 # One deployment form for all targets: the scales belong to its tensors.
-INT8_PASSES = (*PASSES, SCALE_CONVOLUTIONS)
+INT8_PASSES = (*PASSES, SCALE_CONVOLUTIONS, SPLIT_SILU, SEPARATE_SKIPS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevit.data.imageset import ImageSet, open_imageset
+from edgevit.data.imageset import LabelledSet, open_imageset, require_task
 from edgevit.data.preprocess import normalize_table
 from edgevit.errors import UsageError
 from edgevit.log import stage
 from edgevit.quantization.budget import Budgeted, LayerCost, fit_budget
 from edgevit.quantization.calibration import calibrate
 from edgevit.quantization.network import Int8Network, prepare
+from edgevit.scoring import describe_scores, score
 from edgevit.sources import Source, open_source
 from edgevit.training.checkpoint import CheckpointCard, read_checkpoint, save_checkpoint
 from edgevit.training.trainer import PreprocessedSet
@@ -37,8 +38,8 @@ class Quantized:
     """An int8 checkpoint that was written, and what its making showed.
 
     grids: tensors on an int8 grid; weighted: convolutions and linear layers in int8; islands: operations left in
-    float, by the module where they stand. top1 (0 to 1): of the float network and of the int8 one on the test
-    pictures; None for tasks without classes. floating: layers that stay in float to keep an accuracy budget.
+    float, by the module where they stand. scores (0 to 1): of the float network and of the int8 one on the test
+    pictures, the one that the task is judged by first. floating: layers that stay in float to keep an accuracy budget.
     """
 
     checkpoint: Path
@@ -46,8 +47,8 @@ class Quantized:
     grids: int
     weighted: int
     islands: dict[str, int]
-    top1_float: float | None
-    top1_int8: float | None
+    scores_float: dict[str, float]
+    scores_int8: dict[str, float]
     floating: tuple[LayerCost, ...] = ()
 
 
@@ -79,13 +80,14 @@ def quantize(
         budgeted = within_budget(source, network, calibration, samples, max_drop)
         network = budgeted.network
     with stage("score", model=source.spec.name) as running:
-        scored = PreprocessedSet(test, source.spec)
+        pictures = PreprocessedSet(test, source.spec)
         forms = source.module, network.reference(batched=True)
-        float_top1, int8_top1 = (top1(form, scored) for form in forms)
-        running.result = f"top-1 float {100 * float_top1:.2f} %, int8 {100 * int8_top1:.2f} % on {len(test)} pictures"
+        floats, int8 = (scores_of(form, pictures) for form in forms)
+        running.result = f"float {describe_scores(floats)}; int8 {describe_scores(int8)} on {len(test)} pictures"
     facts = {"method": "ptq", "data": calibration.name, "samples": min(samples, len(calibration))}
-    facts |= budget_facts(budgeted)
-    card = int8_card(source, weights, network, facts | {"top1_float": float_top1, "top1": int8_top1})
+    metric = next(iter(int8))
+    facts |= {"metric": metric, "score_float": floats[metric], "score": int8[metric], **budget_facts(budgeted)}
+    card = int8_card(source, weights, network, facts)
     save_checkpoint(out, source.module, card, network.tensors())
     placement = network.placement()
     return Quantized(
@@ -94,13 +96,13 @@ def quantize(
         len(placement.grids),
         len(placement.weighted),
         placement.islands(),
-        float_top1,
-        int8_top1,
+        floats,
+        int8,
         budgeted.floating if budgeted else (),
     )
 
 
-def post_training(source: Source, pictures: ImageSet, samples: int) -> Int8Network:
+def post_training(source: Source, pictures: LabelledSet, samples: int) -> Int8Network:
     """Deploy the network of a source and set its grids by up to `samples` pictures, evenly spread over the set."""
     count = min(samples, len(pictures))
     if count < _FEW:
@@ -116,7 +118,9 @@ def post_training(source: Source, pictures: ImageSet, samples: int) -> Int8Netwo
     return Int8Network.settled(corrected, table, steps)
 
 
-def within_budget(source: Source, network: Int8Network, pictures: ImageSet, samples: int, max_drop: float) -> Budgeted:
+def within_budget(
+    source: Source, network: Int8Network, pictures: LabelledSet, samples: int, max_drop: float
+) -> Budgeted:
     """`fit_budget` on training pictures that `samples` of them, which set the ranges, are not among."""
     used = set(_spread(len(pictures), min(samples, len(pictures))))
     unused = [index for index in range(len(pictures)) if index not in used]
@@ -150,8 +154,9 @@ def _input_range(spec: ModelSpec) -> tuple[float, float]:
     return float(table.min()), float(table.max())
 
 
-def require_classes(source: Source, pictures: ImageSet) -> None:
-    """Raise UsageError where the data have other classes than the network."""
+def require_classes(source: Source, pictures: LabelledSet) -> None:
+    """Raise UsageError where the data have another kind of truth, or other classes, than the network."""
+    require_task(source.spec.task, pictures, source.spec.name)
     if len(pictures.labels) != source.spec.num_classes:
         raise UsageError(
             f"{source.spec.name} has {source.spec.num_classes} classes, {pictures.name} has {len(pictures.labels)}",
@@ -181,12 +186,15 @@ def int8_card(source: Source, weights: str | Path, network: Int8Network, facts: 
     )
 
 
-def top1(module: nn.Module, pictures: PreprocessedSet) -> float:
-    """Share of pictures whose largest logit is that of their class."""
+def scores_of(module: nn.Module, pictures: PreprocessedSet) -> dict[str, float]:
+    """The scores of a network in PyTorch on labelled pictures."""
     import torch
     from torch.utils.data import DataLoader
 
     module.eval()
+    answers, truth = [], []
     with torch.no_grad():
-        hits = [module(images).argmax(dim=1) == targets for images, targets in DataLoader(pictures, _BATCH)]
-    return float(torch.cat(hits).double().mean())
+        for images, targets in DataLoader(pictures, _BATCH):
+            answers.append(module(images))
+            truth.append(targets)
+    return score(torch.cat(answers).numpy(), torch.cat(truth).numpy())

@@ -10,10 +10,20 @@ from edgevit.data.imageset import open_imageset
 from edgevit.log import stage
 from edgevit.quantization.ptq import SAMPLES, budget_facts, int8_card, post_training, within_budget
 from edgevit.quantization.trainable import finished, trainable
+from edgevit.scoring import describe_scores
 from edgevit.sources import int8_network, open_source
 from edgevit.training.checkpoint import CheckpointCard, read_checkpoint, save_checkpoint
 from edgevit.training.recipe import Augmentation, Recipe, get_recipe
-from edgevit.training.trainer import TrainingResult, check_sets, describe_training, fit, progress_of, seeded, threads_of
+from edgevit.training.trainer import (
+    TrainingResult,
+    check_sets,
+    describe_training,
+    fit,
+    progress_of,
+    seeded,
+    threads_of,
+    training_result,
+)
 
 
 def qat(
@@ -66,7 +76,7 @@ def qat(
             teacher=source.module,
         )
         network = finished(module, network)
-        running.result = f"top-1 {100 * curve[-1].top1:.2f} % in int8 on {len(test_set)} held-out pictures"
+        running.result = f"{describe_scores(curve[-1].scores)} in int8 on {len(test_set)} held-out pictures"
     facts = {"method": "qat", **describe_training(train_set, recipe, curve)}
     if max_drop is not None:
         budgeted = within_budget(source, network, train_set, samples, max_drop)
@@ -74,7 +84,7 @@ def qat(
         facts |= budget_facts(budgeted)
     save_checkpoint(out, source.module, int8_card(source, weights, network, facts), network.tensors())
     progress_of(out).unlink(missing_ok=True)
-    return TrainingResult(Path(out), curve[-1].top1, recipe.epochs, time.perf_counter() - start, tuple(curve))
+    return training_result(out, recipe, time.perf_counter() - start, curve)
 
 
 def _recipe(card: CheckpointCard | None, epochs: int | None, learning_rate: float | None) -> Recipe:

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from edgevit.errors import UsageError
 from edgevit.storage import storage_errors
-from edgevit.training.module import Classifier, EpochResult
+from edgevit.training.module import EpochResult, Learner
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -32,14 +32,14 @@ class KeepProgress(Checkpoint):
         self._run = run
         self._shuffle = shuffle
 
-    def on_train_epoch_end(self, trainer: Trainer, module: Classifier) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, module: Learner) -> None:
         """After the module's own hook: Lightning calls checkpoint callbacks last."""
         partial = self.path.with_name(f"{self.path.name}.partial")
         with storage_errors(self.path):
             trainer.save_checkpoint(partial)
             os.replace(partial, self.path)
 
-    def on_save_checkpoint(self, trainer: Trainer, module: Classifier, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, module: Learner, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning does not know."""
         checkpoint[_KEY] = {
             "run": self._run,
@@ -47,7 +47,7 @@ class KeepProgress(Checkpoint):
             "generators": [generator.get_state() for generator in self._generators(module)],
         }
 
-    def on_load_checkpoint(self, trainer: Trainer, module: Classifier, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, module: Learner, checkpoint: dict[str, Any]) -> None:
         """Continue the curve and every stream of random numbers. UsageError for the progress of another run."""
         kept = checkpoint[_KEY]
         if kept["run"] != self._run:
@@ -59,5 +59,5 @@ class KeepProgress(Checkpoint):
         for generator, state in zip(self._generators(module), kept["generators"], strict=True):
             generator.set_state(state)
 
-    def _generators(self, module: Classifier) -> list[torch.Generator]:
+    def _generators(self, module: Learner) -> list[torch.Generator]:
         return [self._shuffle, module.generator, torch.random.default_generator]

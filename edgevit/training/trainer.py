@@ -21,27 +21,30 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from edgevit import __version__
-from edgevit.data.imageset import ImageSet
+from edgevit.data.imageset import LabelledSet, require_task
 from edgevit.data.preprocess import preprocess
 from edgevit.errors import UsageError
 from edgevit.sources import state_digest
 from edgevit.spec import Layout, ModelSpec, Task
 from edgevit.training.checkpoint import CheckpointCard, load_weights, save_checkpoint
-from edgevit.training.module import Classifier, EpochResult
+from edgevit.training.module import Classifier, EpochResult, Learner
 from edgevit.training.progress import KeepProgress
 from edgevit.training.recipe import Recipe
+from edgevit.training.segmentation import Segmenter
 
 log = logging.getLogger(__name__)
 
+_LEARNERS: dict[Task, type[Learner]] = {Task.CLASSIFY: Classifier, Task.SEGMENT: Segmenter}
 _KEEP_BYTES = 512 << 20  # preprocessed sets up to this size stay in memory
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What a run came to: top1 (0 to 1) is that of the last epoch, whose weights the checkpoint holds."""
+    """What a run came to: score (0 to 1) by metric is that of the last epoch, whose weights the checkpoint holds."""
 
     checkpoint: Path
-    top1: float
+    metric: str
+    score: float
     epochs: int
     seconds: float
     curve: tuple[EpochResult, ...]
@@ -49,8 +52,8 @@ class TrainingResult:
 
 def train(
     spec: ModelSpec,
-    train_set: ImageSet,
-    test_set: ImageSet,
+    train_set: LabelledSet,
+    test_set: LabelledSet,
     recipe: Recipe,
     out: Path,
     *,
@@ -76,35 +79,39 @@ def train(
     seconds = time.perf_counter() - start
     save_checkpoint(out, model, _card(spec, train_set, recipe, curve))
     progress_of(out).unlink(missing_ok=True)
-    return TrainingResult(Path(out), curve[-1].top1, recipe.epochs, seconds, tuple(curve))
+    return training_result(out, recipe, seconds, curve)
 
 
-class PreprocessedSet(Dataset[tuple[Tensor, int]]):
-    """An ImageSet behind the exact preprocessing: index -> (float32 (3, S, S), target). Small sets are kept."""
+class PreprocessedSet(Dataset[tuple[Tensor, Tensor]]):
+    """Labelled pictures behind the exact preprocessing: index -> (float32 (3, S, S), truth). Small sets are kept.
 
-    def __init__(self, images: ImageSet, spec: ModelSpec) -> None:
-        self._images = images
+    The truth is a class, int64 (), or a mask, uint8 (S, S).
+    """
+
+    def __init__(self, pictures: LabelledSet, spec: ModelSpec) -> None:
+        self._pictures = pictures
         self._preprocess = spec.preprocess
-        self._kept: dict[int, Tensor] | None = {} if len(images) * 12 * spec.input_size**2 <= _KEEP_BYTES else None
+        small = len(pictures) * 13 * spec.input_size**2 <= _KEEP_BYTES
+        self._kept: dict[int, tuple[Tensor, Tensor]] | None = {} if small else None
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._pictures)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         if self._kept is None:
-            return self._tensor(index), int(self._images.targets[index])
+            return self._pair(index)
         if index not in self._kept:
-            self._kept[index] = self._tensor(index)
-        return self._kept[index], int(self._images.targets[index])
+            self._kept[index] = self._pair(index)
+        return self._kept[index]
 
-    def _tensor(self, index: int) -> Tensor:
-        pixels, _ = self._images[index]
-        return torch.from_numpy(preprocess(pixels, self._preprocess, Layout.NCHW)[0])  # (3, S, S)
+    def _pair(self, index: int) -> tuple[Tensor, Tensor]:
+        tensor = preprocess(self._pictures.images[index], self._preprocess, Layout.NCHW)[0]  # (3, S, S)
+        return torch.from_numpy(tensor), torch.from_numpy(self._pictures.truth(index, self._preprocess))
 
 
-def check_sets(spec: ModelSpec, train_set: ImageSet, test_set: ImageSet) -> None:
-    if spec.task is not Task.CLASSIFY:
-        raise UsageError(f"{spec.name} does not classify images", hint="train a classification model")
+def check_sets(spec: ModelSpec, train_set: LabelledSet, test_set: LabelledSet) -> None:
+    for pictures in (train_set, test_set):
+        require_task(spec.task, pictures, spec.name)
     if train_set.labels != test_set.labels:
         raise UsageError(f"{train_set.name} and {test_set.name} have other labels", hint="give both the same classes")
     if len(train_set.labels) != spec.num_classes:
@@ -127,15 +134,15 @@ def progress_of(out: Path) -> Path:
 def fit(
     model: nn.Module,
     spec: ModelSpec,
-    train_set: ImageSet,
-    test_set: ImageSet,
+    train_set: LabelledSet,
+    test_set: LabelledSet,
     recipe: Recipe,
     *,
     progress: Path,
     resume: bool = False,
     teacher: nn.Module | None = None,
 ) -> list[EpochResult]:
-    """Run all epochs on any network from images (N, 3, S, S) to logits (N, num_classes).
+    """Run all epochs on any network from images (N, 3, S, S) to logits (N, num_classes, ...).
 
     It holds the trained weights afterwards, on the CPU and in eval mode. Returns one result per epoch. progress: file
     that is written after each epoch; with `resume` a run goes on from there, or begins if there is none. teacher: a
@@ -145,7 +152,7 @@ def fit(
         log.info("nothing to resume at %s: training starts anew", progress)
     facts = [spec.name, train_set.name, len(train_set), dataclasses.asdict(recipe), state_digest(model)]
     shuffle = torch.Generator().manual_seed(recipe.seed)
-    classifier = Classifier(model, recipe, spec.num_classes, teacher)
+    learner = _LEARNERS[spec.task](model, recipe, spec.num_classes, teacher)
     batch_size = min(recipe.batch_size, len(train_set))
     # drop_last: a rest of one image has no batch statistics. Shuffling leaves out other images each epoch.
     batches = DataLoader(
@@ -169,23 +176,29 @@ def fit(
             callbacks=[KeepProgress(progress, json.dumps(facts), shuffle)],
         )
         found = progress if resume and progress.is_file() else None
-        trainer.fit(classifier, batches, scored, ckpt_path=found, weights_only=True)
+        trainer.fit(learner, batches, scored, ckpt_path=found, weights_only=True)
     for network in filter(None, (model, teacher)):
         network.cpu().eval()
-    return classifier.curve
+    return learner.curve
 
 
-def describe_training(train_set: ImageSet, recipe: Recipe, curve: list[EpochResult]) -> dict[str, Any]:
+def training_result(out: str | Path, recipe: Recipe, seconds: float, curve: list[EpochResult]) -> TrainingResult:
+    """The result of a run that ended with this curve."""
+    return TrainingResult(Path(out), curve[-1].metric, curve[-1].score, recipe.epochs, seconds, tuple(curve))
+
+
+def describe_training(train_set: LabelledSet, recipe: Recipe, curve: list[EpochResult]) -> dict[str, Any]:
     """What a checkpoint's card says about a run."""
     return {
         "data": train_set.name,
         "recipe": dataclasses.asdict(recipe),
-        "top1": curve[-1].top1,
+        "metric": curve[-1].metric,
+        "score": curve[-1].score,
         "curve": [dataclasses.asdict(result) for result in curve],
     }
 
 
-def _card(spec: ModelSpec, train_set: ImageSet, recipe: Recipe, curve: list[EpochResult]) -> CheckpointCard:
+def _card(spec: ModelSpec, train_set: LabelledSet, recipe: Recipe, curve: list[EpochResult]) -> CheckpointCard:
     return CheckpointCard(
         model=spec.name,
         num_classes=spec.num_classes,

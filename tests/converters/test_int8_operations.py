@@ -24,6 +24,7 @@ OPERATIONS = {
     "hardswish": (F.hardswish, 1),
     "relu6": (F.relu6, 1),
     "difference": (lambda x: x - F.relu(x), 1),
+    "silu": (F.silu, 1),
     "product": (lambda x: x * torch.sigmoid(x), 1),
     "concatenation": (lambda x: torch.cat([F.relu(x[:, :4]), x[:, 4:] * x[:, :4]], 1), 4),
     "bilinear": (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), 4),

@@ -15,11 +15,11 @@ def test_steps_are_compared_with_the_step_before():
     second = FIRST * np.float32(1.1)
     third = second[:, ::-1]
     one, two, three = climb({"a": FIRST, "b": second, "c": third}, TARGETS)
-    assert (one.top1, one.agreement, one.snr_db) == (0.75, None, None)
+    assert (one.metric, one.score, one.agreement, one.snr_db) == ("top-1", 0.75, None, None)
     assert two.snr_db == pytest.approx(20, abs=0.01)
     assert (two.agreement, two.cosine) == (1.0, pytest.approx(1.0))
     assert two.max_abs_error == pytest.approx(0.4, rel=1e-5)
-    assert (three.top1, three.agreement) == (0.25, 0.0)
+    assert (three.score, three.agreement) == (0.25, 0.0)
 
 
 def test_equal_answers_have_no_noise():

@@ -12,7 +12,7 @@ from edgevit.contract.manifest import Parity
 from edgevit.conversion import INTERPRETER
 from edgevit.data.imageset import ImageSet
 from edgevit.errors import UsageError
-from edgevit.evaluation import row
+from edgevit.evaluation import header, row
 from edgevit.spec import Task
 from edgevit.verification import DataScore, Verification, verify
 from tests.fakes import FakeSession, write_artifact
@@ -20,7 +20,8 @@ from tests.fakes import FakeSession, write_artifact
 
 def _result(**changes) -> Verification:
     parity = Parity(True, "reference interpreter, declared", 12, 0.1, 0.01, 40.0, 1.0, 1.0)
-    data = DataScore("photos", "test", 12, "top-1", 0.75, 0.7, 0.9)
+    scores = {"top-1": {"checkpoint": 0.75, "artifact": 0.7}}
+    data = DataScore("photos", "test", 12, "top-1", 0.75, 0.7, 0.9, scores)
     return dataclasses.replace(Verification("net-fp16-coreml", "0" * 64, {}, parity, data, 1.0), **changes)
 
 
@@ -37,7 +38,8 @@ def test_row_shows_both_accuracies_their_difference_and_where_it_ran():
 
 
 def test_row_leaves_out_what_was_not_run():
-    data = DataScore("photos", "test", 12, "top-1", None, None, None)
+    scores = {"top-1": {"checkpoint": None, "artifact": None}}
+    data = DataScore("photos", "test", 12, "top-1", None, None, None, scores)
     cells = row(_result(parity=Parity(False, "coreml", reason="needs macOS"), data=data))
     assert cells == ("net-fp16-coreml", "not executed", "-", "-", "-", "-", "12")
 
@@ -46,12 +48,24 @@ def test_compressed_weights_are_named_in_the_summary():
     assert _result(compression="int8").summary().startswith("weights compressed to int8: max rel. error 1.0e-02, 40 dB")
 
 
-def test_segmentation_is_refused_before_any_data_is_read(tmp_path, monkeypatch):
+def test_segmentation_shows_both_scores():
+    scores = {"mIoU": {"checkpoint": 0.75, "artifact": 0.7}, "Dice": {"checkpoint": 0.85, "artifact": None}}
+    result = _result(data=DataScore("tiles", "test", 12, "mIoU", 0.75, 0.7, 0.9, scores))
+    assert header([result])[2:7] == (
+        "mIoU checkpoint", "mIoU artifact", "Dice checkpoint", "Dice artifact", "points"
+    )  # fmt: skip
+    assert row(result)[2:7] == ("75.00 %", "70.00 %", "85.00 %", "-", "-5.00")
+    assert "on 12 pictures: mIoU checkpoint 75.0 %, artifact 70.0 %; Dice checkpoint 85.0 %" in result.summary()
+
+
+def test_pictures_with_a_class_each_do_not_score_masks(tmp_path, monkeypatch):
     artifact = write_artifact(tmp_path / "net")
     model = dataclasses.replace(artifact.manifest.model, task=Task.SEGMENT)
     artifact = dataclasses.replace(artifact, manifest=dataclasses.replace(artifact.manifest, model=model))
-    with pytest.raises(UsageError, match="segments"):
-        evaluation.evaluate(artifact, data="nowhere")
+    pictures = ImageSet((), np.array([], np.int64), ("blue", "green", "red"), "photos/test")
+    monkeypatch.setattr(evaluation, "open_imageset", lambda *_: pictures)
+    with pytest.raises(UsageError, match=r"photos/test has a class per picture, .* answers a class per pixel"):
+        evaluation.evaluate(artifact, data="photos")
 
 
 @pytest.mark.parametrize(

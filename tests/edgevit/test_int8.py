@@ -94,14 +94,14 @@ def test_scores_are_those_of_the_int8_network(line, artifacts):
     )
     told = read_checkpoint(line / "qat.pt").card.quantization
     for result in results:
-        first, second, exported, last = result.drift
-        assert (first.name, second.name, last.name) == ("float network", "int8 network", "artifact")
-        assert (exported.name, exported.snr_db) == ("exported graph", None)
-        assert second.snr_db < 60
-        assert (second.top1, last.top1) == (result.data.checkpoint, result.data.artifact)
-        assert last.snr_db is None or last.snr_db > second.snr_db
+        _, exported, integers, last = result.drift
+        names = ["float network", "exported graph", "int8 network", "artifact"]
+        assert [step.name for step in result.drift] == names
+        assert exported.snr_db < 60
+        assert (integers.score, last.score) == (result.data.checkpoint, result.data.artifact)
+        assert last.snr_db is None or last.snr_db > exported.snr_db
         assert result.data.agreement == 1
-        assert result.data.checkpoint == pytest.approx(told["top1"])
+        assert result.data.checkpoint == pytest.approx(told["score"])
 
 
 def test_layers_are_compared_by_the_command(line, artifacts, capsys):
@@ -117,7 +117,7 @@ def test_layers_are_compared_by_the_command(line, artifacts, capsys):
         assert json.loads(written.read_text()) == told
     code, out, _ = run(capsys, "verify", artifacts[2].path, *weights)
     assert code == 0
-    assert [row.split("  ")[0] for row in out.splitlines()[-3:]] == ["int8 network", "exported graph", "artifact"]
+    assert [row.split("  ")[0] for row in out.splitlines()[-3:]] == ["exported graph", "int8 network", "artifact"]
     fails(
         capsys, "debug", artifacts[2].path, *weights[:3], line / "ptq.pt", code=2, says=["was not made from"]
     )  # fmt: skip
@@ -149,7 +149,7 @@ def test_commands_tell_what_they_did(line, capsys):
     )
     told = json.loads(out)
     assert (code, told["samples"], told["weighted"], told["islands"]) == (0, 16, 6, {})
-    assert 0 <= told["top1_int8"] <= 1
+    assert 0 <= told["scores_int8"]["top-1"] <= 1
     code, out, err = run(
         capsys, "qat", *given, line / "again.pt", "--epochs", 1, "--out", line / "trained.pt", "--threads", 1
     )

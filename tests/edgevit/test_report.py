@@ -306,12 +306,12 @@ def test_figures_are_valid_plotly_and_hold_the_raw_samples(shelf: Path) -> None:
     data = collect(shelf)
     drawn = {figure.name: figure for figure in figures(data)}
     times = ["load_ms", "first_ms", "p50_ms"]
-    assert list(drawn) == ["latency", *times, "size", "ratio", "training-loss", "training-top1"]
+    assert list(drawn) == ["latency", *times, "size", "ratio", "training-loss", "training-top-1"]
     for figure in drawn.values():
         plotly.graph_objects.Figure({"data": figure.data, "layout": figure.layout})
     samples_ns = data.artifacts[1].latencies[0].samples_ns
     assert drawn["latency"].data[0]["x"] == [sample / 1e6 for sample in samples_ns]
-    assert drawn["training-top1"].data[0]["y"][-1] == pytest.approx(100 * data.artifacts[0].training.curve[-1]["top1"])
+    assert drawn["training-top-1"].data[0]["y"][-1] == pytest.approx(100 * data.artifacts[0].training.curve[-1]["top1"])
 
 
 def test_an_artifact_keeps_its_colour_across_figures(shelf: Path) -> None:
@@ -358,7 +358,10 @@ def test_command_prints_the_paths_it_wrote(shelf: Path) -> None:
 
 def test_ladder_and_worst_layers_are_shown_for_the_build_they_measured(tmp_path):
     artifact = write_artifact(tmp_path, EXECUTORCH)
-    steps = (DriftStep("float network", 0.984), DriftStep("artifact", 0.982, 0.998, 34.56, 0.9998, 0.02))
+    steps = (
+        DriftStep("float network", "top-1", 0.984),
+        DriftStep("artifact", "top-1", 0.982, 0.998, 34.56, 0.9998, 0.02),
+    )
     write_verification(artifact, drift=steps, started_utc="2026-11-20T10:00:00Z")
     write_verification(artifact, kind="verify", started_utc="2026-11-20T11:00:00Z")  # takes no ladder back
     layer = Layer("quantize_per_tensor_5", "conv2d", "block1.0.attn", StoredGrid(0.5, 3))

@@ -126,6 +126,11 @@ def test_overlay_blends_half_and_leaves_void():
     assert blended.tolist() == [[[127, 100, 3], [191, 100, 3], [255, 201, 7]]]
 
 
+def test_overlay_leaves_clear_classes_as_they_were():
+    photo = np.array([[[255, 201, 7], [255, 201, 7]]], np.uint8)
+    assert overlay(photo, np.array([[0, 1]], np.uint8), clear=[0]).tolist() == [[[255, 201, 7], [191, 100, 3]]]
+
+
 def test_overlay_refuses_mask_of_other_size():
     with pytest.raises(UsageError, match="mask"):
         overlay(np.zeros((4, 4, 3), np.uint8), np.zeros((2, 2), np.uint8))

@@ -141,6 +141,21 @@ def test_input_reaches_as_far_as_preprocessing_says():
     assert frozen == ["quantizer_x._input_range_param_storage"]
 
 
+def test_vectors_reach_as_far_as_any_picture():
+    net = Function(
+        lambda net, x: net.b(net.a(x).mean((2, 3), keepdim=True)), a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 2, 1)
+    )
+    pictures = [picture * (10 if index == 3 else 1) + index % 2 for index, picture in enumerate(_pictures())]
+    deployed, _ = prepare(net.eval(), classifier_spec())
+    _, table = calibrate(deployed, pictures)
+    with torch.no_grad():
+        pooled = torch.cat([net.a(picture).mean((2, 3)) for picture in pictures])
+    grid = table.activations["mean"]
+    low, high = grid.range
+    assert low <= pooled.min() + grid.scale
+    assert high >= pooled.max() - grid.scale
+
+
 def test_pictures_that_say_nothing_are_refused(network):
     blank = [torch.zeros(1, 3, 32, 32)] * 4
     with pytest.raises(QuantizationError, match="all 4 calibration pictures are the same"):

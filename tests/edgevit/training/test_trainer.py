@@ -61,7 +61,8 @@ def test_loss_falls_and_the_card_tells_what_was_trained(tmp_path, caplog):
         result = train(toy_spec(), colours(64), colours(20), RECIPE, tmp_path / "toy.pt")
     assert [epoch.epoch for epoch in result.curve] == [1, 2, 3]
     assert result.curve[-1].loss < 0.7 * result.curve[0].loss
-    assert result.top1 == result.curve[-1].top1 == 1.0
+    assert result.score == result.curve[-1].scores["top-1"] == 1.0
+    assert result.metric == "top-1"
     assert result.epochs == 3
     assert result.seconds > 0
 
@@ -71,7 +72,7 @@ def test_loss_falls_and_the_card_tells_what_was_trained(tmp_path, caplog):
     assert card.input_size == 8
     assert card.preprocess == toy_spec().preprocess
     assert card.training["recipe"]["augmentation"] == dataclasses.asdict(RECIPE.augmentation)
-    assert card.training["top1"] == 1.0
+    assert (card.training["metric"], card.training["score"]) == ("top-1", 1.0)
     assert len(card.training["curve"]) == 3
 
     lines = [record.getMessage() for record in caplog.records]
@@ -168,7 +169,7 @@ def test_set_larger_than_memory_allowance_trains_the_same(tmp_path, monkeypatch)
             dataclasses.replace(toy_spec(), task=Task.SEGMENT, outputs=logit_map(2, 8)),
             colours(8),
             colours(4),
-            "does not classify",
+            "a class per pixel",
         ),
     ],
 )

@@ -1,0 +1,54 @@
+"""Learning a class per pixel: its losses, and augmentation that moves image and mask together."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
+
+from edgevit.data.postprocess import VOID
+from edgevit.scoring import DICE, MIOU
+from edgevit.training.module import Learner, move_map, move_pixels
+from edgevit.training.recipe import Recipe
+
+_SMOOTH = 1.0  # pixels: keeps the loss of a class that is absent from a batch finite
+
+
+class Segmenter(Learner):
+    """Trains a model from images (N, 3, S, S) to logits (N, num_classes, S, S); the truth is masks uint8 (N, S, S).
+
+    mIoU and Dice (the F1 score of pixels) are means over classes, of all test pixels together.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe, num_classes: int, teacher: nn.Module | None = None) -> None:
+        metrics = {
+            MIOU: MulticlassJaccardIndex(num_classes, ignore_index=VOID),
+            DICE: MulticlassF1Score(num_classes, average="macro", ignore_index=VOID),
+        }
+        super().__init__(model, recipe, metrics, teacher)
+
+    def augment(self, images: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        grid = move_map(images, self.recipe.augmentation, self.generator)
+        if grid is None:
+            return images, truth.long()
+        moved = move_pixels(truth[:, None].float(), grid, mode="nearest")[:, 0]
+        return move_pixels(images, grid), moved.long()
+
+    def distance(self, logits: Tensor, truth: Tensor) -> Tensor:
+        loss = F.cross_entropy(logits, truth, ignore_index=VOID, label_smoothing=self.recipe.label_smoothing)
+        return loss + self.recipe.dice * dice_loss(logits, truth) if self.recipe.dice else loss
+
+
+def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """1 - Dice of the probabilities, the mean over classes, a batch taken as one: logits (N, C, H, W), truth (N, H, W).
+
+    After "V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image Segmentation" (2016), with plain
+    sums in the denominator.
+    """
+    counted = (truth != VOID)[:, None]  # (N, 1, H, W)
+    wanted = F.one_hot(truth.where(counted[:, 0], 0), logits.shape[1]).movedim(-1, 1) * counted
+    given = logits.softmax(dim=1) * counted
+    pixels = (0, 2, 3)
+    shared = (wanted * given).sum(pixels)  # (C,)
+    dice = (2 * shared + _SMOOTH) / (wanted.sum(pixels) + given.sum(pixels) + _SMOOTH)
+    return 1 - dice.mean()
