@@ -38,6 +38,11 @@ def stage(name: str, **facts: object) -> Iterator[Stage]:
     logger.info("%-9s %s %.1f s%s", name, detail, running.seconds, f": {running.result}" if running.result else "")
 
 
+def is_first_process() -> bool:
+    """Whether this process speaks and writes for all that train together; true for a process alone."""
+    return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0
+
+
 def configure(level: int = logging.INFO) -> None:
     """Send edgevit's log lines to stderr, bare; called by the command line and by workers only."""
     handler = logging.StreamHandler(sys.stderr)

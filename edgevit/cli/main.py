@@ -93,7 +93,8 @@ def _root(
     if version:
         print(f"edgevit {__version__}")
         raise typer.Exit
-    log.configure(logging.DEBUG if debug else logging.INFO)
+    level = logging.DEBUG if debug else logging.INFO
+    log.configure(level if log.is_first_process() else logging.ERROR)  # of several processes that train together
 
 
 def _placeholder() -> None:

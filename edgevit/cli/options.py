@@ -27,6 +27,11 @@ Data = Annotated[
 TrainingThreads = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.", show_default=False)
 ]
+Devices = Annotated[int, typer.Option("--devices", min=1, help="GPUs, or processes on the CPU, that share each batch.")]
+Logs = Annotated[
+    Path | None,
+    typer.Option("--logs", help="Folder for metrics.csv and TensorBoard; default: none.", show_default=False),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was killed, given the same arguments.")]
 MaxDrop = Annotated[
     float | None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.options import AsJson, Data, MaxDrop, Resume, TrainingThreads, print_json
+from edgevit.cli.options import AsJson, Data, Devices, Logs, MaxDrop, Resume, TrainingThreads, print_json
 
 
 def qat(
@@ -24,6 +24,8 @@ def qat(
         float | None, typer.Option("--learning-rate", help="Peak; default 2e-4.", show_default=False)
     ] = None,
     threads: TrainingThreads = None,
+    devices: Devices = 1,
+    logs: Logs = None,
     resume: Resume = False,
     max_drop: MaxDrop = None,
     as_json: AsJson = False,
@@ -31,6 +33,7 @@ def qat(
     """Train with int8 grids (NNCF quantizers); `convert --precision int8` takes the result."""
     import dataclasses
 
+    from edgevit.log import is_first_process
     from edgevit.quantization.qat import qat as train_int8
 
     result = train_int8(
@@ -41,9 +44,13 @@ def qat(
         epochs=epochs,
         learning_rate=learning_rate,
         threads=threads,
+        devices=devices,
+        logs=logs,
         resume=resume,
         max_drop=max_drop,
     )
+    if not is_first_process():
+        return
     if as_json:
         print_json(dataclasses.asdict(result) | {"checkpoint": str(result.checkpoint)})
     else:

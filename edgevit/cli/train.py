@@ -7,20 +7,35 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.options import AsJson, Data, Resume, TrainingThreads, Weights, print_json
+from edgevit.cli.options import AsJson, Data, Devices, Logs, Resume, TrainingThreads, Weights, print_json
+from edgevit.errors import UsageError
 
 
 def train(
     model: Annotated[str, typer.Argument(help="Name from `edgevit list`.", show_default=False)],
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="Checkpoint to write.", show_default=False)],
-    recipe: Annotated[str, typer.Option("--recipe", help="How to train: digits, photos or tiles.")] = "digits",
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="How to train: digits, photos, tiles, mobile, or a .toml file.")
+    ] = "digits",
     input_size: Annotated[
         int | None,
         typer.Option("--input-size", help="Pixels of each side; default: the model's own.", show_default=False),
     ] = None,
     weights: Weights = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option("--teacher", help="Model to learn from: a name, or file.py:factory.", show_default=False),
+    ] = None,
+    teacher_weights: Annotated[
+        Path | None, typer.Option("--teacher-weights", help="Checkpoint of the teacher.", show_default=False)
+    ] = None,
+    amp: Annotated[
+        str | None, typer.Option("--amp", help="Mixed precision: bf16, or fp16 on GPUs.", show_default=False)
+    ] = None,
     threads: TrainingThreads = None,
+    devices: Devices = 1,
+    logs: Logs = None,
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
@@ -28,18 +43,27 @@ def train(
     import dataclasses
 
     from edgevit.data.imageset import open_imageset
-    from edgevit.log import stage
+    from edgevit.log import is_first_process, stage
     from edgevit.models import get_spec
     from edgevit.scoring import describe_scores
-    from edgevit.training.recipe import get_recipe
+    from edgevit.training.recipe_file import open_recipe
+    from edgevit.training.teacher import open_teacher
     from edgevit.training.trainer import train as train_model
 
-    chosen = get_recipe(recipe)
+    if (teacher is None) != (teacher_weights is None):
+        raise UsageError("--teacher and --teacher-weights belong together", hint="give both, or neither")
+    chosen = open_recipe(recipe)
     train_set, test_set = (open_imageset(data, split) for split in ("train", "test"))
     spec = get_spec(model).for_task(len(train_set.labels), input_size)
+    network = None if teacher is None else open_teacher(teacher, teacher_weights, spec, train_set.labels)
     with stage("train", model=model, data=data, recipe=recipe) as running:
-        result = train_model(spec, train_set, test_set, chosen, out, weights=weights, threads=threads, resume=resume)
+        result = train_model(
+            spec, train_set, test_set, chosen, out, weights=weights, teacher=network, threads=threads, devices=devices,
+            amp=amp, logs=logs, resume=resume,
+        )  # fmt: skip
         running.result = f"{describe_scores(result.curve[-1].scores)} on {len(test_set)} held-out pictures"
+    if not is_first_process():
+        return
     if as_json:
         print_json(dataclasses.asdict(result) | {"checkpoint": str(result.checkpoint)})
     else:

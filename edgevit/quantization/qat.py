@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from edgevit.data.imageset import open_imageset
-from edgevit.log import stage
+from edgevit.log import is_first_process, stage
 from edgevit.quantization.ptq import SAMPLES, budget_facts, int8_card, post_training, within_budget
 from edgevit.quantization.trainable import finished, trainable
 from edgevit.scoring import describe_scores
@@ -36,6 +36,8 @@ def qat(
     learning_rate: float | None = None,
     samples: int = SAMPLES,
     threads: int | None = None,
+    devices: int = 1,
+    logs: str | Path | None = None,
     resume: bool = False,
     max_drop: float | None = None,
 ) -> TrainingResult:
@@ -45,11 +47,11 @@ def qat(
 
     weights: a float checkpoint, whose ranges are first set by up to `samples` training pictures, or an int8 one to go
     on from. data: "digits" or a folder with train/ and test/. Epochs and the peak learning rate are those of the
-    recipe "qat" unless given; augmentation is that of the float training where the checkpoint knows it. The scores are
-    those of the int8 network, which `convert` with precision "int8" takes to every target unchanged. A killed run goes
-    on with `resume` and the same arguments, and ends with the same weights on a CPU. max_drop: points of top-1 that
-    the trained int8 network may lose on training pictures; where it loses more, the layers that cost most stay in
-    float, on the weights of their grids.
+    recipe "qat" unless given; devices and logs as in `train`; augmentation is that of the float training where the
+    checkpoint knows it. The scores are those of the int8 network, which `convert` with precision "int8" takes to every
+    target unchanged. A killed run goes on with `resume` and the same arguments, and ends with the same weights on a
+    CPU. max_drop: points of top-1 that the trained int8 network may lose on training pictures; where it loses more,
+    the layers that cost most stay in float, on the weights of their grids.
     Raises UsageError for weights and data that do not fit, QuantizationError where no grid can be found, EdgevitError
     when training diverges; then `out` is as it was.
     """
@@ -74,6 +76,8 @@ def qat(
             progress=progress_of(out),
             resume=resume,
             teacher=source.module,
+            devices=devices,
+            logs=logs,
         )
         network = finished(module, network)
         running.result = f"{describe_scores(curve[-1].scores)} in int8 on {len(test_set)} held-out pictures"
@@ -82,8 +86,9 @@ def qat(
         budgeted = within_budget(source, network, train_set, samples, max_drop)
         network = budgeted.network
         facts |= budget_facts(budgeted)
-    save_checkpoint(out, source.module, int8_card(source, weights, network, facts), network.tensors())
-    progress_of(out).unlink(missing_ok=True)
+    if is_first_process():
+        save_checkpoint(out, source.module, int8_card(source, weights, network, facts), network.tensors())
+        progress_of(out).unlink(missing_ok=True)
     return training_result(out, recipe, time.perf_counter() - start, curve)
 
 

@@ -1,4 +1,4 @@
-"""The training step as a LightningModule per task, and its augmentation on tensors."""
+"""The training step as a LightningModule per task."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ import logging
 import math
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from edgevit.errors import EdgevitError
+from edgevit.errors import EdgevitError, UsageError
+from edgevit.models.layers import DropPath
 from edgevit.scoring import TOP1, describe_scores
-from edgevit.training.recipe import Augmentation, Recipe
+from edgevit.training.augment import ALONE, augment, mix
+from edgevit.training.distributed import agree_on, norm_statistics, share_of
+from edgevit.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from edgevit.training.augment import Mixture
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +42,10 @@ class EpochResult:
     scores: dict[str, float]
     seconds: float
 
+    def facts(self) -> dict[str, float]:
+        """Name -> number, for a log."""
+        return {"loss": self.loss, **self.scores, "seconds": self.seconds}
+
     @property
     def metric(self) -> str:
         """What `score` counts: "top-1" or "mIoU"."""
@@ -49,8 +61,8 @@ class Learner(LightningModule):
     """Trains `model` by a recipe; a subclass per task says how far answers are from the truth and what scores count.
 
     metrics: what counts on the test set, by name; the first one is what the task is judged by. teacher: a network whose
-    answers on the same images are the target in place of the truth; it does not change. `curve` grows by one
-    EpochResult per epoch, each also logged. Raises EdgevitError when the loss is not finite.
+    answers on the same images are learned, as the recipe's distillation says; it does not change. `curve` grows by one
+    EpochResult per epoch, each also logged. Raises EdgevitError when the loss or a weight is not finite.
     """
 
     def __init__(
@@ -62,13 +74,14 @@ class Learner(LightningModule):
         self.recipe = recipe
         self.curve: list[EpochResult] = []
         self.generator = torch.Generator().manual_seed(recipe.seed)
+        self.share = ALONE
         self._loss = MeanMetric()
         self._metrics = nn.ModuleDict(metrics)
         self._start = time.perf_counter()
-
-    def augment(self, images: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-        """A batch as it is learned from: changed at random, the truth with it."""
-        raise NotImplementedError
+        if recipe.drop_path is not None:
+            set_drop_path(model, recipe.drop_path)
+        if recipe.freeze_norms:
+            freeze_norms(model)
 
     def distance(self, logits: Tensor, truth: Tensor) -> Tensor:
         """The loss of a batch of answers (N, classes, ...) to its truth (N, ...)."""
@@ -76,21 +89,47 @@ class Learner(LightningModule):
 
     def on_fit_start(self) -> None:
         self._start = time.perf_counter() - (self.curve[-1].seconds if self.curve else 0)
+        self.share = share_of(self.trainer)
         for teacher in filter(None, self._teacher):
             teacher.to(self.device).eval()
+        for logger in self.loggers:  # a run that goes on writes its table anew
+            for result in self.curve:
+                logger.log_metrics(result.facts(), step=result.epoch)
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        images, truth = self.augment(*batch)
-        logits = self.model(images)
-        (teacher,) = self._teacher
-        loss = self.distance(logits, truth) if teacher is None else divergence(logits, teacher, images)
+        images, truth = augment(*batch, self.recipe.augmentation, self.generator, self.share)
+        mixture = mix(images, truth, self.recipe.mixup_alpha, self.recipe.cutmix_alpha, self.generator)
+        logits = self.model(mixture.images)
+        loss = self._distance(logits, mixture)
         if not torch.isfinite(loss):
-            raise EdgevitError(
-                f"the loss became {loss.item()} in epoch {self.current_epoch + 1}",
-                hint="lower the recipe's learning rate, or check the starting weights and the images",
-            )
+            raise self._diverged(f"the loss became {loss.item()}")
         self._loss.update(loss.detach())
         return loss
+
+    def _distance(self, logits: Tensor, mixture: Mixture) -> Tensor:
+        """From what is true, and from what the teacher says."""
+        (teacher,) = self._teacher
+        soft_share = 0.0 if teacher is None else self.recipe.distillation.soft_share
+        parts = []
+        if soft_share < 1:
+            hard = [share * self.distance(logits, truth) for truth, share in mixture.truths]
+            parts.append((1 - soft_share) * torch.stack(hard).sum())
+        if teacher is not None:
+            temperature = self.recipe.distillation.temperature
+            # Gradients shrink by the temperature's square, which is given back: the shares keep their meaning.
+            parts.append(soft_share * temperature**2 * divergence(logits, teacher, mixture.images, temperature))
+        return torch.stack(parts).sum()
+
+    def _diverged(self, what: str) -> EdgevitError:
+        return EdgevitError(
+            f"{what} in epoch {self.current_epoch + 1}",
+            hint="lower the recipe's learning rate, or check the starting weights and the images"
+            + ("; the weights of the epoch before are in the progress file, for --weights" if self.curve else ""),
+        )
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
+        if index + 1 == self.trainer.num_training_batches:
+            agree_on(norm_statistics(self.model))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         images, truth = batch
@@ -99,6 +138,8 @@ class Learner(LightningModule):
             metric.update(logits, truth)
 
     def on_train_epoch_end(self) -> None:  # Lightning validates before it ends the epoch
+        if not all(tensor.isfinite().all() for tensor in self.model.state_dict().values()):
+            raise self._diverged("a weight became infinite or no number")
         result = EpochResult(
             epoch=self.current_epoch + 1,
             loss=self._loss.compute().item(),
@@ -110,6 +151,9 @@ class Learner(LightningModule):
             "epoch %d/%d  loss %.3f  %s  %.0f s",
             result.epoch, self.recipe.epochs, result.loss, describe_scores(result.scores), result.seconds,
         )  # fmt: skip
+        for logger in self.loggers:
+            logger.log_metrics(result.facts(), step=result.epoch)
+            logger.save()
         for metric in (self._loss, *self._metrics.values()):
             metric.reset()
 
@@ -132,18 +176,35 @@ class Classifier(Learner):
     def __init__(self, model: nn.Module, recipe: Recipe, num_classes: int, teacher: nn.Module | None = None) -> None:
         super().__init__(model, recipe, {TOP1: MulticlassAccuracy(num_classes, average="micro")}, teacher)
 
-    def augment(self, images: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-        return augment(images, self.recipe.augmentation, self.generator), truth
-
     def distance(self, logits: Tensor, truth: Tensor) -> Tensor:
         return F.cross_entropy(logits, truth, label_smoothing=self.recipe.label_smoothing)
 
 
-def divergence(logits: Tensor, teacher: nn.Module, images: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of answers (N, classes, ...) from a teacher's: the mean over pictures, or pixels."""
+def divergence(logits: Tensor, teacher: nn.Module, images: Tensor, temperature: float) -> Tensor:
+    """Kullback-Leibler divergence of answers (N, classes, ...) from a teacher's: the mean over pictures, or pixels.
+
+    Both are divided by the temperature before their softmax.
+    """
     with torch.no_grad():
-        wanted = F.log_softmax(teacher(images), dim=1)
-    return F.kl_div(F.log_softmax(logits, dim=1), wanted, log_target=True, reduction="none").sum(1).mean()
+        wanted = F.log_softmax(teacher(images) / temperature, dim=1)
+    answers = F.log_softmax(logits / temperature, dim=1)
+    return F.kl_div(answers, wanted, log_target=True, reduction="none").sum(1).mean()
+
+
+def set_drop_path(model: nn.Module, rate: float) -> None:
+    """Let residual branches drop with rates that rise evenly from 0 to `rate`. UsageError for a network without."""
+    paths = [module for module in model.modules() if isinstance(module, DropPath)]
+    if not paths:
+        raise UsageError(f"recipe: drop_path is {rate}, but the network has none", hint="leave drop_path out")
+    for path, own in zip(paths, torch.linspace(0, rate, len(paths)).tolist(), strict=True):
+        path.rate = own
+
+
+def freeze_norms(model: nn.Module) -> None:
+    """Let batch norms keep statistics, scale and shift. They stay so: Lightning returns modules to their own mode."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval().requires_grad_(False)
 
 
 def warmup_cosine(step: int, warmup: int, total: int) -> float:
@@ -151,31 +212,3 @@ def warmup_cosine(step: int, warmup: int, total: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-
-def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Shift, scale and rotate each image (N, C, S, S) by its own random amount: the same shape."""
-    grid = move_map(images, augmentation, generator)
-    return images if grid is None else move_pixels(images, grid)
-
-
-def move_map(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor | None:
-    """Where each pixel of moved images (N, C, S, S) comes from: (N, S, S, 2) for `move_pixels`, None if from its place.
-
-    Draws come from the CPU generator, whatever the device.
-    """
-    if augmentation == Augmentation():
-        return None
-    draws = torch.rand(len(images), 4, generator=generator) * 2 - 1  # (N, 4) in [-1, 1)
-    angle = draws[:, 0] * math.radians(augmentation.rotation_degrees)
-    zoom = 1 + draws[:, 1] * augmentation.scale
-    shift = draws[:, 2:] * (2 * augmentation.shift)  # grid coordinates run over 2 from edge to edge
-    cos, sin = zoom * angle.cos(), zoom * angle.sin()
-    rows = [torch.stack([cos, -sin, shift[:, 0]], dim=1), torch.stack([sin, cos, shift[:, 1]], dim=1)]
-    affine = torch.stack(rows, dim=1).to(images.device)  # (N, 2, 3)
-    return F.affine_grid(affine, list(images.shape), align_corners=False)
-
-
-def move_pixels(images: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
-    """Images (N, C, S, S) by a map of `move_map`; the edge pixel fills what comes into view."""
-    return F.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False)

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from edgevit.errors import UsageError
 from edgevit.storage import storage_errors
+from edgevit.training.distributed import gathered
 from edgevit.training.module import EpochResult, Learner
 
 if TYPE_CHECKING:
@@ -36,15 +37,17 @@ class KeepProgress(Checkpoint):
         """After the module's own hook: Lightning calls checkpoint callbacks last."""
         partial = self.path.with_name(f"{self.path.name}.partial")
         with storage_errors(self.path):
-            trainer.save_checkpoint(partial)
-            os.replace(partial, self.path)
+            trainer.save_checkpoint(partial)  # all processes bring their part, the first one writes
+            if trainer.is_global_zero:
+                os.replace(partial, self.path)
 
     def on_save_checkpoint(self, trainer: Trainer, module: Learner, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning does not know."""
         checkpoint[_KEY] = {
             "run": self._run,
             "curve": [dataclasses.asdict(result) for result in module.curve],
-            "generators": [generator.get_state() for generator in self._generators(module)],
+            "generators": [generator.get_state() for generator in self._common(module)],
+            "own_generators": gathered(torch.random.get_rng_state()),
         }
 
     def on_load_checkpoint(self, trainer: Trainer, module: Learner, checkpoint: dict[str, Any]) -> None:
@@ -56,8 +59,10 @@ class KeepProgress(Checkpoint):
                 hint="give the arguments and starting weights of that run, or start anew without --resume",
             )
         module.curve[:] = [EpochResult(**result) for result in kept["curve"]]
-        for generator, state in zip(self._generators(module), kept["generators"], strict=True):
+        for generator, state in zip(self._common(module), kept["generators"], strict=True):
             generator.set_state(state)
+        torch.random.set_rng_state(kept["own_generators"][trainer.global_rank])
 
-    def _generators(self, module: Learner) -> list[torch.Generator]:
-        return [self._shuffle, module.generator, torch.random.default_generator]
+    def _common(self, module: Learner) -> list[torch.Generator]:
+        """Those that are alike in all processes."""
+        return [self._shuffle, module.generator]

@@ -9,30 +9,64 @@ from edgevit.errors import UsageError, unknown_name
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """Largest random change of a training image, each drawn uniformly from -value to +value.
+    """How far a training image may be changed at random, each one by its own draw. Zeros, and crop_area 1, change none.
 
-    shift is a share of the image side, scale a share of its size, rotation_degrees an angle.
+    shift is a share of the image side, scale a share of its size, rotation_degrees an angle: each from -value to
+    +value. crop_area: the least share of the area that a crop keeps; its sides are as 3:4 to 4:3, and it is enlarged
+    to the whole. horizontal_flip is a probability. color_jitter: contrast and saturation by a factor 1 - value to
+    1 + value, brightness by up to this many standard deviations of the pixel values.
     """
 
     shift: float = 0.0
     scale: float = 0.0
     rotation_degrees: float = 0.0
+    crop_area: float = 1.0
+    horizontal_flip: float = 0.0
+    color_jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value, limit in [
-            ("shift", self.shift, 0.5),
-            ("scale", self.scale, 0.9),
-            ("rotation_degrees", self.rotation_degrees, 180.0),
+        for name, value, least, most in [
+            ("shift", self.shift, 0.0, 0.5),
+            ("scale", self.scale, 0.0, 0.9),
+            ("rotation_degrees", self.rotation_degrees, 0.0, 180.0),
+            ("crop_area", self.crop_area, 0.05, 1.0),
+            ("horizontal_flip", self.horizontal_flip, 0.0, 1.0),
+            ("color_jitter", self.color_jitter, 0.0, 0.9),
         ]:
-            _check(f"augmentation {name}", value, 0 <= value <= limit, f"from 0 to {limit:g}")
+            _check(f"augmentation {name}", value, least <= value <= most, f"from {least:g} to {most:g}")
+
+    @property
+    def moves(self) -> bool:
+        """Whether pixels change their places."""
+        return self != Augmentation(color_jitter=self.color_jitter)
+
+
+@dataclass(frozen=True, slots=True)
+class Distillation:
+    """How a teacher counts, where a run has one: soft_share of the loss is the distance from its answers.
+
+    Both answers are divided by the temperature before their softmax; the rest of the loss is that of the labels.
+    """
+
+    soft_share: float = 0.5
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        _check("distillation soft_share", self.soft_share, 0 < self.soft_share <= 1, "above 0 and at most 1")
+        _check("distillation temperature", self.temperature, 0.1 <= self.temperature <= 100, "from 0.1 to 100")
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """One training run: AdamW, linear warm-up, cosine to zero, cross entropy with label smoothing.
 
-    Epoch counts are passes over the training set; learning_rate is the peak. dice weighs the Dice loss that
-    segmentation adds to the cross entropy of its pixels.
+    Epoch counts are passes over the training set; learning_rate is the peak; a batch is that of all processes together.
+    gradient_clip: the longest gradient, 0 for any. ema_decay: of the moving average of the weights, which then is what
+    is scored and saved; 0 for none. mixup_alpha and cutmix_alpha: both parameters of the beta distribution that says
+    how much of another image is mixed in, by blending or as a rectangle; 0 for none, and a coin where both are on.
+    drop_path: share of residual branches that the deepest block drops, None for the model's own. freeze_norms: batch
+    norms keep statistics, scale and shift. dice weighs the Dice loss that segmentation adds to the cross entropy of its
+    pixels.
     """
 
     name: str
@@ -41,19 +75,32 @@ class Recipe:
     learning_rate: float
     weight_decay: float = 0.05
     warmup_epochs: int = 1
+    gradient_clip: float = 0.0
     label_smoothing: float = 0.1
     dice: float = 0.0
+    ema_decay: float = 0.0
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    drop_path: float | None = None
+    freeze_norms: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
+    distillation: Distillation = field(default_factory=Distillation)
     seed: int = 0
 
     def __post_init__(self) -> None:
+        drop_path = 0.0 if self.drop_path is None else self.drop_path
         _check("epochs", self.epochs, self.epochs >= 1, "at least 1")
         _check("batch_size", self.batch_size, self.batch_size >= 2, "at least 2: batch norm needs a batch")
         _check("learning_rate", self.learning_rate, 0 < self.learning_rate <= 1, "above 0 and at most 1")
         _check("weight_decay", self.weight_decay, 0 <= self.weight_decay <= 1, "from 0 to 1")
         _check("warmup_epochs", self.warmup_epochs, 0 <= self.warmup_epochs <= self.epochs, "from 0 to epochs")
+        _check("gradient_clip", self.gradient_clip, 0 <= self.gradient_clip < float("inf"), "from 0")
         _check("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "from 0 to below 1")
         _check("dice", self.dice, 0 <= self.dice <= 10, "from 0 to 10")
+        _check("ema_decay", self.ema_decay, 0 <= self.ema_decay < 1, "from 0 to below 1")
+        _check("mixup_alpha", self.mixup_alpha, 0 <= self.mixup_alpha <= 10, "from 0 to 10")
+        _check("cutmix_alpha", self.cutmix_alpha, 0 <= self.cutmix_alpha <= 10, "from 0 to 10")
+        _check("drop_path", drop_path, 0 <= drop_path < 1, "from 0 to below 1")
         _check("seed", self.seed, 0 <= self.seed < 2**63, "from 0 to 2**63 - 1")
 
 
@@ -89,12 +136,25 @@ RECIPES: dict[str, Recipe] = {
             augmentation=Augmentation(shift=0.1, scale=0.15, rotation_degrees=20.0),
         ),
         Recipe(
+            name="mobile",  # image folders at full size, from scratch or from weights
+            epochs=100,
+            batch_size=128,
+            learning_rate=1e-3,
+            warmup_epochs=5,
+            gradient_clip=5.0,
+            ema_decay=0.9998,
+            mixup_alpha=0.2,
+            cutmix_alpha=1.0,
+            augmentation=Augmentation(rotation_degrees=10.0, crop_area=0.35, horizontal_flip=0.5, color_jitter=0.3),
+        ),
+        Recipe(
             name="qat",  # fine-tuning with quantizers: no decay, which would pull ranges to zero
             epochs=3,
             batch_size=64,
             learning_rate=2e-4,
             weight_decay=0.0,
             warmup_epochs=0,
+            distillation=Distillation(soft_share=1.0, temperature=1.0),
         ),
     )
 }

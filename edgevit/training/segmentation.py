@@ -1,4 +1,4 @@
-"""Learning a class per pixel: its losses, and augmentation that moves image and mask together."""
+"""Learning a class per pixel: its losses and scores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardInde
 
 from edgevit.data.postprocess import VOID
 from edgevit.scoring import DICE, MIOU
-from edgevit.training.module import Learner, move_map, move_pixels
+from edgevit.training.module import Learner
 from edgevit.training.recipe import Recipe
 
 _SMOOTH = 1.0  # pixels: keeps the loss of a class that is absent from a batch finite
@@ -27,14 +27,8 @@ class Segmenter(Learner):
         }
         super().__init__(model, recipe, metrics, teacher)
 
-    def augment(self, images: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-        grid = move_map(images, self.recipe.augmentation, self.generator)
-        if grid is None:
-            return images, truth.long()
-        moved = move_pixels(truth[:, None].float(), grid, mode="nearest")[:, 0]
-        return move_pixels(images, grid), moved.long()
-
     def distance(self, logits: Tensor, truth: Tensor) -> Tensor:
+        truth = truth.long()
         loss = F.cross_entropy(logits, truth, ignore_index=VOID, label_smoothing=self.recipe.label_smoothing)
         return loss + self.recipe.dice * dice_loss(logits, truth) if self.recipe.dice else loss
 

@@ -23,10 +23,15 @@ from torch.utils.data import DataLoader, Dataset
 from edgevit import __version__
 from edgevit.data.imageset import LabelledSet, require_task
 from edgevit.data.preprocess import preprocess
-from edgevit.errors import UsageError
+from edgevit.errors import UsageError, unknown_name
+from edgevit.log import is_first_process
 from edgevit.sources import state_digest
 from edgevit.spec import Layout, ModelSpec, Task
+from edgevit.training.average import WeightAverage
+from edgevit.training.bar import EpochBar
 from edgevit.training.checkpoint import CheckpointCard, load_weights, save_checkpoint
+from edgevit.training.distributed import Shuffled, own_batch, placement, share_of
+from edgevit.training.logs import open_logs
 from edgevit.training.module import Classifier, EpochResult, Learner
 from edgevit.training.progress import KeepProgress
 from edgevit.training.recipe import Recipe
@@ -34,6 +39,7 @@ from edgevit.training.segmentation import Segmenter
 
 log = logging.getLogger(__name__)
 
+_AMP = {"bf16": "bf16-mixed", "fp16": "16-mixed"}
 _LEARNERS: dict[Task, type[Learner]] = {Task.CLASSIFY: Classifier, Task.SEGMENT: Segmenter}
 _KEEP_BYTES = 512 << 20  # preprocessed sets up to this size stay in memory
 
@@ -58,16 +64,23 @@ def train(
     out: Path,
     *,
     weights: str | Path | None = None,
+    teacher: nn.Module | None = None,
     threads: int | None = None,
+    devices: int = 1,
+    amp: str | None = None,
+    logs: str | Path | None = None,
     resume: bool = False,
 ) -> TrainingResult:
     """Train spec's model, score it on the test set after each epoch, and write the checkpoint `out`.
 
     spec already has the set's class count (`ModelSpec.for_task`). weights are the start, with a new head when their
-    class count differs; without them training starts from random weights. threads bounds the CPU threads. The same
-    seed on the same machine and thread count gives the same weights on a CPU, also when a run was killed and goes on
-    with `resume`: until it ends, its progress lies beside `out`. Raises UsageError for sets, weights or progress
-    that do not fit, EdgevitError when training diverges and StorageError; then `out` is as it was.
+    class count differs; without them training starts from random weights. teacher: a network for the same classes and
+    images, whose answers are learned as the recipe's distillation says. threads bounds the CPU threads. devices: GPUs,
+    or processes on the CPU; Lightning starts the calling program once more for each, and torchrun's processes are
+    taken as they are. amp: "bf16" or, on GPUs, "fp16" for mixed precision. logs: a folder for metrics.csv and
+    TensorBoard. The same seed on the same machine and thread count gives the same weights on a CPU, also when a run was
+    killed and goes on with `resume`: until it ends, its progress lies beside `out`. Raises UsageError for sets, weights
+    or progress that do not fit, EdgevitError when training diverges and StorageError; then `out` is as it was.
     """
     check_sets(spec, train_set, test_set)
     start = time.perf_counter()
@@ -75,10 +88,14 @@ def train(
         model = spec.build(spec.num_classes, spec.input_size)
         if weights is not None:
             load_weights(model, weights, replace_head=True)
-        curve = fit(model, spec, train_set, test_set, recipe, progress=progress_of(out), resume=resume)
+        curve = fit(
+            model, spec, train_set, test_set, recipe, progress=progress_of(out), resume=resume, teacher=teacher,
+            devices=devices, amp=amp, logs=logs,
+        )  # fmt: skip
     seconds = time.perf_counter() - start
-    save_checkpoint(out, model, _card(spec, train_set, recipe, curve))
-    progress_of(out).unlink(missing_ok=True)
+    if is_first_process():
+        save_checkpoint(out, model, _card(spec, train_set, recipe, curve))
+        progress_of(out).unlink(missing_ok=True)
     return training_result(out, recipe, seconds, curve)
 
 
@@ -141,45 +158,63 @@ def fit(
     progress: Path,
     resume: bool = False,
     teacher: nn.Module | None = None,
+    devices: int = 1,
+    amp: str | None = None,
+    logs: str | Path | None = None,
 ) -> list[EpochResult]:
     """Run all epochs on any network from images (N, 3, S, S) to logits (N, num_classes, ...).
 
     It holds the trained weights afterwards, on the CPU and in eval mode. Returns one result per epoch. progress: file
-    that is written after each epoch; with `resume` a run goes on from there, or begins if there is none. teacher: a
-    network whose answers are learned in place of the labels.
+    that is written after each epoch; with `resume` a run goes on from there, or begins if there is none. The rest is as
+    in `train`.
     """
     if resume and not progress.is_file():
         log.info("nothing to resume at %s: training starts anew", progress)
-    facts = [spec.name, train_set.name, len(train_set), dataclasses.asdict(recipe), state_digest(model)]
+    placed = placement(devices)
+    batch_size = min(recipe.batch_size, len(train_set))
+    identity = [spec.name, train_set.name, len(train_set), dataclasses.asdict(recipe), state_digest(model)]
+    identity += [amp, placed["devices"] * placed["num_nodes"], None if teacher is None else state_digest(teacher)]
     shuffle = torch.Generator().manual_seed(recipe.seed)
     learner = _LEARNERS[spec.task](model, recipe, spec.num_classes, teacher)
-    batch_size = min(recipe.batch_size, len(train_set))
-    # drop_last: a rest of one image has no batch statistics. Shuffling leaves out other images each epoch.
-    batches = DataLoader(
-        PreprocessedSet(train_set, spec),
-        batch_size,
-        shuffle=True,
-        drop_last=True,
-        generator=shuffle,
-    )
-    scored = DataLoader(PreprocessedSet(test_set, spec), batch_size)
+    average = [WeightAverage(recipe.ema_decay)] if recipe.ema_decay else []
     with _quiet_lightning():
         trainer = Trainer(
-            accelerator="cuda" if torch.cuda.is_available() else "cpu",
-            devices=1,
             max_epochs=recipe.epochs,
             num_sanity_val_steps=0,
-            logger=False,
+            gradient_clip_val=recipe.gradient_clip or None,
+            logger=open_logs(logs, resume=resume),
             enable_checkpointing=True,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[KeepProgress(progress, json.dumps(facts), shuffle)],
+            use_distributed_sampler=False,
+            precision=lightning_precision(amp),
+            callbacks=[EpochBar(), *average, KeepProgress(progress, json.dumps(identity), shuffle)],
+            **placed,
         )
+        share = share_of(trainer)
+        if share.rank:  # dropout shall not fall on the same places in all processes
+            torch.manual_seed(recipe.seed + share.rank)
+        own = own_batch(batch_size, share)
+        batches = DataLoader(
+            PreprocessedSet(train_set, spec), own, sampler=Shuffled(len(train_set), batch_size, shuffle, share)
+        )
+        scored = DataLoader(PreprocessedSet(test_set, spec), own, sampler=range(share.rank, len(test_set), share.world))
         found = progress if resume and progress.is_file() else None
         trainer.fit(learner, batches, scored, ckpt_path=found, weights_only=True)
     for network in filter(None, (model, teacher)):
         network.cpu().eval()
     return learner.curve
+
+
+def lightning_precision(amp: str | None) -> str:
+    """Lightning's name for a mixed precision, None for none. UsageError where the machine cannot have it."""
+    if amp is None:
+        return "32-true"
+    if amp not in _AMP:
+        raise unknown_name("mixed precision", amp, _AMP)
+    if amp == "fp16" and not torch.cuda.is_available():
+        raise UsageError("mixed precision fp16 needs a CUDA GPU", hint="use --amp bf16, which CPUs compute too")
+    return _AMP[amp]
 
 
 def training_result(out: str | Path, recipe: Recipe, seconds: float, curve: list[EpochResult]) -> TrainingResult:
@@ -233,9 +268,10 @@ def threads_of(count: int | None) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Keep Lightning's tips and warnings off stderr, and turn its exit on Ctrl-C back into KeyboardInterrupt."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     in_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -247,6 +283,7 @@ def _quiet_lightning() -> Iterator[None]:
             raise KeyboardInterrupt from None
         raise
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         if in_main_thread:  # Lightning leaves SIGINT ignored after a Ctrl-C
             signal.signal(signal.SIGINT, handler)

@@ -15,7 +15,7 @@ from edgevit.data.imageset import ImageSet
 from edgevit.errors import EdgevitError, StorageError, UsageError
 from edgevit.spec import ModelSpec, Preprocess, Task, Tier, class_logits, image_input, logit_map
 from edgevit.training.checkpoint import load_weights, read_checkpoint
-from edgevit.training.module import Classifier, augment, warmup_cosine
+from edgevit.training.module import Classifier, warmup_cosine
 from edgevit.training.recipe import Augmentation, Recipe
 from edgevit.training.trainer import PreprocessedSet, fit, train
 
@@ -176,25 +176,6 @@ def test_set_larger_than_memory_allowance_trains_the_same(tmp_path, monkeypatch)
 def test_sets_that_do_not_fit_are_refused(tmp_path, spec, train_set, test_set, message):
     with pytest.raises(UsageError, match=message):
         train(spec, train_set, test_set, RECIPE, tmp_path / "toy.pt")
-
-
-def test_augmentation_moves_each_image_within_its_bounds():
-    generator = torch.Generator().manual_seed(0)
-    images = torch.zeros(32, 3, 16, 16)
-    images[:, :, 7:9, 7:9] = 1.0
-    moved = augment(images, Augmentation(shift=0.25), generator)
-    assert moved.shape == images.shape
-    mass = moved.sum((1, 2, 3))
-    torch.testing.assert_close(mass, images.sum((1, 2, 3)), rtol=1e-3, atol=1e-3)  # nothing left the image
-    rows = (moved.sum((1, 3)) * torch.arange(16.0)).sum(1) / moved.sum((1, 2, 3))  # centre of mass, (N,)
-    offsets = rows - 7.5
-    assert offsets.abs().max() <= 4.0
-    assert offsets.std() > 1.0
-
-
-def test_augmentation_of_zero_is_the_identity():
-    images = torch.randn(2, 3, 4, 4)
-    assert augment(images, Augmentation(), torch.Generator()) is images
 
 
 def test_learning_rate_rises_over_warmup_and_falls_to_zero():
