@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgevit.artifact import Artifact, load_artifact
 from edgevit.contract.manifest import Parity
+from edgevit.data.damage import readable
 from edgevit.data.imageset import LabelledSet, open_imageset, require_task
 from edgevit.drift import INT8
 from edgevit.errors import UsageError
@@ -43,6 +44,7 @@ def evaluate(
     pictures = open_imageset(data, split)
     for artifact in opened:
         _require_classes(artifact, pictures)
+    pictures = readable(pictures)
     ladder, reference = {}, None
     if weights is not None:
         source = open_source_of(opened, weights, model)

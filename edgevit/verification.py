@@ -59,6 +59,7 @@ class DataScore:
     artifact: float | None
     agreement: float | None  # share of pictures, or of pixels, that both give the same class
     scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    skipped: int = 0  # files that cannot be read: they count neither as right nor as wrong
 
     def summary(self) -> str:
         """ "mIoU checkpoint 71.2 %, artifact 71.1 %; Dice ...", one clause per score."""
@@ -370,7 +371,9 @@ def _score(
     metric = METRICS[data.task][0]
     agreed = None if wanted is None or answers is None else agreement(wanted, answers)
     source = data.name.removesuffix(f"/{split}")
-    return DataScore(source, split, len(data), metric, **scores[metric], agreement=agreed, scores=scores)
+    return DataScore(
+        source, split, len(data), metric, **scores[metric], agreement=agreed, scores=scores, skipped=data.skipped
+    )
 
 
 def _agreement(actual: np.ndarray, expected: np.ndarray, task: Task) -> float:

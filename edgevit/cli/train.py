@@ -42,6 +42,7 @@ def train(
     """Train a model and write its checkpoint, which knows its labels, size and preprocessing."""
     import dataclasses
 
+    from edgevit.data.damage import readable
     from edgevit.data.imageset import open_imageset
     from edgevit.log import is_first_process, stage
     from edgevit.models import get_spec
@@ -53,7 +54,7 @@ def train(
     if (teacher is None) != (teacher_weights is None):
         raise UsageError("--teacher and --teacher-weights belong together", hint="give both, or neither")
     chosen = open_recipe(recipe)
-    train_set, test_set = (open_imageset(data, split) for split in ("train", "test"))
+    train_set, test_set = (readable(open_imageset(data, split)) for split in ("train", "test"))
     spec = get_spec(model).for_task(len(train_set.labels), input_size)
     network = None if teacher is None else open_teacher(teacher, teacher_weights, spec, train_set.labels)
     with stage("train", model=model, data=data, recipe=recipe) as running:

@@ -28,6 +28,10 @@ class ImageFiles(Sequence[np.ndarray]):
     def __getitem__(self, index: int) -> np.ndarray:
         return read_image(self.paths[index])
 
+    def subset(self, indices: Sequence[int]) -> ImageFiles:
+        """Some of the files."""
+        return ImageFiles([self.paths[index] for index in indices])
+
 
 def split_folders(folder: Path) -> tuple[Path, Path]:
     """Where the train and the test split lie: train/ and test/ (or val/), or both in the folder itself."""

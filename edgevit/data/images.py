@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import struct
-import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,13 +39,13 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     The first frame of an animation counts; embedded colour profiles are ignored.
     Raises UsageError naming the file if it is missing, damaged, too large, CMYK or deeper than 8 bits.
     """
-    with _naming(Path(path)), Image.open(path, formats=_FORMATS) as image:
+    with _opened(path, _FORMATS) as image:
         return _rgb_of(image, str(path))
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Height and width of an image file once it is upright, from its header. Raises UsageError like `read_image`."""
-    with _naming(Path(path)), Image.open(path, formats=_FORMATS) as image:
+    with _opened(path, _FORMATS) as image:
         turned = image.getexif().get(_ORIENTATION_TAG, 1) in range(5, 9)
         return image.size if turned else image.size[::-1]
 
@@ -56,7 +55,7 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
 
     Raises UsageError naming the file for colours, alpha or more than 8 bits: they are no class index.
     """
-    with _naming(Path(path)), Image.open(path, formats=("PNG",)) as image:
+    with _opened(path, ("PNG",)) as image:
         if image.mode not in _MASK_MODES:
             raise UsageError(
                 f"mask {path} has {image.mode} pixels", hint="save class indices as 8-bit grey or palette PNG"
@@ -104,19 +103,27 @@ def composite_on_white(rgba: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
+def _opened(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Iterator[Image.Image]:
+    """An image file, not yet decoded; what goes wrong with it is a UsageError. Threads may do this at once."""
+    with _naming(Path(path)), Image.open(path, formats=formats) as image:
+        # Pillow itself warns up to twice its limit: filters of warnings belong to all threads.
+        if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            raise Image.DecompressionBombError
+        yield image
+
+
+@contextmanager
 def _naming(name: Path | str) -> Iterator[None]:
     """Turn what Pillow and the file system raise into one UsageError that names the image."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
+        yield
     except FileNotFoundError as error:
         raise UsageError(f"no image at {name}", hint="check the path") from error
     except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise UsageError(f"cannot open {name}: {error.strerror}", hint="give a readable image file") from error
     except UnidentifiedImageError as error:
         raise UsageError(f"{name} is not an image this tool reads", hint=_SAVE_AS) from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         limit = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
         raise UsageError(f"{name} has more than {limit}", hint="scale it down first") from error
     except _DAMAGE as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ class ImageSet:
     targets: np.ndarray
     labels: tuple[str, ...]
     name: str
+    skipped: int = 0  # files left out because they cannot be read
     task: ClassVar[Task] = Task.CLASSIFY
 
     def __post_init__(self) -> None:
@@ -42,6 +44,13 @@ class ImageSet:
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         """Pixels and target of one image; folders read the file now, so UsageError if it is damaged."""
         return self.images[index], int(self.targets[index])
+
+    def subset(self, indices: Sequence[int]) -> ImageSet:
+        """Some of the images with their targets; labels and name stay."""
+        images, targets = self.images, self.targets[list(indices)]
+        if isinstance(images, ImageFiles):
+            return dataclasses.replace(self, images=images.subset(indices), targets=targets)
+        return dataclasses.replace(self, images=tuple(images[i] for i in indices), targets=targets)
 
     def truth(self, index: int, contract: Preprocess) -> np.ndarray:
         """The class of one image, an int64 scalar; preprocessing does not change it."""

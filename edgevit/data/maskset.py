@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ class MaskSet:
     masks: Sequence[np.ndarray]
     labels: tuple[str, ...]
     name: str
+    skipped: int = 0  # files left out because they cannot be read
     task: ClassVar[Task] = Task.SEGMENT
 
     def __post_init__(self) -> None:
@@ -40,6 +42,14 @@ class MaskSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def subset(self, indices: Sequence[int]) -> MaskSet:
+        """Some of the images with their masks; labels and name stay."""
+        images, masks = (
+            files.subset(indices) if isinstance(files, ImageFiles | MaskFiles) else tuple(files[i] for i in indices)
+            for files in (self.images, self.masks)
+        )
+        return dataclasses.replace(self, images=images, masks=masks)
 
     def truth(self, index: int, contract: Preprocess) -> np.ndarray:
         """The mask of one image as the network sees it: uint8 (crop H, crop W)."""
@@ -57,6 +67,10 @@ class MaskFiles(Sequence[np.ndarray]):
 
     def __getitem__(self, index: int) -> np.ndarray:
         return read_mask(self.paths[index])
+
+    def subset(self, indices: Sequence[int]) -> MaskFiles:
+        """Some of the files."""
+        return MaskFiles([self.paths[index] for index in indices])
 
 
 def holds_masks(folder: Path) -> bool:
@@ -123,9 +137,12 @@ def _largest(path: Path, labels: tuple[str, ...] | None) -> int:
 
 
 def _require_same_size(image: Path, mask: Path) -> None:
-    sizes = image_size(image), image_size(mask)
-    if sizes[0] != sizes[1]:
-        (height, width), (mask_height, mask_width) = sizes
+    try:
+        height, width = image_size(image)
+    except UsageError:
+        return  # how many images may be damaged is for `readable` to say
+    mask_height, mask_width = image_size(mask)
+    if (height, width) != (mask_height, mask_width):
         raise UsageError(
             f"{mask} is {mask_width}x{mask_height}, {image.name} {width}x{height}",
             hint="save the mask in the size of its upright image",

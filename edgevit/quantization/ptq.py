@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgevit.data.damage import readable, spread, spread_indices
 from edgevit.data.imageset import LabelledSet, open_imageset, require_task
 from edgevit.data.preprocess import normalize_table
 from edgevit.errors import UsageError
@@ -21,7 +22,7 @@ from edgevit.training.checkpoint import CheckpointCard, read_checkpoint, save_ch
 from edgevit.training.trainer import PreprocessedSet
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from edgevit.spec import ModelSpec
 
@@ -72,19 +73,20 @@ def quantize(
     Raises UsageError for weights and data that do not fit, QuantizationError where no grid can be found.
     """
     source = open_source(model, weights=weights, input_size=input_size)
-    calibration, test = (open_imageset(data, split) for split in ("train", "test"))
-    require_classes(source, calibration)
+    training, test = (open_imageset(data, split) for split in ("train", "test"))
+    require_classes(source, training)
+    calibration, test = readable(spread(training, samples)), readable(test)
     network = post_training(source, calibration, samples)
     budgeted = None
     if max_drop is not None:
-        budgeted = within_budget(source, network, calibration, samples, max_drop)
+        budgeted = within_budget(source, network, training, samples, max_drop)
         network = budgeted.network
     with stage("score", model=source.spec.name) as running:
         pictures = PreprocessedSet(test, source.spec)
         forms = source.module, network.reference(batched=True)
         floats, int8 = (scores_of(form, pictures) for form in forms)
         running.result = f"float {describe_scores(floats)}; int8 {describe_scores(int8)} on {len(test)} pictures"
-    facts = {"method": "ptq", "data": calibration.name, "samples": min(samples, len(calibration))}
+    facts = {"method": "ptq", "data": calibration.name, "samples": len(calibration)}
     metric = next(iter(int8))
     facts |= {"metric": metric, "score_float": floats[metric], "score": int8[metric], **budget_facts(budgeted)}
     card = int8_card(source, weights, network, facts)
@@ -104,7 +106,8 @@ def quantize(
 
 def post_training(source: Source, pictures: LabelledSet, samples: int) -> Int8Network:
     """Deploy the network of a source and set its grids by up to `samples` pictures, evenly spread over the set."""
-    count = min(samples, len(pictures))
+    pictures = spread(pictures, samples)
+    count = len(pictures)
     if count < _FEW:
         log.warning("WARNING   only %d calibration pictures: ranges are guesses below %d", count, _FEW)
     with stage("deploy", model=source.spec.name) as running:
@@ -112,8 +115,9 @@ def post_training(source: Source, pictures: LabelledSet, samples: int) -> Int8Ne
         running.result = ", ".join(f"{step.name} x{step.changes}" for step in steps)
     with stage("calibrate", model=source.spec.name, pictures=count) as running:
         chosen = PreprocessedSet(pictures, source.spec)
-        indices = _spread(len(pictures), count)
-        corrected, table = calibrate(deployed, [chosen[i][0][None] for i in indices], _input_range(source.spec))
+        tensors = [chosen[i][0][None] for i in range(count)]
+        _warn_of_constants(tensors)
+        corrected, table = calibrate(deployed, tensors, _input_range(source.spec))
         running.result = f"{len(table.activations)} tensors and {len(table.weights)} weights on int8 grids"
     return Int8Network.settled(corrected, table, steps)
 
@@ -122,15 +126,15 @@ def within_budget(
     source: Source, network: Int8Network, pictures: LabelledSet, samples: int, max_drop: float
 ) -> Budgeted:
     """`fit_budget` on training pictures that `samples` of them, which set the ranges, are not among."""
-    used = set(_spread(len(pictures), min(samples, len(pictures))))
+    used = set(spread_indices(len(pictures), samples))
     unused = [index for index in range(len(pictures)) if index not in used]
     if len(unused) < _FEW:
         log.warning("WARNING   %d pictures set ranges and judge them too: there are no others", len(pictures))
         unused = sorted(used)
-    indices = [unused[index] for index in _spread(len(unused), min(_JUDGES, len(unused)))]
-    with stage("budget", model=source.spec.name, max_drop=max_drop, pictures=len(indices)) as running:
-        chosen = PreprocessedSet(pictures, source.spec)
-        images, targets = zip(*(chosen[index] for index in indices), strict=True)
+    judges = readable(spread(pictures.subset(unused), _JUDGES))
+    with stage("budget", model=source.spec.name, max_drop=max_drop, pictures=len(judges)) as running:
+        chosen = PreprocessedSet(judges, source.spec)
+        images, targets = zip(*(chosen[index] for index in range(len(judges))), strict=True)
         budgeted = fit_budget(network, images, targets, max_drop)
         running.result = budgeted.summary()
     return budgeted
@@ -143,9 +147,11 @@ def budget_facts(budgeted: Budgeted | None) -> dict[str, Any]:
     return {"floating": [dataclasses.asdict(cost) for cost in budgeted.floating], "budget": budgeted.summary()}
 
 
-def _spread(length: int, count: int) -> list[int]:
-    """`count` indices evenly spread over a set."""
-    return [length * index // count for index in range(count)]
+def _warn_of_constants(pictures: list[Tensor]) -> None:
+    """Say how many pictures (1, 3, S, S) have one colour alone: they show the network nothing of its task."""
+    constant = sum(bool((picture.amax((2, 3)) == picture.amin((2, 3))).all()) for picture in pictures)
+    if constant:
+        log.warning("WARNING   %d of %d calibration pictures have one colour alone", constant, len(pictures))
 
 
 def _input_range(spec: ModelSpec) -> tuple[float, float]:

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from pathlib import Path
 
+from edgevit.data.damage import readable
 from edgevit.data.imageset import open_imageset
 from edgevit.log import is_first_process, stage
 from edgevit.quantization.ptq import SAMPLES, budget_facts, int8_card, post_training, within_budget
@@ -57,7 +58,7 @@ def qat(
     """
     start = time.perf_counter()
     source = open_source(model, weights=weights, precision=None)
-    train_set, test_set = (open_imageset(data, split) for split in ("train", "test"))
+    train_set, test_set = (readable(open_imageset(data, split)) for split in ("train", "test"))
     check_sets(source.spec, train_set, test_set)
     checkpoint = read_checkpoint(weights)
     recipe = _recipe(checkpoint.card, epochs, learning_rate)

@@ -31,6 +31,7 @@ _STATE_KEY = "state_dict"
 _INT8_KEY = "edgevit_int8"
 _CONTAINERS = ("state_dict", "model", "model_state_dict")  # trained weights, in the order we look
 _EMA_CONTAINERS = ("state_dict_ema", "model_ema")  # their moving average
+_PROGRESS_KEY, _PROGRESS_PREFIX = "edgevit_progress", "model."  # of a run that has not ended
 _WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and torch.compile
 _MAX_NESTING = 4
 _LISTED = 8  # keys an error names per kind
@@ -201,6 +202,8 @@ def _torch_weights(data: bytes, ema: bool) -> tuple[dict[str, Tensor], Checkpoin
     stored = _find_weights(file.content, ema)
     card = _card(file.content)
     int8 = file.content.get(_INT8_KEY, {}) if card is not None else {}
+    if _PROGRESS_KEY in file.content:
+        stored = {name.removeprefix(_PROGRESS_PREFIX): value for name, value in stored.items()}
     odd = [name for name, value in (*stored.items(), *int8.items()) if not isinstance(value, StoredTensor)]
     if odd:
         raise TorchFileError(f"these entries are no dense tensors: {_listing(odd)}", _GIVE_WEIGHTS)

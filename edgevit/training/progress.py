@@ -18,7 +18,7 @@ from edgevit.training.module import EpochResult, Learner
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-_KEY = "edgevit_progress"
+_KEY = "edgevit_progress"  # by which `read_checkpoint` knows the file
 
 
 class KeepProgress(Checkpoint):

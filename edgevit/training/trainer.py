@@ -226,6 +226,7 @@ def describe_training(train_set: LabelledSet, recipe: Recipe, curve: list[EpochR
     """What a checkpoint's card says about a run."""
     return {
         "data": train_set.name,
+        "skipped": train_set.skipped,
         "recipe": dataclasses.asdict(recipe),
         "metric": curve[-1].metric,
         "score": curve[-1].score,
