@@ -108,6 +108,17 @@ def open_source(
     return Source(network.module(), counted, labels, facts, network.steps, twin, network.reference())
 
 
+def open_spec(model: str, num_classes: int | None = None, input_size: int | None = None) -> ModelSpec:
+    """The spec of a model to train, by name or "file.py:factory"; its `build` starts from torch's own generator.
+
+    Raises UsageError for names, files, and sizes that the network cannot take.
+    """
+    if not is_file_model(model):
+        return get_spec(model).for_task(num_classes, input_size)
+    _, spec = _build_seeded(model, num_classes, input_size)
+    return dataclasses.replace(spec, build=lambda classes, size: _build(model, classes, size)[0].train())
+
+
 def _require_precision(checkpoint: Checkpoint | None, precision: Precision | None) -> None:
     """Scales come from data: an int8 network is one that was quantized, and no other."""
     quantized = checkpoint is not None and bool(checkpoint.int8)

@@ -12,7 +12,7 @@ from edgevit.errors import UsageError
 
 
 def train(
-    model: Annotated[str, typer.Argument(help="Name from `edgevit list`.", show_default=False)],
+    model: Annotated[str, typer.Argument(help="Name from `edgevit list`, or file.py:factory.", show_default=False)],
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="Checkpoint to write.", show_default=False)],
     recipe: Annotated[
@@ -45,8 +45,8 @@ def train(
     from edgevit.data.damage import readable
     from edgevit.data.imageset import open_imageset
     from edgevit.log import is_first_process, stage
-    from edgevit.models import get_spec
     from edgevit.scoring import describe_scores
+    from edgevit.sources import open_spec
     from edgevit.training.recipe_file import open_recipe
     from edgevit.training.teacher import open_teacher
     from edgevit.training.trainer import train as train_model
@@ -55,7 +55,7 @@ def train(
         raise UsageError("--teacher and --teacher-weights belong together", hint="give both, or neither")
     chosen = open_recipe(recipe)
     train_set, test_set = (readable(open_imageset(data, split)) for split in ("train", "test"))
-    spec = get_spec(model).for_task(len(train_set.labels), input_size)
+    spec = open_spec(model, len(train_set.labels), input_size)
     network = None if teacher is None else open_teacher(teacher, teacher_weights, spec, train_set.labels)
     with stage("train", model=model, data=data, recipe=recipe) as running:
         result = train_model(

@@ -124,7 +124,7 @@ class Learner(LightningModule):
         return EdgevitError(
             f"{what} in epoch {self.current_epoch + 1}",
             hint="lower the recipe's learning rate, or check the starting weights and the images"
-            + ("; the weights of the epoch before are in the progress file, for --weights" if self.curve else ""),
+            + ("; the file .progress beside the output has the weights of the epoch before" if self.curve else ""),
         )
 
     def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:

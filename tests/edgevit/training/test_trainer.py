@@ -13,10 +13,11 @@ from torch import nn
 
 from edgevit.data.imageset import ImageSet
 from edgevit.errors import EdgevitError, StorageError, UsageError
+from edgevit.models.layers import DropPath
 from edgevit.spec import ModelSpec, Preprocess, Task, Tier, class_logits, image_input, logit_map
 from edgevit.training.checkpoint import load_weights, read_checkpoint
-from edgevit.training.module import Classifier, warmup_cosine
-from edgevit.training.recipe import Augmentation, Recipe
+from edgevit.training.module import Classifier, set_drop_path, warmup_cosine
+from edgevit.training.recipe import Augmentation, Distillation, Recipe
 from edgevit.training.trainer import PreprocessedSet, fit, train
 
 RECIPE = Recipe(
@@ -131,6 +132,36 @@ def test_loss_that_is_not_finite_stops_with_a_hint_and_saves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class Poisoned(nn.Linear):
+    """Answers well, until after some steps of training its gradient is no number."""
+
+    def __init__(self, classes: int, after: int) -> None:
+        super().__init__(3, classes)
+        self.left = after
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.left -= self.training
+        logits = super().forward(x.mean((2, 3)))
+        if self.training and self.left < 0:
+            logits.register_hook(lambda gradient: gradient * float("nan"))
+        return logits
+
+
+@pytest.mark.parametrize(("after", "what"), [(4, "the loss became nan"), (5, "a weight became infinite or no number")])
+def test_divergence_in_the_second_epoch_keeps_the_weights_of_the_first(tmp_path, after, what):
+    spec = dataclasses.replace(toy_spec(), build=lambda classes, size: Poisoned(classes, after))
+    out = tmp_path / "toy.pt"
+    out.write_bytes(b"an older one")
+    with pytest.raises(EdgevitError, match=rf"{what} in epoch 2 .*\.progress beside the output"):
+        train(spec, colours(24), colours(4), RECIPE, out)  # three steps each epoch
+    assert out.read_bytes() == b"an older one"
+    kept = read_checkpoint(tmp_path / "toy.pt.progress")
+    assert kept.state_dict["weight"].isfinite().all()
+    model = Poisoned(2, 99)
+    load_weights(model, kept)  # and training may start from there, by a gentler recipe
+    fit(model, spec, colours(24), colours(4), RECIPE, progress=tmp_path / "gentle")
+
+
 def test_interrupt_is_passed_on_and_leaves_no_file(tmp_path):
     class Interrupted(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -199,7 +230,8 @@ def test_run_that_was_killed_ends_with_the_same_weights(tmp_path, monkeypatch, b
     spec = dataclasses.replace(toy_spec(), build=dropping)
     whole, killed = tmp_path / "whole.pt", tmp_path / "killed.pt"
     sets = colours(48), colours(16)
-    expected = train(spec, *sets, RECIPE, whole, threads=1)
+    recipe = dataclasses.replace(RECIPE, ema_decay=0.9, mixup_alpha=0.2, cutmix_alpha=1.0, gradient_clip=1.0)
+    expected = train(spec, *sets, recipe, whole, threads=1)
     step = Classifier.training_step
 
     def training_step(self, images, index):
@@ -210,9 +242,9 @@ def test_run_that_was_killed_ends_with_the_same_weights(tmp_path, monkeypatch, b
     with monkeypatch.context() as patched:
         patched.setattr(Classifier, "training_step", training_step)
         with pytest.raises(Killed):
-            train(spec, *sets, RECIPE, killed, threads=1)
+            train(spec, *sets, recipe, killed, threads=1)
     assert not killed.exists()
-    result = train(spec, *sets, RECIPE, killed, threads=1, resume=True)
+    result = train(spec, *sets, recipe, killed, threads=1, resume=True)
     assert [dataclasses.replace(epoch, seconds=0) for epoch in result.curve] == [
         dataclasses.replace(epoch, seconds=0) for epoch in expected.curve
     ]
@@ -248,9 +280,52 @@ def test_teacher_is_followed_and_stays_as_it_is(tmp_path):
     load_weights(teacher, tmp_path / "teacher.pt")
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     swapped = ImageSet(train_set.images, 1 - train_set.targets, train_set.labels, "swapped")
-    fit(pupil, spec, swapped, test_set, RECIPE, progress=tmp_path / "pupil.progress", teacher=teacher)
+    recipe = dataclasses.replace(RECIPE, distillation=Distillation(soft_share=1.0, temperature=1.0))
+    fit(pupil, spec, swapped, test_set, recipe, progress=tmp_path / "pupil.progress", teacher=teacher)
     images = torch.stack([PreprocessedSet(test_set, spec)[i][0] for i in range(16)])
     with torch.no_grad():
         told, learned = teacher.eval()(images).argmax(1), pupil(images).argmax(1)
     assert (told == learned).float().mean() > 0.9  # not the labels, which say the opposite
     assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+
+
+def test_mixed_precision_trains_and_the_checkpoint_is_float32(tmp_path):
+    seen = []
+
+    class Watched(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits = super().forward(x.mean((2, 3)))
+            seen.append(logits.dtype)
+            return logits
+
+    spec = dataclasses.replace(toy_spec(), build=lambda classes, size: Watched(3, classes))
+    result = train(spec, colours(64), colours(20), RECIPE, tmp_path / "toy.pt", amp="bf16")
+    assert set(seen) == {torch.bfloat16}
+    assert result.score > 0.9
+    assert torch.load(tmp_path / "toy.pt", weights_only=True)["state_dict"]["weight"].dtype is torch.float32
+
+
+@pytest.mark.parametrize(("amp", "message"), [("bf61", "did you mean bf16"), ("fp16", "needs a CUDA GPU.*bf16")])
+def test_mixed_precision_that_is_not_there_is_refused(tmp_path, monkeypatch, amp, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=message):
+        train(toy_spec(), colours(16), colours(4), RECIPE, tmp_path / "toy.pt", amp=amp)
+
+
+def test_drop_path_rises_with_depth_and_is_refused_where_there_is_none():
+    model = nn.Sequential(*[DropPath(0.5) for _ in range(3)])
+    set_drop_path(model, 0.2)
+    assert [path.rate for path in model] == pytest.approx([0.0, 0.1, 0.2])
+    with pytest.raises(UsageError, match=r"drop_path is 0\.2, but the network has none"):
+        set_drop_path(build(2, 8), 0.2)
+
+
+def test_gradient_is_clipped(tmp_path):
+    moved = []
+    for clip in (0.0, 1e-9):
+        model = build(2, 8)
+        before = model[5].weight.detach().clone()
+        recipe = dataclasses.replace(RECIPE, gradient_clip=clip, weight_decay=0.0, epochs=1)
+        fit(model, toy_spec(), colours(16), colours(4), recipe, progress=tmp_path / f"{clip}")
+        moved.append((model[5].weight - before).abs().max())
+    assert moved[1] < 0.2 * moved[0]  # next to Adam's epsilon such a gradient is nothing
