@@ -6,6 +6,7 @@ and compares, so a number that was typed by hand does not survive.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from benchmarks.operations import KINDS
 from edgevit.scoring import recorded_scores
+from edgevit.training.recipe import RECIPES
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -22,6 +24,30 @@ _MARKED = re.compile(r"(<!-- table: ([a-z0-9_]+) -->\n).*?(<!-- /table -->)", re
 def render(text: str) -> str:
     """README's text with every marked table made anew."""
     return _MARKED.sub(lambda match: match[1] + globals()[match[2]]() + match[3], text)
+
+
+def recipes() -> str:
+    """What sets the recipes that come with edgevit apart."""
+    columns = {
+        "epochs": lambda recipe: f"{recipe.epochs}",
+        "batch": lambda recipe: f"{recipe.batch_size}",
+        "learning rate": lambda recipe: f"{recipe.learning_rate:g}",
+        "smoothing": lambda recipe: f"{recipe.label_smoothing:g}",
+        "EMA": lambda recipe: f"{recipe.ema_decay:g}" if recipe.ema_decay else "–",
+        "mixup, cutmix": lambda recipe: f"{recipe.mixup_alpha:g}, {recipe.cutmix_alpha:g}",
+        "augmentation": lambda recipe: (
+            ", ".join(
+                f"{field.name} {value:g}"
+                for field in dataclasses.fields(recipe.augmentation)
+                if (value := getattr(recipe.augmentation, field.name)) != field.default
+            )
+            or "–"
+        ),
+    }
+    lines = ["| recipe | " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1) + "---|"]
+    for name, recipe in RECIPES.items():
+        lines.append(f"| `{name}` | " + " | ".join(cell(recipe) for cell in columns.values()) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def conversion() -> str:

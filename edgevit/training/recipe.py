@@ -66,7 +66,7 @@ class Recipe:
     how much of another image is mixed in, by blending or as a rectangle; 0 for none, and a coin where both are on.
     drop_path: share of residual branches that the deepest block drops, None for the model's own. freeze_norms: batch
     norms keep statistics, scale and shift. dice weighs the Dice loss that segmentation adds to the cross entropy of its
-    pixels.
+    pixels; several processes take it over the images of each.
     """
 
     name: str
