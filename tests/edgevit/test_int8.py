@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -187,6 +188,23 @@ def test_few_pictures_are_told(line, caplog):
         f"{line / 'net.py'}:tiny", weights=line / "float.pt", data=str(line / "data"), samples=4, out=line / "few.pt"
     )
     assert "only 4 calibration pictures" in caplog.text
+
+
+def test_damaged_and_constant_pictures_are_told_and_count_as_neither_right_nor_wrong(line, artifacts, tmp_path, caplog):
+    from PIL import Image
+
+    data = shutil.copytree(line / "data", tmp_path / "data")
+    (data / "train" / "odd" / "1.png").write_bytes(b"")
+    Image.new("RGB", (9, 9), "red").save(data / "train" / "odd" / "3.png")
+    (data / "test" / "even" / "0.png").write_bytes(b"")
+    model = f"{line / 'net.py'}:tiny"
+    result = edgevit.quantize(model, weights=line / "float.pt", data=str(data), out=tmp_path / "ptq.pt")
+    assert result.samples == 47
+    assert "1 of 47 calibration pictures have one colour alone" in caplog.text
+    assert all(name in caplog.text for name in ("odd/1.png", "even/0.png"))
+    (one,) = (artifact for artifact in artifacts if artifact.manifest.target == "tflite")
+    (scored,) = edgevit.evaluate(one, data=str(data), out=tmp_path)
+    assert (scored.data.samples, scored.data.skipped) == (23, 1)
 
 
 def test_data_of_other_classes_is_refused(line, tmp_path):
