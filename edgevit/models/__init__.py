@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from edgevit.spec import ModelSpec
 
-_NOT_FAMILIES = frozenset({"counting", "layers"})
+_NOT_FAMILIES = frozenset({"counting", "layers", "resnet"})
 
 
 @functools.cache
