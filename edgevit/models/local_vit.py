@@ -48,11 +48,11 @@ def _moved(x: Tensor, step: int) -> Tensor:
 
 
 def _relative_index(side: int) -> Tensor:
-    """Which of (2 side - 1)^2 displacements lies between each two of a window's positions: (side^2, side^2)."""
+    """Which of (2 side - 1)^2 displacements lies between each two of a window's positions: (side^4,)."""
     line = torch.arange(side)
     rows, columns = (grid.flatten() for grid in torch.meshgrid(line, line, indexing="ij"))
     down, right = (axis[:, None] - axis[None, :] + side - 1 for axis in (rows, columns))
-    return down * (2 * side - 1) + right
+    return (down * (2 * side - 1) + right).flatten()
 
 
 def _mask(size: int, side: int, step: int) -> Tensor:
@@ -75,7 +75,8 @@ class WindowAttention(nn.Module):
         self.size, self.window, self.step = size, window, step
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, self.heads))
         self.register_buffer("index", _relative_index(window), persistent=False)
-        self.register_buffer("mask", _mask(size, window, step) if step else None, persistent=False)
+        mask = _mask(size, window, step).unsqueeze(1).repeat(1, self.heads, 1, 1) if step else None
+        self.register_buffer("mask", mask, persistent=False)  # (windows, heads, side^2, side^2)
         self.qkv = PixelLinear(channels, 3 * channels)
         self.proj = PixelLinear(channels, channels)
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
@@ -93,10 +94,10 @@ class WindowAttention(nn.Module):
     def _placed(self, scores: Tensor) -> Tensor:
         """Scores with the bias of their relative positions and, in moved windows, the mask."""
         positions = self.window**2
-        bias = self.relative_position_bias_table[self.index.flatten()].reshape(positions, positions, self.heads)
+        bias = self.relative_position_bias_table[self.index].reshape(positions, positions, self.heads)
         bias = bias.permute(2, 0, 1)  # (heads, side^2, side^2)
         if self.mask is not None:
-            bias = (bias + self.mask.unsqueeze(1)).flatten(0, 1)  # (windows * heads, side^2, side^2)
+            bias = (bias + self.mask).flatten(0, 1)  # (windows * heads, side^2, side^2)
         return scores.reshape(-1, len(bias), positions, positions) + bias
 
 
