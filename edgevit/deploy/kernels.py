@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgevit.deploy.graph import MAP_RANK, Graph, argument, is_call, is_depthwise, only_reader, place, shape
+from edgevit.deploy.graph import MAP_RANK, Graph, argument, is_call, is_depthwise, only_reader, shape
 
 if TYPE_CHECKING:
     from torch import fx
@@ -32,9 +32,11 @@ class ComputedKernels:
     name: str = "computed_kernels"
 
     def apply(self, graph: Graph, costs: Costs) -> list[str]:
-        """Returns the place of each convolution rewritten."""
+        """Returns the place of each convolution rewritten; none where the runtime takes them as they are."""
         import torch
 
+        if costs.computed_kernels:
+            return []
         aten = torch.ops.aten
         places = graph.rewrite_each(graph.calls(aten.conv2d.default), lambda conv: _per_channel(graph, conv))
         return places + graph.rewrite_each(graph.calls(aten.sum.dim_IntList), lambda total: _per_pixel(graph, total))

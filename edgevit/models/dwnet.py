@@ -172,7 +172,7 @@ class Skeleton(nn.Module):
         num_classes: int,
         *,
         embed: int,
-        depths: tuple[int, int, int, int],
+        depths: tuple[int, ...],
         drop_path: float,
         make_block: Callable[[int, int, int, float], nn.Module],
     ) -> None:
@@ -207,7 +207,7 @@ def _build(
     input_size: int,  # every size gives the same network
     *,
     embed: int,
-    depths: tuple[int, int, int, int],
+    depths: tuple[int, ...],
     drop_path: float,
     depthwise: Callable[[int], nn.Module],
 ) -> Skeleton:

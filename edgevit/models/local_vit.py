@@ -117,9 +117,7 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-def _build(
-    num_classes: int, input_size: int, *, embed: int, depths: tuple[int, int, int, int], drop_path: float
-) -> Skeleton:
+def _build(num_classes: int, input_size: int, *, embed: int, depths: tuple[int, ...], drop_path: float) -> Skeleton:
     def make_block(layer: int, index: int, channels: int, rate: float) -> Block:
         size = input_size // (_STRIDE * 2**layer)
         window = max(side for side in range(1, _WINDOW + 1) if size % side == 0)

@@ -37,7 +37,7 @@ class VTFPN(nn.Module):
     S is a multiple of 32. `depths` counts the blocks of layer1..4. Paper section 4.2.
     """
 
-    def __init__(self, num_classes: int, *, depths: tuple[int, int, int, int]) -> None:
+    def __init__(self, num_classes: int, *, depths: tuple[int, ...]) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
@@ -78,11 +78,11 @@ def _enlarged(x: Tensor, factor: int) -> Tensor:
     return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
 
 
-def _build(num_classes: int, input_size: int, *, depths: tuple[int, int, int, int]) -> VTFPN:
+def _build(num_classes: int, input_size: int, *, depths: tuple[int, ...]) -> VTFPN:
     return VTFPN(num_classes, depths=depths)  # every input size gives the same network
 
 
-def _spec(name: str, *, depths: tuple[int, int, int, int], params: int, macs: int) -> ModelSpec:
+def _spec(name: str, *, depths: tuple[int, ...], params: int, macs: int) -> ModelSpec:
     return ModelSpec(
         name=name,
         task=Task.SEGMENT,
