@@ -55,6 +55,9 @@ class VTFPN(nn.Module):
         self.projectors = nn.ModuleList(Projector(_LEVEL_CHANNELS, _TOKEN_CHANNELS) for _ in _WIDTHS)
         self.head = nn.Conv2d(_LEVEL_CHANNELS, num_classes, 1)
         self.apply(init_weights)
+        for lateral in self.lateral:  # no rectifier follows: a gain of 1
+            nn.init.xavier_uniform_(lateral.weight)
+        nn.init.normal_(self.head.weight, std=0.01)
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """Images (N, 3, S, S) -> four maps of 256 channels at stride 4, 8, 16, 32, each with all levels' tokens."""
