@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 from torch import nn
 
@@ -14,12 +15,12 @@ from tests.tiny import classifier_spec, segmenter_spec
 CLASSES = 5
 
 
-def _dwnet(depthwise: type[nn.Module]):
+def _dwnet(depthwise: Callable[[int], nn.Module], *, depths: tuple[int, ...]) -> Callable[[int], nn.Module]:
     def make(size: int) -> nn.Module:
         return dwnet.Skeleton(
             CLASSES,
             embed=32,
-            depths=(1, 1),
+            depths=depths,
             drop_path=0.1,
             make_block=lambda _layer, _index, channels, rate: dwnet.Block(channels, depthwise(channels), rate),
         )
@@ -42,9 +43,9 @@ _BUILDERS = {
     "mobile_former": lambda size: mobile_former.MobileFormer(CLASSES, _MOBILE_FORMER),
     "cvt": lambda size: cvt.CvT(CLASSES, _CVT),
     "pervit": lambda size: pervit.PerViT(CLASSES, _PERVIT, input_size=size),
-    "dwnet": _dwnet(dwnet.plain_depthwise),
-    "dynamic_dwnet": _dwnet(dwnet.DynamicDepthwise),
-    "i_dynamic_dwnet": _dwnet(dwnet.InhomogeneousDepthwise),
+    "dwnet": _dwnet(dwnet.plain_depthwise, depths=(1, 1)),
+    "dynamic_dwnet": _dwnet(dwnet.DynamicDepthwise, depths=(1,)),
+    "i_dynamic_dwnet": _dwnet(dwnet.InhomogeneousDepthwise, depths=(1,)),
     "local_vit": lambda size: local_vit._build(CLASSES, size, embed=32, depths=(2, 1), drop_path=0.1),
     "vt_resnet": lambda size: vt_resnet.VTResNet(
         CLASSES, block=BasicBlock, depths=(1, 1, 1), num_modules=2, project_last=False, token_channels=64
