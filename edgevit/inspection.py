@@ -84,14 +84,16 @@ def _recorder(shapes: dict[str, tuple[int, ...]], path: str) -> Any:
 
 def plans(spec: ModelSpec, converters: dict[str, Converter]) -> list[Plan]:
     """What each target does with a model with random weights; rewrites it once per kernel library that is meant."""
+    from edgevit.capture import capture, example_input, functional
     from edgevit.deploy import deploy
 
     meant = {name: (spec.tier is Tier.EDGE) == (c.kernels in EDGE_KERNELS) for name, c in converters.items()}
     steps: dict[str, tuple[DeployStep, ...]] = {}
     if any(meant.values()):
-        model = spec.build(spec.num_classes, spec.input_size).eval()
+        model = spec.build(spec.num_classes, spec.input_size)
+        captured = functional(capture(model, tuple(example_input(tensor.shape) for tensor in spec.inputs), spec.name))
         for kernels in sorted({converters[name].kernels for name in converters if meant[name]}):
-            _, steps[kernels] = deploy(model, spec, kernels=kernels)
+            _, steps[kernels] = deploy(captured, spec, kernels=kernels)
     return [
         _plan(name, meant[name], tuple(sorted(c.precisions)), steps.get(c.kernels, ()))
         for name, c in converters.items()

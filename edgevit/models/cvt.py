@@ -161,10 +161,9 @@ class CvT(nn.Module):
         in_channels = 3
         # Official names are stage0, stage1, stage2: numbered attributes, not a list.
         for stage, (channels, heads, depth) in enumerate(zip(config.dims, config.heads, config.depths, strict=True)):
-            first, last = stage == 0, stage == len(config.dims) - 1
-            embed = ConvEmbed(in_channels, channels, kernel=7, stride=4, padding=2) if first else ConvEmbed(
-                in_channels, channels, kernel=3, stride=2, padding=1
-            )  # fmt: skip
+            last = stage == len(config.dims) - 1
+            kernel, stride, padding = (7, 4, 2) if stage == 0 else (3, 2, 1)
+            embed = ConvEmbed(in_channels, channels, kernel=kernel, stride=stride, padding=padding)
             rates = drop_path_rates(config.drop_path if last else 0.0, depth)
             setattr(self, f"stage{stage}", Stage(embed, channels, heads, rates=rates, class_token=last))
             in_channels = channels
