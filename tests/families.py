@@ -34,8 +34,8 @@ _ROWS = (
     mobile_former.Row("block", 2, 12),
 )
 _MOBILE_FORMER = mobile_former.Config(stem=8, tokens=2, token_dim=16, head_width=24, dropout=0.0, rows=_ROWS)
-_CVT = cvt.Config(dims=(8, 16, 24), heads=(1, 2, 3), depths=(1, 1, 2))
-_PERVIT = pervit.Config(heads=2, dims=(16, 16, 24, 24), stem=(8, 8, 16, 16), drop_path=0.1)
+_CVT = cvt.Config(dims=(8, 16, 24), heads=(1, 2, 3), depths=(1, 1, 1))
+_PERVIT = pervit.Config(heads=2, dims=(16, 16, 24, 24), stem=(8, 8, 16, 16), drop_path=0.1, depths=(1, 1, 1, 1))
 _BUILDERS = {
     "van": lambda size: van.VAN(
         CLASSES, dims=(8, 8, 16, 16), mlp_ratios=(2, 2, 2, 2), depths=(1, 1, 1, 1), drop_path=0.1

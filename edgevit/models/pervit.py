@@ -35,7 +35,6 @@ _EPS = 1e-6  # of the layer norms
 _MLP_RATIO = 4
 _STRIDE = 16
 _MARGIN = 2  # positions around the grid that two 3x3 convolutions without padding take away
-_DEPTHS = (2, 2, 6, 2)
 
 
 def _distances(side: int) -> Tensor:
@@ -162,12 +161,13 @@ class ConvStem(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Heads, widths of the four stages and of the stem; drop_path is the rate of the last block."""
+    """Heads, widths of the four stages and of the stem, blocks; drop_path is the rate of the last block."""
 
     heads: int
     dims: tuple[int, int, int, int]
     stem: tuple[int, int, int, int]
     drop_path: float
+    depths: tuple[int, int, int, int] = (2, 2, 6, 2)
 
 
 class PerViT(nn.Module):
@@ -184,7 +184,7 @@ class PerViT(nn.Module):
         self.register_buffer("distances", _distances(self.side), persistent=False)
         self.conv_layers = ConvStem(config.stem)
         self.rpe_proj = nn.Linear(1, 4 * config.heads)
-        widths = [width for width, depth in zip(config.dims, _DEPTHS, strict=True) for _ in range(depth)]
+        widths = [width for width, depth in zip(config.dims, config.depths, strict=True) for _ in range(depth)]
         rates = drop_path_rates(config.drop_path, len(widths))
         self.blocks = nn.ModuleList(
             Block(width, after, config.heads, layer=layer, layers=len(widths), drop_path=rate)

@@ -68,7 +68,7 @@ def test_position_attention_of_pervit_becomes_a_constant_of_each_block():
     FOLD_CONSTANTS.apply(graph, XNNPACK)
     counts = ops(graph)
     assert (counts["group_norm.default"], counts["log_sigmoid.default"]) == (0, 0)
-    assert counts["conv2d.default"] == 4 + 1 + 12  # the stem's and each block's position encoding
+    assert counts["conv2d.default"] == 4 + 1 + 4  # the stem's and each block's position encoding
     assert error(graph, module, (1, 3, 32, 32)) <= 1e-6
 
 

@@ -80,7 +80,7 @@ def test_training_begins_with_peripheral_regions():
     gates = [block.attn.activation.gn2 for block in model.blocks]
     assert (gates[0].bias[0].item(), gates[-1].bias[0].item()) == pytest.approx((-5.0, 4.0))
     assert (gates[0].weight[0].item(), gates[-1].weight[0].item()) == pytest.approx((3.0, 0.01))
-    assert (gates[5].bias[0].item(), gates[5].weight[0].item()) == pytest.approx((-5 + 45 / 11, 3 - 5 * 2.99 / 11))
+    assert (gates[1].bias[0].item(), gates[1].weight[0].item()) == pytest.approx((-5 + 9 / 3, 3 - 2.99 / 3))
     assert (model.rpe_proj.weight == -0.02).all()
     assert all((conv == 0.02).all() for conv in (model.blocks[3].attn.activation.conv2.weight,))
     distances = model.rpe_proj(model.distances).permute(0, 3, 1, 2)
