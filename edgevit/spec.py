@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+EDGE_PARAMS = 35_000_000  # the most that a model for phones and boards has
 
 
 class Task(StrEnum):
@@ -108,6 +109,8 @@ class ModelSpec:
     a spec that was read back from a file.
     params and macs (multiply-accumulates, batch 1) are the published or counted values for the
     default classes and input size; a test holds the network to params.
+    top1 is the paper's accuracy on ImageNet in percent, at the default input size. weights says under which licence
+    the authors publish trained weights, or that there are none.
     """
 
     name: str
@@ -121,6 +124,8 @@ class ModelSpec:
     macs: int
     paper: str
     size_multiple: int = 1  # input_size must be a multiple of this
+    top1: float | None = None
+    weights: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -153,6 +158,11 @@ class ModelSpec:
             outputs=class_logits(classes) if self.task is Task.CLASSIFY else logit_map(classes, size),
             preprocess=dataclasses.replace(self.preprocess, resize=int(size * scale), crop=(size, size)),
         )
+
+
+def tier_of(params: int) -> Tier:
+    """Where a model of this size is meant to run."""
+    return Tier.EDGE if params <= EDGE_PARAMS else Tier.SERVER
 
 
 def image_input(size: int) -> tuple[TensorSpec, ...]:

@@ -6,11 +6,11 @@ from edgevit.cli.options import AsJson, print_json, print_table
 
 
 def list(as_json: AsJson = False) -> None:
-    """Models with their task, size and paper; targets; devices."""
-    from edgevit.models import iter_specs
+    """Models with their size, accuracy in the paper and the licence of the authors' weights; targets; devices."""
+    from edgevit.models import families
     from edgevit.plugins import converter_names, device_schemes, get_converter
 
-    specs = sorted(iter_specs(), key=lambda spec: spec.name)
+    models = [(family, spec) for family, variants in families().items() for spec in variants]
     targets = {name: get_converter(name) for name in converter_names()}
     if as_json:
         print_json(
@@ -18,15 +18,18 @@ def list(as_json: AsJson = False) -> None:
                 "models": [
                     {
                         "name": spec.name,
+                        "family": family,
                         "task": spec.task.value,
                         "tier": spec.tier.value,
                         "params": spec.params,
                         "macs": spec.macs,
                         "input_size": spec.input_size,
                         "num_classes": spec.num_classes,
+                        "top1": spec.top1,
+                        "weights": spec.weights,
                         "paper": spec.paper,
                     }
-                    for spec in specs
+                    for family, spec in models
                 ],
                 "targets": [
                     {"name": name, "suffix": target.suffix, "precisions": sorted(target.precisions)}
@@ -37,10 +40,21 @@ def list(as_json: AsJson = False) -> None:
         )
         return
     print_table(
-        ("model", "task", "params M", "MACs G", "input", "paper"),
+        ("family", "model", "task", "params M", "MACs G", "top-1", "input", "tier", "official weights", "paper"),
         [
-            (s.name, s.task.value, f"{s.params / 1e6:.2f}", f"{s.macs / 1e9:.3f}", f"{s.input_size}", s.paper)
-            for s in specs
+            (
+                family,
+                spec.name,
+                spec.task.value,
+                f"{spec.params / 1e6:.2f}",
+                f"{spec.macs / 1e9:.3f}",
+                "-" if spec.top1 is None else f"{spec.top1:.1f}",
+                f"{spec.input_size}",
+                spec.tier.value,
+                spec.weights,
+                spec.paper,
+            )
+            for family, spec in models
         ],
     )
     print()

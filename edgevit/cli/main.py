@@ -14,6 +14,7 @@ from edgevit.errors import EdgevitError, unknown_name
 
 COMMANDS = {
     "list": "Models, targets and devices that exist here.",
+    "info": "A model's layers, and what each target does with it.",
     "train": "Train a model on labelled pictures.",
     "quantize": "Make an int8 checkpoint of a float one, without training.",
     "qat": "Train a model in int8, from a float checkpoint or an int8 one.",

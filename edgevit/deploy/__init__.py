@@ -15,6 +15,7 @@ from edgevit.deploy.depthwise import REPLICATE_DEPTHWISE, SPLIT_DEPTHWISE
 from edgevit.deploy.duplicates import MERGE_DUPLICATES
 from edgevit.deploy.explain import graph_facts
 from edgevit.deploy.graph import Graph
+from edgevit.deploy.kernels import COMPUTED_KERNELS
 from edgevit.deploy.noops import REMOVE_NOOPS
 from edgevit.deploy.norms import NORM_PRODUCTS
 from edgevit.deploy.permutes import MOVE_PERMUTES
@@ -47,6 +48,7 @@ PASSES: tuple[Pass, ...] = (
     REMOVE_NOOPS,
     MERGE_DUPLICATES,
     FOLD_CONSTANTS,
+    COMPUTED_KERNELS,
     SOFTMAX_LAST,
     TOKEN_VIEWS,
     NORM_PRODUCTS,

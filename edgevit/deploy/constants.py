@@ -1,9 +1,10 @@
-"""What does not depend on the input is computed once, here: Mobile-Former's first token projections and the like."""
+"""What does not depend on the input is computed once, here: PerViT's position attention, window biases and the like."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from edgevit.deploy.graph import Graph, elements, is_random, place
 
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
 
     from edgevit.deploy.costs import Costs
 
-# A constant is stored, an operation is not: a result may be this much larger than what it is made from.
+# A constant is stored, an operation is not: the result of a cheap one, which only repeats what it is given, may be
+# this much larger than that.
 _MAX_GROWTH = 2.0
 
 
@@ -42,7 +44,7 @@ FOLD_CONSTANTS = FoldConstants()
 
 
 def _is_foldable(node: fx.Node) -> bool:
-    """One float result from constants alone, not much larger than they are together."""
+    """One float result from constants alone, hard to come by or not much larger than they are together."""
     import torch
 
     value, sources = node.meta.get("val"), node.all_input_nodes
@@ -50,4 +52,14 @@ def _is_foldable(node: fx.Node) -> bool:
         return False
     if not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
         return False
-    return elements(node) <= _MAX_GROWTH * sum(elements(source) for source in sources)
+    return node.target in _laborious() or elements(node) <= _MAX_GROWTH * sum(elements(source) for source in sources)
+
+
+@cache
+def _laborious() -> frozenset[Any]:
+    """Operations that are work for a processor, or that delegates leave to it."""
+    import torch
+
+    aten = torch.ops.aten
+    products = {aten.conv2d.default, aten.linear.default, aten.matmul.default, aten.bmm.default}
+    return frozenset(products | {aten.group_norm.default, aten.index.Tensor, aten.embedding.default})

@@ -2,7 +2,7 @@
 
 A map becomes tokens by permute(0, 2, 3, 1) and a reshape, and a map again by a reshape and permute(0, 3, 1, 2): where
 maps are kept channels-last the permutation is then free. Chains that cancel are taken out, ranks that no runtime
-takes are merged away, and an index becomes a slice, which delegates keep.
+takes are merged away; an index and the parts of a split become slices, which delegates keep.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class TokenViews:
     name: str = "token_views"
 
     def apply(self, graph: Graph, costs: Costs) -> list[str]:
-        """Returns the place of each chain, index or mean that has a new form."""
-        places = [*_slice_indices(graph), *_mean_on_maps(graph), *shorten_chains(graph)]
+        """Returns the place of each chain, index, split or mean that has a new form."""
+        places = [*_slice_indices(graph), *_slice_parts(graph), *_mean_on_maps(graph), *shorten_chains(graph)]
         graph.tidy()
         return places
 
@@ -110,6 +110,22 @@ def _slice_indices(graph: Graph) -> list[str]:
             source = graph.call(aten.slice.Tensor, source, axis, index, index + 1, like=node)
         places.append(place(node))
         graph.replace(node, graph.call(aten.reshape.default, source, list(shape(node)), like=node))
+    return places
+
+
+def _slice_parts(graph: Graph) -> list[str]:
+    """The parts that a split or chunk gives, as slices."""
+    import torch
+
+    aten = torch.ops.aten
+    places = []
+    for split in graph.calls(aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default):
+        source, axis = split.args[0], argument(split, 2, 0)
+        sizes = [part.shape[axis] for part in split.meta["val"]]
+        places.append(place(split))
+        for item in list(split.users):
+            start, size = sum(sizes[: item.args[1]]), sizes[item.args[1]]
+            graph.replace(item, graph.call(aten.slice.Tensor, source, axis, start, start + size, like=item))
     return places
 
 

@@ -15,17 +15,19 @@ if TYPE_CHECKING:
 
     from edgevit.spec import ModelSpec
 
-_NOT_FAMILIES = frozenset({"counting", "layers"})
+_NOT_FAMILIES = frozenset({"counting", "layers", "resnet"})
+
+
+@functools.cache
+def families() -> dict[str, tuple[ModelSpec, ...]]:
+    """The variants of every family, by the family's name: that of its file."""
+    names = [module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NOT_FAMILIES]
+    return {name: importlib.import_module(f"{__name__}.{name}").VARIANTS for name in names}
 
 
 @functools.cache
 def _specs() -> dict[str, ModelSpec]:
-    specs: dict[str, ModelSpec] = {}
-    for module in pkgutil.iter_modules(__path__):
-        if module.name not in _NOT_FAMILIES:
-            for spec in importlib.import_module(f"{__name__}.{module.name}").VARIANTS:
-                specs[spec.name] = spec
-    return specs
+    return {spec.name: spec for variants in families().values() for spec in variants}
 
 
 def iter_specs() -> Iterator[ModelSpec]:

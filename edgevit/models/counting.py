@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from edgevit.capture import example_input
 
@@ -16,11 +18,50 @@ def count_params(module: nn.Module) -> int:
 
 
 def count_macs(module: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """Multiply-accumulates of one forward pass in eval mode: convolutions and matrix products only."""
+    """Multiply-accumulates for one input, in eval mode: convolutions and matrix products only.
+
+    What does not depend on the input (PerViT's position attention) is no work for it and does not count. Patches that
+    `unfold` gathers for kernels of each pixel's own do: each of their numbers meets one weight. A module on the meta
+    device is counted there.
+    """
+    return count_macs_by_module(module, input_shape)[""]
+
+
+def count_macs_by_module(module: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
+    """The same for each submodule that has any, by its path; "" is the whole."""
+    import torch
     from torch.utils.flop_counter import FlopCounterMode
+    from torch.utils.weak import WeakTensorKeyDictionary
+
+    class InputMacs(FlopCounterMode):
+        """Looks only at operations that read the input, or what was computed from it."""
+
+        def _count_flops(self, func: Any, result: Any, args: Any, kwargs: Any) -> Any:
+            if not any(tensor in reached for tensor in _tensors((args, kwargs))):
+                return result
+            for tensor in _tensors(result):
+                reached[tensor] = True
+            return super()._count_flops(func, result, args, kwargs)
 
     module.eval()
+    device = next((parameter.device for parameter in module.parameters()), None)
+    image = example_input(input_shape).to(device)
+    reached = WeakTensorKeyDictionary({image: True})
     # Not under no_grad: there the counter trips over views of parameters (tokens of Mobile-Former).
-    with FlopCounterMode(display=False) as counter:
-        module(example_input(input_shape))
-    return counter.get_total_flops() // 2
+    with InputMacs(display=False, custom_mapping={torch.ops.aten.im2col: _unfold_flops}) as counter:
+        module(image)
+    root = type(module).__name__
+    counts = {name: sum(by_op.values()) // 2 for name, by_op in counter.get_flop_counts().items()}
+    paths = {name.removeprefix(root).removeprefix("."): count for name, count in counts.items() if name != "Global"}
+    return {"": counts.get("Global", 0)} | {path: count for path, count in paths.items() if path}
+
+
+def _tensors(tree: Any) -> list[Any]:
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def _unfold_flops(*_: Any, out_shape: Sequence[int], **__: Any) -> int:
+    return 2 * math.prod(out_shape)

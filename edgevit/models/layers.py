@@ -11,6 +11,38 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def to_pixels(x: Tensor) -> Tensor:
+    """A map as a sequence of pixels: (N, C, H, W) -> (N, HW, C), which is how channels-last runtimes store it."""
+    batch, channels, height, width = x.shape
+    return x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+
+
+def to_map(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Undo `to_pixels`: (N, HW, C) -> (N, C, H, W)."""
+    batch, _, channels = pixels.shape
+    return pixels.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def split_heads(tokens: Tensor, heads: int) -> Tensor:
+    """(N, T, C) -> (N * heads, T, C / heads): the heads of an attention in its batch."""
+    batch, length, channels = tokens.shape
+    parts = tokens.reshape(batch, length, heads, channels // heads).transpose(1, 2)
+    return parts.reshape(batch * heads, length, channels // heads)
+
+
+def merge_heads(parts: Tensor, heads: int) -> Tensor:
+    """Undo `split_heads`: (N * heads, T, C / heads) -> (N, T, C)."""
+    _, length, width = parts.shape
+    return parts.reshape(-1, heads, length, width).transpose(1, 2).reshape(-1, length, heads * width)
+
+
+class PixelLinear(nn.Linear):
+    """A linear layer at each pixel of a map, as a 1x1 convolution: (N, C_in, H, W) -> (N, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight[:, :, None, None], self.bias)
+
+
 class DropPath(nn.Module):
     """Stochastic depth: in training, zero a residual branch per sample and scale the survivors by 1 / (1 - rate).
 
@@ -30,6 +62,11 @@ class DropPath(nn.Module):
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}"
+
+
+def drop_path_rates(last: float, blocks: int) -> list[float]:
+    """The rates of `blocks` blocks, from 0 in equal steps to `last`."""
+    return [last * block / max(blocks - 1, 1) for block in range(blocks)]
 
 
 class _ChannelNorm(nn.Module):
@@ -69,7 +106,7 @@ class _ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Autocast would round the operands of a product to half precision, and CUDA to TF32.
-        if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+        if x.device.type in ("cpu", "meta") and not torch.is_autocast_enabled("cpu"):
             centred = x - self._product(x)
             variance = self._product(centred * centred, self.epsilon)
         else:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgevit.models.layers import TokenNorm
+from edgevit.models.layers import TokenNorm, to_pixels
 from edgevit.spec import Interpolation, ModelSpec, Preprocess, Task, Tier, class_logits, image_input
 
 _BRIDGE_HEADS = 2  # attention between map and tokens
@@ -57,12 +57,6 @@ def _merge_heads(x: Tensor, heads: int) -> Tensor:
     tokens, width = x.shape[1] // heads, x.shape[2] // heads
     parts = [x[:, h * tokens : (h + 1) * tokens, h * width : (h + 1) * width] for h in range(heads)]
     return torch.cat(parts, 2)
-
-
-def _pixels(x: Tensor) -> Tensor:
-    """A map as a sequence of pixels: (N, C, H, W) -> (N, HW, C), which is how channels-last runtimes store it."""
-    batch, channels, height, width = x.shape
-    return x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
 
 
 class ChannelShuffle(nn.Module):
@@ -124,7 +118,7 @@ class MapToTokens(nn.Module):
         self.query_heads = HeadRows(channels, _BRIDGE_HEADS, scale=(channels // _BRIDGE_HEADS) ** -0.5)
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
-        pixels = _pixels(x)  # (N, HW, C)
+        pixels = to_pixels(x)  # (N, HW, C)
         query = self.query_heads(self.q(tokens))  # (N, 2T, C)
         # Softmax over pixels: runtimes want its axis last.
         attention = torch.bmm(pixels, query.transpose(1, 2)).transpose(1, 2).softmax(-1)  # (N, 2T, HW)
@@ -172,7 +166,7 @@ class TokensToMap(nn.Module):
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
         key, value = self.key_heads(self.k(tokens)), self.value_heads(self.proj(tokens))  # (N, 2T, C)
-        scores = torch.bmm(_pixels(x), key.transpose(1, 2))  # (N, HW, 2T)
+        scores = torch.bmm(to_pixels(x), key.transpose(1, 2))  # (N, HW, 2T)
         attention = scores.reshape(batch, -1, tokens.shape[1]).softmax(-1)  # (N, HW * 2, T): each head on its own
         gathered = torch.bmm(attention.reshape(scores.shape), value)  # (N, HW, C)
         return x + gathered.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
@@ -358,7 +352,7 @@ def _build(num_classes: int, input_size: int, *, config: Config) -> MobileFormer
     return MobileFormer(num_classes, config)  # every input size gives the same network
 
 
-def _spec(name: str, config: Config, *, params: int, macs: int) -> ModelSpec:
+def _spec(name: str, config: Config, *, params: int, macs: int, top1: float) -> ModelSpec:
     return ModelSpec(
         name=name,
         task=Task.CLASSIFY,
@@ -371,6 +365,8 @@ def _spec(name: str, config: Config, *, params: int, macs: int) -> ModelSpec:
         macs=macs,
         paper="arXiv 2108.05895",
         size_multiple=32,
+        top1=top1,
+        weights="without a licence",
     )
 
 
@@ -459,42 +455,49 @@ VARIANTS: tuple[ModelSpec, ...] = (
         "mobile_former_26m",
         Config(stem=8, tokens=3, token_dim=128, head_width=1024, dropout=0.1, rows=_ROWS_52M, groups=4),
         params=3_232_788,
-        macs=25_242_880,
+        macs=25_233_664,
+        top1=64.0,
     ),
     _spec(
         "mobile_former_52m",
         Config(stem=8, tokens=3, token_dim=128, head_width=1024, dropout=0.2, rows=_ROWS_52M),
         params=3_469_092,
-        macs=50_983_168,
+        macs=50_973_952,
+        top1=68.7,
     ),
     _spec(
         "mobile_former_96m",
         Config(stem=12, tokens=4, token_dim=128, head_width=1280, dropout=0.2, rows=_ROWS_96M),
         params=4_585_252,
-        macs=95_828_880,
+        macs=95_816_592,
+        top1=72.8,
     ),
     _spec(
         "mobile_former_151m",
         Config(stem=12, tokens=6, token_dim=192, head_width=1280, dropout=0.2, rows=_ROWS_151M),
         params=7_595_828,
-        macs=154_084_304,
+        macs=154_056_656,
+        top1=75.2,
     ),
     _spec(
         "mobile_former_214m",
         Config(stem=12, tokens=6, token_dim=192, head_width=1600, dropout=0.2, rows=_ROWS_214M),
         params=9_425_920,
-        macs=217_601_760,
+        macs=217_574_112,
+        top1=76.7,
     ),
     _spec(
         "mobile_former_294m",
         Config(stem=16, tokens=6, token_dim=192, head_width=1920, dropout=0.3, rows=_ROWS_294M),
         params=11_422_648,
-        macs=297_878_912,
+        macs=297_842_048,
+        top1=77.9,
     ),
     _spec(
         "mobile_former_508m",
         Config(stem=24, tokens=6, token_dim=192, head_width=1920, dropout=0.3, rows=_ROWS_508M),
         params=13_976_976,
-        macs=515_052_256,
+        macs=514_996_960,
+        top1=79.3,
     ),
 )

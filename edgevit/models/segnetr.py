@@ -237,6 +237,7 @@ def _spec(name: str, *, width: int, params: int, macs: int) -> ModelSpec:
         macs=macs,
         paper="MICCAI 2023, SegNetr",
         size_multiple=32,
+        weights="none published",
     )
 
 

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgevit.models.layers import DropPath, LayerNorm2d
-from edgevit.spec import Interpolation, ModelSpec, Preprocess, Task, Tier, class_logits, image_input
+from edgevit.models.layers import DropPath, LayerNorm2d, drop_path_rates
+from edgevit.spec import Interpolation, ModelSpec, Preprocess, Task, class_logits, image_input, tier_of
 
 
 class LargeKernelAttention(nn.Module):
@@ -117,7 +117,7 @@ class VAN(nn.Module):
         drop_path: float,
     ) -> None:
         super().__init__()
-        rates = iter(torch.linspace(0.0, drop_path, sum(depths)).tolist())
+        rates = iter(drop_path_rates(drop_path, sum(depths)))
         in_channels = 3
         # Official names are patch_embed1, block1, norm1, patch_embed2, ...: numbered attributes, not a list.
         for stage, (channels, ratio, depth) in enumerate(zip(dims, mlp_ratios, depths, strict=True), start=1):
@@ -163,18 +163,47 @@ def _build(
     return VAN(num_classes, dims=dims, mlp_ratios=mlp_ratios, depths=depths, drop_path=drop_path)
 
 
-VARIANTS: tuple[ModelSpec, ...] = (
-    ModelSpec(
-        name="van_b0",
+def _spec(
+    name: str,
+    dims: tuple[int, int, int, int],
+    depths: tuple[int, int, int, int],
+    *,
+    drop_path: float,
+    params: int,
+    macs: int,
+    top1: float,
+) -> ModelSpec:
+    return ModelSpec(
+        name=name,
         task=Task.CLASSIFY,
-        tier=Tier.EDGE,
-        build=partial(_build, dims=(32, 64, 160, 256), mlp_ratios=(8, 8, 4, 4), depths=(3, 3, 5, 2), drop_path=0.1),
+        tier=tier_of(params),
+        build=partial(_build, dims=dims, mlp_ratios=(8, 8, 4, 4), depths=depths, drop_path=drop_path),
         inputs=image_input(224),
         outputs=class_logits(1000),
         preprocess=Preprocess.for_input(224, crop_ratio=0.9, interpolation=Interpolation.BICUBIC),
-        params=4_105_800,
-        macs=864_612_864,
+        params=params,
+        macs=macs,
         paper="arXiv 2202.09741",
         size_multiple=32,
+        top1=top1,
+        weights="Apache-2.0; commercial use: ask the authors",
+    )
+
+
+_TINY = (32, 64, 160, 256)
+_BASE = (64, 128, 320, 512)
+_WIDE = (96, 192, 480, 768)
+
+# top1 of B0 to B4 from training on ImageNet-1K, of B5 and B6 after ImageNet-22K. No drop-path rate is published for B4
+# and B5: 0.3 lies between those of B3 and B6.
+VARIANTS: tuple[ModelSpec, ...] = (
+    _spec("van_b0", _TINY, (3, 3, 5, 2), drop_path=0.1, params=4_105_800, macs=864_612_864, top1=75.4),
+    _spec("van_b1", _BASE, (2, 2, 4, 2), drop_path=0.1, params=13_861_800, macs=2_496_040_448, top1=81.1),
+    _spec("van_b2", _BASE, (3, 3, 12, 3), drop_path=0.1, params=26_578_472, macs=4_993_550_848, top1=82.8),
+    _spec("van_b3", _BASE, (3, 5, 27, 3), drop_path=0.2, params=44_765_608, macs=8_926_069_760, top1=83.9),
+    _spec("van_b4", _BASE, (3, 6, 40, 3), drop_path=0.3, params=60_283_176, macs=12_144_534_016, top1=84.2),
+    _spec("van_b5", _WIDE, (3, 3, 24, 3), drop_path=0.3, params=89_967_688, macs=17_130_289_920, top1=86.3),
+    _spec(
+        "van_b6", (96, 192, 384, 768), (6, 6, 90, 6), drop_path=0.5, params=199_829_416, macs=38_711_225_856, top1=86.9
     ),
 )

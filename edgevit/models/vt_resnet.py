@@ -26,61 +26,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from edgevit.spec import ModelSpec, Preprocess, Task, Tier, class_logits, image_input
+from edgevit.models.resnet import BasicBlock, Bottleneck, resnet_layer
+from edgevit.spec import ModelSpec, Preprocess, Task, class_logits, image_input, tier_of
 
 HEADS = 16
 KEY_CHANNELS = 512
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut: (N, C_in, H, W) -> (N, C, H / stride, W / stride). torchvision's keys."""
-
-    expansion = 1
-
-    def __init__(self, in_channels: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU()
-        self.downsample = _shortcut(in_channels, width, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.downsample(x) + self.bn2(self.conv2(y)))
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 (strided) and 1x1 convolutions: (N, C_in, H, W) -> (N, 4 width, H / stride, W / stride)."""
-
-    expansion = 4
-
-    def __init__(self, in_channels: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, width * self.expansion, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(width * self.expansion)
-        self.relu = nn.ReLU()
-        self.downsample = _shortcut(in_channels, width * self.expansion, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.relu(self.bn2(self.conv2(y)))
-        return self.relu(self.downsample(x) + self.bn3(self.conv3(y)))
-
-
-def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Module:
-    """The identity where shapes agree, else a strided 1x1 convolution; both without or with torchvision's keys."""
-    if stride == 1 and in_channels == channels:
-        return nn.Identity()
-    return nn.Sequential(
-        nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False),
-        nn.BatchNorm2d(channels),
-    )
 
 
 def _grouped(channels: int) -> nn.Conv2d:
@@ -228,9 +178,9 @@ class VTResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.layer1 = _resnet_layer(block, 64, 64, depths[0], stride=1)
-        self.layer2 = _resnet_layer(block, 64 * block.expansion, 128, depths[1], stride=2)
-        self.layer3 = _resnet_layer(block, 128 * block.expansion, 256, depths[2], stride=2)
+        self.layer1 = resnet_layer(block, 64, 64, depths[0], stride=1)
+        self.layer2 = resnet_layer(block, 64 * block.expansion, 128, depths[1], stride=2)
+        self.layer3 = resnet_layer(block, 128 * block.expansion, 256, depths[2], stride=2)
         backbone_channels = 256 * block.expansion
         channels = max(512, backbone_channels)
         self.entry = _entry(backbone_channels, channels)
@@ -245,7 +195,7 @@ class VTResNet(nn.Module):
             for index in range(num_modules)
         )
         self.fc = nn.Linear(token_channels, num_classes)
-        self.apply(_init_weights)
+        self.apply(init_weights)
 
     def forward_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images (N, 3, S, S) -> map (N, C, S / 16, S / 16) and tokens (N, L, CT), both after the last module."""
@@ -263,14 +213,6 @@ class VTResNet(nn.Module):
         return self.fc(mean.flatten(1))
 
 
-def _resnet_layer(
-    block: type[BasicBlock] | type[Bottleneck], in_channels: int, width: int, depth: int, stride: int
-) -> nn.Sequential:
-    """`depth` residual blocks, the first one strided."""
-    rest = [block(width * block.expansion, width, stride=1) for _ in range(depth - 1)]
-    return nn.Sequential(block(in_channels, width, stride=stride), *rest)
-
-
 def _entry(in_channels: int, channels: int) -> nn.Module:
     """What widens layer3's map to the channels of stage 5, if it is narrower."""
     if in_channels == channels:
@@ -278,7 +220,8 @@ def _entry(in_channels: int, channels: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(in_channels, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
 
 
-def _init_weights(module: nn.Module) -> None:
+def init_weights(module: nn.Module) -> None:
+    """Kaiming for plain convolutions, Xavier for grouped ones and linear layers, biases at zero."""
     if isinstance(module, nn.Conv2d) and module.groups == 1:
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, nn.Conv2d | nn.Linear):
@@ -299,18 +242,73 @@ def _build(
     return VTResNet(num_classes, block=block, depths=depths, num_modules=num_modules, project_last=project_last)
 
 
-VARIANTS: tuple[ModelSpec, ...] = (
-    ModelSpec(
-        name="vt_resnet18",
+def _spec(
+    name: str,
+    *,
+    block: type[BasicBlock] | type[Bottleneck],
+    depths: tuple[int, int, int],
+    num_modules: int,
+    project_last: bool,
+    params: int,
+    macs: int,
+    top1: float,
+) -> ModelSpec:
+    return ModelSpec(
+        name=name,
         task=Task.CLASSIFY,
-        tier=Tier.EDGE,
-        build=partial(_build, block=BasicBlock, depths=(2, 2, 2), num_modules=2, project_last=True),
+        tier=tier_of(params),
+        build=partial(_build, block=block, depths=depths, num_modules=num_modules, project_last=project_last),
         inputs=image_input(224),
         outputs=class_logits(1000),
         preprocess=Preprocess.for_input(224, crop_ratio=0.875),
-        params=10_857_528,
-        macs=1_567_973_376,
+        params=params,
+        macs=macs,
         paper="ICCV 2021, Visual Transformers: Where Do Transformers Really Belong in Vision Models?",
         size_multiple=16,
+        top1=top1,
+        weights="none published",
+    )
+
+
+VARIANTS: tuple[ModelSpec, ...] = (
+    _spec(
+        "vt_resnet18",
+        block=BasicBlock,
+        depths=(2, 2, 2),
+        num_modules=2,
+        project_last=True,
+        params=10_857_528,
+        macs=1_567_973_376,
+        top1=76.8,
+    ),
+    _spec(
+        "vt_resnet34",
+        block=BasicBlock,
+        depths=(3, 4, 6),
+        num_modules=3,
+        project_last=False,
+        params=18_904_120,
+        macs=3_238_420_480,
+        top1=79.9,
+    ),
+    _spec(
+        "vt_resnet50",
+        block=Bottleneck,
+        depths=(3, 4, 6),
+        num_modules=3,
+        project_last=False,
+        params=21_073_720,
+        macs=3_578_290_176,
+        top1=80.6,
+    ),
+    _spec(
+        "vt_resnet101",
+        block=Bottleneck,
+        depths=(3, 4, 23),
+        num_modules=3,
+        project_last=False,
+        params=40_065_848,
+        macs=7_290_511_360,
+        top1=82.3,
     ),
 )

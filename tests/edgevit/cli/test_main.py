@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -72,7 +73,9 @@ def test_no_argument_prints_help(capsys):
 
 def test_unknown_names_come_with_the_nearest(capsys):
     fails(capsys, "convrt", code=2, says="did you mean convert")
-    fails(capsys, "convert", "van_bo", "-t", "executorch", code=2, says=["unknown model 'van_bo'", "van_b0"])
+    fails(
+        capsys, "convert", "van_bo", "-t", "executorch", code=2, says=["unknown model 'van_bo'", "did you mean van_b"]
+    )
     fails(capsys, "convert", "van_b0", "-t", "coremll", code=2, says=["unknown target", "coreml"])
     fails(
         capsys, "convert", "van_b0", "-t", "coreml", "--precision", "fp17", code=2, says=["unknown precision", "fp16"]
@@ -285,3 +288,36 @@ def test_bundle_copies_into_the_app(capsys, tmp_path, classifier_artifact):
     assert (copied / "manifest.json").read_bytes() == (classifier_artifact.path / "manifest.json").read_bytes()
     fails(capsys, "bundle", "ios", classifier_artifact.path, "--root", tmp_path, code=2, says="no")
     fails(capsys, "bundle", "androit", classifier_artifact.path, code=2, says="did you mean android")
+
+
+def test_list_shows_family_accuracy_tier_and_licence(capsys):
+    _, out, _ = run(capsys, "list")
+    (row,) = [line for line in out.splitlines() if " van_b2 " in line]
+    assert row.split()[:8] == ["van", "van_b2", "classify", "26.58", "4.994", "82.8", "224", "edge"]
+    assert "commercial use: ask the authors" in row
+    _, out, _ = run(capsys, "list", "--json")
+    models = {model["name"]: model for model in json.loads(out)["models"]}
+    assert models["cvt_w24_384"]["tier"] == "server"
+    assert (models["segnetr_32"]["top1"], models["segnetr_32"]["family"]) == (None, "segnetr")
+
+
+def test_info_shows_layers_and_what_targets_do(capsys):
+    code, out, _ = run(capsys, "info", "van_b0", "--input-size", "32", "--classes", "10", "--depth", "1", "--json")
+    assert code == 0
+    document = json.loads(out)
+    layers = {layer["name"]: layer for layer in document["layers"]}
+    assert layers["head"] == {"name": "head", "kind": "Linear", "shape": [1, 10], "params": 2570, "macs": 2560}
+    assert layers["patch_embed1"]["shape"] == [1, 32, 8, 8]
+    assert not any("." in name for name in layers)
+    targets = {plan["target"]: plan for plan in document["targets"]}
+    assert targets["tflite"]["meant"]
+    assert targets["tflite"]["passes"]["split_depthwise"] == 13
+    assert "split_depthwise" not in targets["coreml"]["passes"]
+
+
+def test_info_of_a_large_model_leaves_phones_alone(capsys):
+    code, out, _ = run(capsys, "info", "van_b3", "--depth", "1")
+    assert code == 0
+    assert re.search(r"^head +Linear +1x1000 +513000 +0\.51$", out, re.M)
+    assert re.search(r"^tflite +no ", out, re.M)
+    fails(capsys, "info", "van_b9", code=2, says="did you mean")

@@ -7,6 +7,7 @@ from torch import nn
 
 from edgevit.deploy.constants import FOLD_CONSTANTS
 from tests.edgevit.deploy.rewriting import XNNPACK, Function, changes_nothing, error, graph_of, ops
+from tests.families import build
 
 _TOKENS = (2, 3, 4)
 
@@ -51,6 +52,32 @@ class _Constant(nn.Module):
 def test_result_much_larger_than_its_operands_is_not_stored():
     assert changes_nothing(FOLD_CONSTANTS, _Constant(lambda v: v.repeat(1, 1, 2), 3, 1).eval(), (1, 3, 2)) is False
     assert changes_nothing(FOLD_CONSTANTS, _Constant(lambda v: v.repeat(1, 1, 5), 3, 1).eval(), (1, 3, 5))
+
+
+def test_result_of_a_product_or_a_gather_is_stored_whatever_its_size():
+    outer = _Constant(lambda v: v @ v.mT, 40, 1).eval()  # 1600 numbers from 40
+    graph = graph_of(outer, (1, 40, 40))
+    FOLD_CONSTANTS.apply(graph, XNNPACK)
+    assert ops(graph) == {"add.Tensor": 1}
+    assert error(graph, outer, (1, 40, 40)) <= 1e-6
+
+
+def test_position_attention_of_pervit_becomes_a_constant_of_each_block():
+    module = build("pervit").eval()
+    graph = graph_of(module, (1, 3, 32, 32))
+    FOLD_CONSTANTS.apply(graph, XNNPACK)
+    counts = ops(graph)
+    assert (counts["group_norm.default"], counts["log_sigmoid.default"]) == (0, 0)
+    assert counts["conv2d.default"] == 4 + 1 + 4  # the stem's and each block's position encoding
+    assert error(graph, module, (1, 3, 32, 32)) <= 1e-6
+
+
+def test_bias_and_mask_of_window_attention_become_one_constant():
+    module = build("local_vit", 64).eval()
+    graph = graph_of(module, (1, 3, 64, 64))
+    FOLD_CONSTANTS.apply(graph, XNNPACK)
+    assert ops(graph)["index.Tensor"] == 0
+    assert error(graph, module, (1, 3, 64, 64)) <= 1e-6
 
 
 def test_random_numbers_are_drawn_anew():

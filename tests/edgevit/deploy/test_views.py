@@ -133,3 +133,16 @@ def test_index_into_an_axis_of_size_1_is_a_reshape():
     graph = graph_of(module, _MAP)
     TOKEN_VIEWS.apply(graph, XNNPACK)
     assert ops(graph) == {"slice.Tensor": 1, "reshape.default": 1, "relu.default": 1}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [lambda x: x.chunk(3, 1), lambda x: x.split((1, 2, 3), 1), lambda x: x.split(4, -1)],
+    ids=["chunk", "sizes", "size"],
+)
+def test_parts_of_a_split_become_slices(parts):
+    module = Function(lambda net, x: sum(part.exp().sum() * (1 + i) for i, part in enumerate(parts(x))))
+    graph = graph_of(module, _MAP)
+    TOKEN_VIEWS.apply(graph, XNNPACK)
+    assert not {name for name in ops(graph) if name.startswith(("split", "chunk", "<built-in"))}
+    assert error(graph, module, _MAP) <= 1e-5

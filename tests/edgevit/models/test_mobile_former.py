@@ -9,9 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from edgevit.models import create_model
-from edgevit.models.counting import count_macs, count_params
 from edgevit.models.mobile_former import (
-    VARIANTS,
     ChannelShuffle,
     Former,
     HeadRows,
@@ -62,21 +60,6 @@ def test_map_and_tokens_after_every_block_match_the_official_code(golden_model, 
     paths = [path for path in golden["intermediates"] if path.startswith("features.") or path == "local_global"]
     assert len(paths) == len(golden_model.features) + 1
     assert_intermediates(golden_model, golden, {path: path for path in paths})
-
-
-@pytest.mark.parametrize("spec", VARIANTS, ids=lambda spec: spec.name)
-def test_params_and_macs_are_those_of_the_spec(spec):
-    model = spec.build(spec.num_classes, spec.input_size).requires_grad_(False)
-    assert count_params(model) == spec.params
-    assert count_macs(model, spec.inputs[0].shape) == spec.macs
-
-
-@pytest.mark.parametrize("spec", VARIANTS, ids=lambda spec: spec.name)
-def test_macs_are_within_5_percent_of_the_published_count(spec):
-    # The published count, which names the variant, is 2.4M to 9.5M above convolutions and matrix products alone;
-    # the zeros of the other heads, which are counted here, add 1.6M to 16.5M.
-    published = int(spec.name.removeprefix("mobile_former_").removesuffix("m")) * 1_000_000
-    assert spec.macs == pytest.approx(published, rel=0.05)
 
 
 def test_every_parameter_gets_a_gradient_but_the_key_biases(name):

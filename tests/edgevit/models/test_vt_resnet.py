@@ -7,10 +7,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgevit.errors import UsageError
 from edgevit.models import create_model, get_spec
+from edgevit.models.resnet import BasicBlock, Bottleneck
 from edgevit.models.vt_resnet import (
     HEADS,
-    BasicBlock,
-    Bottleneck,
     FilterTokenizer,
     Projector,
     RecurrentTokenizer,

@@ -1,0 +1,46 @@
+"""A shrunken network of each family with operations of its own, through the deploy stage, in every runtime."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgevit.capture import example_input
+from edgevit.contract.manifest import Tolerance
+from edgevit.deploy import deploy
+from edgevit.export import export
+from edgevit.layout import to_layout
+from edgevit.mil import Interpreter
+from edgevit.plugins import get_converter
+from edgevit.spec import Layout
+from edgevit.verification import check_parity, measure
+from tests.edgevit.deploy.rewriting import settled
+from tests.families import build, spec_of
+
+FAMILIES = ("cvt", "pervit", "dwnet", "dynamic_dwnet", "i_dynamic_dwnet", "local_vit", "vt_fpn")
+
+
+@pytest.mark.parametrize("target", ["tflite", "executorch", "coreml"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shrunken_network_keeps_its_answers_and_one_region(family, target, tmp_path):
+    import torch
+
+    torch.manual_seed(0)
+    model, spec, converter = settled(build(family)), spec_of(family), get_converter(target)
+    image = example_input((1, 3, 32, 32), seed=3)
+    with torch.no_grad():
+        expected = model(image).numpy()
+    module, _ = deploy(model, spec, kernels=converter.kernels)
+    converted = converter.convert(export(module, spec), converter.Options(), tmp_path)
+    source, result = converted.inputs[0], converted.outputs[0]
+    if target == "coreml":
+        answer = Interpreter(tmp_path / converted.entry).predict({source.name: image.numpy()})[result.name]
+    else:
+        session = converter.open(tmp_path, converted)
+        answer = session.run({source.name: to_layout(image.numpy(), Layout.NCHW, source.layout)})[result.name]
+        session.close()
+        assert (converted.lowering.regions, converted.lowering.outside) == (1, {})
+        assert converted.lowering.delegated == converted.lowering.nodes
+    if result.layout is not Layout.FLAT:
+        answer = to_layout(answer, result.layout, Layout.NCHW)
+    parity = measure(answer, expected, task=spec.task, runtime=target)
+    check_parity(parity, Tolerance(max_relative_error=1e-5), f"{family} {target}")
