@@ -30,7 +30,6 @@ from edgevit.drift import climb
 from edgevit.log import stage
 from edgevit.models import get_spec
 from edgevit.provenance import provenance
-from edgevit.quantization.batching import ON_GRIDS, any_batch
 from edgevit.scoring import METRICS, MIOU, agreement, confusion, overlap_scores, score
 from edgevit.sources import open_source
 from edgevit.spec import Layout, Precision, Preprocess
@@ -95,9 +94,9 @@ def measure_model(course: Course, work: Path) -> dict[str, Any]:
     truth = truths(test, read_checkpoint(files["float"]).card.preprocess)
     floats, int8 = _artifacts(course, files, work)
     answers = {
-        "float": _network_answers(name, files["float"], test, Precision.FP32, _BATCH),
-        "ptq": _network_answers(name, files["ptq"], test, Precision.INT8, _BATCH),
-        "qat": _network_answers(name, files["qat"], test, Precision.INT8),  # one by one, as the artifacts run
+        "float": _network_answers(name, files["float"], test, Precision.FP32),
+        "ptq": _network_answers(name, files["ptq"], test, Precision.INT8),
+        "qat": _network_answers(name, files["qat"], test, Precision.INT8),
         **{artifact.manifest.target: _artifact_answers(artifact, test) for artifact in int8},
     }
     targets = [artifact.manifest.target for artifact in int8]
@@ -160,16 +159,12 @@ def _artifacts(course: Course, files: dict[str, Path], work: Path) -> tuple[list
     return made[0], made[1]
 
 
-def _network_answers(
-    name: str, weights: Path, pictures: LabelledSet, precision: Precision, batch: int = 1
-) -> np.ndarray:
-    """Logits (N, classes) of the network of a checkpoint in PyTorch."""
+def _network_answers(name: str, weights: Path, pictures: LabelledSet, precision: Precision) -> np.ndarray:
+    """Logits (N, classes, ...) of the network of a checkpoint in PyTorch."""
     source = open_source(name, weights=weights, precision=precision)
     tensors = np.concatenate(_tensors(pictures, source.spec.preprocess))
-    if batch > 1 and precision is Precision.INT8:
-        source = dataclasses.replace(source, module=any_batch(source.module, ON_GRIDS), steps=None)
     with stage("answers", model=name, weights=weights.name):
-        return np.concatenate([source.run(tensors[i : i + batch]) for i in range(0, len(tensors), batch)])
+        return np.concatenate([source.run(tensors[i : i + _BATCH]) for i in range(0, len(tensors), _BATCH)])
 
 
 def _artifact_answers(artifact: Artifact, pictures: LabelledSet) -> np.ndarray:
