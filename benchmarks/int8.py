@@ -21,6 +21,7 @@ import numpy as np
 import edgevit
 from edgevit import log
 from edgevit.artifact import Artifact
+from edgevit.batching import ON_GRIDS, any_batch
 from edgevit.data.imageset import ImageSet, open_imageset
 from edgevit.data.preprocess import preprocess
 from edgevit.devices.host import describe_host
@@ -28,7 +29,6 @@ from edgevit.drift import climb
 from edgevit.log import stage
 from edgevit.models import get_spec
 from edgevit.provenance import provenance
-from edgevit.quantization.batching import ON_GRIDS, any_batch
 from edgevit.sources import open_source
 from edgevit.spec import Layout, Precision, Preprocess
 from edgevit.storage import write_json
