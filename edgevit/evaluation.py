@@ -26,6 +26,7 @@ def evaluate(
     weights: str | Path | None = None,
     model: str | None = None,
     split: str = "test",
+    accelerator: str | None = None,
     threads: int = 1,
     out: str | Path | None = None,
 ) -> list[Verification]:
@@ -33,8 +34,9 @@ def evaluate(
 
     data: "digits", or a folder with one subfolder per class. model: "file.py:factory" of a network that is not ours.
     With the weights of int8 artifacts their float network is scored too, and each result has the ladder of drift.
-    Results also land in `out`, by default results/ beside each artifact. Where this machine has no runtime for a
-    format its accuracy is null; Core ML runs in the reference interpreter there, and the result says so.
+    accelerator: by default the one that each artifact was made for. Results also land in `out`, by default results/
+    beside each artifact. Where this machine has no runtime for a format its accuracy is null; Core ML runs in the
+    reference interpreter there, and the result says so.
     Raises UsageError for models that do not classify, for other classes than the data's and for weights that the
     artifacts were not made from, and ParityError after all results are written if an artifact is beyond its tolerance
     on these pictures.
@@ -56,7 +58,15 @@ def evaluate(
     results = []
     for artifact in opened:
         with stage("evaluate", artifact=artifact.name) as running:
-            result = examine(artifact, data=pictures, split=split, reference=reference, threads=threads, ladder=ladder)
+            result = examine(
+                artifact,
+                data=pictures,
+                split=split,
+                reference=reference,
+                accelerator=accelerator,
+                threads=threads,
+                ladder=ladder,
+            )
             running.result = result.summary()
         folder = artifact.path.parent / "results" if out is None else Path(out)
         write_json(folder / f"{artifact.name}.evaluate.json", result.to_json())
