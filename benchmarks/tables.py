@@ -162,6 +162,49 @@ def _raced(name: str, numbers: str, command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def server() -> str:
+    """Images per second of every contender by model, machine part, precision and batch, and how ours stand to them."""
+    result = _result("server")
+    names = list(dict.fromkeys(row["contender"] for entry in result["rows"] for row in entry["contenders"]))
+    titles = {row["contender"]: row["title"] for entry in result["rows"] for row in entry["contenders"]}
+    timing = result["plan"]["timing"]
+    rows = result["rows"]
+    notes = [(f"{_server_name(row)}, batch {row['batch']}", flag) for row in rows for flag in row["flags"]]
+    machine = f"{result['cpu']}, {result['cores']} cores" + (f", {result['gpu']}" if result["gpu"] else "")
+    lines = [
+        "| images/s | batch | " + " | ".join(titles[name] for name in names) + " | time against compiled |",
+        "|---|---:|" + "---:|" * len(names) + "---|",
+        *(_server_row(entry, names) for entry in result["rows"]),
+        "",
+        *(f"- {name}: {flag}." for name, flag in notes),
+        "",
+        f"{machine}; {timing['threads']} CPU threads, the same seeded weights for all; medians over {timing['rounds']} "
+        f"rounds of one fresh process per contender; {_tools(result['provenance']['tools'])}; made by `make server`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _server_row(entry: dict[str, Any], names: list[str]) -> str:
+    rows = {row["contender"]: row for row in entry["contenders"]}
+    ratios = [
+        f"{row['ours']} {row['ratio']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        for row in entry["ratios"]
+        if row["against"] == "compile"
+    ]
+    cells = [_rate(rows.get(name)) for name in names]
+    return f"| {_server_name(entry)} | {entry['batch']} | {' | '.join(cells)} | {', '.join(ratios) or '–'} |"
+
+
+def _server_name(entry: dict[str, Any]) -> str:
+    return f"{entry['model']}, {entry['accelerator']} {entry['precision']}"
+
+
+def _rate(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    return "failed" if row["error"] else "wrong" if row["wrong"] else f"{row['images_per_s']:.1f}"
+
+
 def operations() -> str:
     """Milliseconds and number of operations per kind, ours beside stock, and how much of the whole they explain."""
     rows = _result("race")["operations"]

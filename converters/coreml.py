@@ -79,7 +79,8 @@ class CoreMLConverter:
     name = "coreml"
     suffix = ".mlpackage"
     kernels = "coreml"
-    precisions = frozenset(Precision)
+    dynamic_batch = False
+    precisions = frozenset({Precision.FP32, Precision.FP16, Precision.INT8})
     extra = "coreml"
     packages = ("coremltools",)
     runtime_modules = ("coremltools",)

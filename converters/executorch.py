@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters._executorch.moves import without_idle_moves
-from edgevit.conversion import Converted
+from edgevit.conversion import Converted, input_arrays
 from edgevit.errors import ContractError, ConversionError, DeviceError, UsageError
 from edgevit.libraries import require, version
 from edgevit.log import captured_native_output
 from edgevit.program import Program, module_path
-from edgevit.spec import Precision, TensorSpec
+from edgevit.spec import Precision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +44,7 @@ class ExecuTorchSession:
     def __init__(self, path: Path, manifest: Manifest, threads: int) -> None:
         bindings = require(_BINDINGS, "executorch")
         self.runtime = f"executorch {version('executorch')}"
-        self._inputs, self._outputs = manifest.inputs, manifest.outputs
+        self._manifest = manifest
         with captured_native_output() as native:
             bindings._unsafe_reset_threadpool(threads)  # one pool per process: the last load wins
             self.threads = int(bindings._threadpool_get_thread_count())
@@ -60,12 +60,12 @@ class ExecuTorchSession:
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One inference; float32 arrays by input name, copies by output name."""
         results = self._results(inputs)
-        return {spec.name: result for spec, result in zip(self._outputs, results, strict=True)}
+        return {spec.name: result for spec, result in zip(self._manifest.outputs, results, strict=True)}
 
     def _results(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         import torch
 
-        tensors = tuple(torch.from_numpy(_checked(inputs, spec)) for spec in self._inputs)
+        tensors = tuple(map(torch.from_numpy, input_arrays(inputs, self._manifest)))
         return [result.numpy() for result in self._module.forward(tensors, clone_outputs=True)]
 
     def close(self) -> None:
@@ -91,9 +91,9 @@ class TracedExecuTorchSession(ExecuTorchSession):
         from converters._executorch.tracing import integers
 
         results = self._results(inputs)
-        names = (*(spec.name for spec in self._outputs), *self._nodes)
+        names = (*(spec.name for spec in self._manifest.outputs), *self._nodes)
         values = dict(zip(names, results, strict=True))
-        own = {name: values.pop(name) for name in names[: len(self._outputs)]}
+        own = {name: values.pop(name) for name in names[: len(self._manifest.outputs)]}
         return own | integers(self._program.exported, values)
 
 
@@ -103,6 +103,7 @@ class ExecuTorchConverter:
     name = "executorch"
     suffix = ".pte"
     kernels = "xnnpack"
+    dynamic_batch = False
     precisions = frozenset({Precision.FP32, Precision.INT8})
     extra = "executorch"
     packages = ("executorch",)
@@ -198,20 +199,6 @@ def shared_node_origins() -> Iterator[None]:
         yield
     finally:
         del NodeSource.__deepcopy__
-
-
-def _checked(inputs: Mapping[str, np.ndarray], spec: TensorSpec) -> np.ndarray:
-    """The named input as a contiguous array, its shape and dtype checked."""
-    import numpy as np
-
-    if spec.name not in inputs:
-        raise UsageError(f"no input {spec.name!r}", hint=f"given: {', '.join(inputs) or 'none'}")
-    array = np.require(inputs[spec.name], requirements=["C", "W"])
-    if array.shape != spec.shape or array.dtype != spec.dtype:
-        raise UsageError(
-            f"input {spec.name!r} is {array.dtype} {array.shape}", hint=f"it must be {spec.dtype} {spec.shape}"
-        )
-    return array
 
 
 def _operations(graph: fx.Graph) -> list[fx.Node]:

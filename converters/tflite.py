@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevit.conversion import Converted
+from edgevit.conversion import Converted, input_arrays
 from edgevit.errors import ContractError, ConversionError, DeviceError, UsageError
 from edgevit.libraries import require, version
 from edgevit.log import captured_native_output
@@ -45,16 +45,14 @@ class TFLiteSession:
     def __init__(self, path: Path, manifest: Manifest, threads: int) -> None:
         self.runtime = f"litert {_litert_version()}"
         self.threads = threads
-        self._inputs = {spec.name: spec for spec in manifest.inputs}
+        self._manifest = manifest
         self._interpreter = _interpreter(path, threads)
         self._runner = self._interpreter.get_signature_runner()
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One inference; float32 arrays by input name, copies by output name."""
-        unknown = set(inputs) - set(self._inputs)
-        if unknown:
-            raise UsageError(f"no input {sorted(unknown)[0]!r}", hint=f"inputs: {', '.join(self._inputs)}")
-        return self._runner(**{name: _checked(inputs, spec) for name, spec in self._inputs.items()})
+        names = (spec.name for spec in self._manifest.inputs)
+        return self._runner(**dict(zip(names, input_arrays(inputs, self._manifest), strict=True)))
 
     def close(self) -> None:
         """Free the interpreter and its delegate."""
@@ -87,7 +85,8 @@ class TFLiteConverter:
     name = "tflite"
     suffix = ".tflite"
     kernels = "xnnpack"
-    precisions = frozenset(Precision)
+    dynamic_batch = False
+    precisions = frozenset({Precision.FP32, Precision.FP16, Precision.INT8})
     extra = "tflite"
     packages = ("ai-edge-litert", "flatbuffers")
     runtime_modules = (_INTERPRETER,)
@@ -188,20 +187,6 @@ def _interpreter(path: Path, threads: int) -> Any:
                 hint="the file is damaged or newer than this LiteRT; convert again with this version",
             ) from error
     return interpreter
-
-
-def _checked(inputs: Mapping[str, np.ndarray], spec: TensorSpec) -> np.ndarray:
-    """The named input as a contiguous array, its shape and dtype checked."""
-    import numpy as np
-
-    if spec.name not in inputs:
-        raise UsageError(f"no input {spec.name!r}", hint=f"given: {', '.join(inputs) or 'none'}")
-    array = np.ascontiguousarray(inputs[spec.name])
-    if array.shape != spec.shape or array.dtype != spec.dtype:
-        raise UsageError(
-            f"input {spec.name!r} is {array.dtype} {array.shape}", hint=f"it must be {spec.dtype} {spec.shape}"
-        )
-    return array
 
 
 def _specs(declared: tuple[TensorSpec, ...], shapes: list[tuple[int, ...]]) -> tuple[TensorSpec, ...]:

@@ -41,9 +41,19 @@ class Artifact:
         """The manifest's labels, or "class 0", "class 1", ... where the checkpoint had none."""
         return self.manifest.labels or tuple(f"class {i}" for i in range(self.manifest.model.num_classes))
 
-    def open(self, accelerator: str = "cpu", threads: int = 1) -> Session:
-        """Load in the target's own runtime. Raises NotExecutable where this machine has none."""
-        return get_converter(self.manifest.target).open(self.path, self.manifest, accelerator, threads)
+    def open(self, accelerator: str | None = None, threads: int = 1) -> Session:
+        """Load in the target's own runtime, by default on the accelerator that the artifact was made for.
+
+        Raises NotExecutable where this machine has none.
+        """
+        chosen = accelerator or self.manifest.accelerator
+        return get_converter(self.manifest.target).open(self.path, self.manifest, chosen, threads)
+
+    def require_batch(self, batch: int) -> None:
+        """Raise UsageError if the artifact cannot take so many pictures at once."""
+        if batch < 1 or (batch > 1 and not self.manifest.dynamic_batch):
+            takes = "takes one picture at a time" if batch > 1 else "cannot take no pictures"
+            raise UsageError(f"{self.name} {takes}, not {batch}", hint="targets for servers take several at once")
 
     def golden(self, name: str | None = None) -> Golden:
         """A stored golden by name, the first one by default."""
@@ -93,18 +103,23 @@ class Artifact:
             return postprocess.segment_mask(logits)
         return postprocess.classify(logits, self.labels, top)
 
-    def run(self, tensor: np.ndarray, *, session: Session | None = None) -> np.ndarray:
-        """Normalised float32 images (N, 3, H, W) to logits (N, ...) in the model's own NCHW form, one by one."""
+    def run(self, tensor: np.ndarray, *, session: Session | None = None, batch: int = 1) -> np.ndarray:
+        """Normalised float32 images (N, 3, H, W) to logits (N, ...) in the model's own NCHW form, `batch` at a time.
+
+        Raises UsageError for a batch that the artifact does not take.
+        """
         import numpy as np
 
+        self.require_batch(batch)
         opened = session or self.open()
         try:
-            return np.concatenate([self._run_one(opened, tensor[i : i + 1]) for i in range(len(tensor))])
+            parts = [self._run_batch(opened, tensor[i : i + batch]) for i in range(0, len(tensor), batch)]
+            return np.concatenate(parts)
         finally:
             if session is None:
                 opened.close()
 
-    def _run_one(self, session: Session, tensor: np.ndarray) -> np.ndarray:
+    def _run_batch(self, session: Session, tensor: np.ndarray) -> np.ndarray:
         source, result = self.manifest.inputs[0], self.manifest.outputs[0]
         if source.color:
             from edgevit.data.preprocess import normalize_table, to_pixels
@@ -113,7 +128,7 @@ class Artifact:
             native = to_pixels(tensor, table)[None]
         else:
             native = to_layout(tensor.astype(source.dtype, copy=False), Layout.NCHW, source.layout)
-        if native.shape != source.shape:
+        if native.shape != (len(tensor), *source.shape[1:]):
             raise UsageError(
                 f"{self.name} takes {source.shape} {source.layout}, not {native.shape}",
                 hint="give an image, or a normalised tensor (1, 3, height, width)",

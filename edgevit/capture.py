@@ -21,14 +21,21 @@ def example_input(shape: tuple[int, ...], seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def capture(module: nn.Module, inputs: tuple[Tensor, ...], name: str) -> ExportedProgram:
-    """torch.export in eval mode with static shapes. Raises ExportError with the cause in one line."""
+def capture(
+    module: nn.Module, inputs: tuple[Tensor, ...], name: str, *, dynamic_batch: bool = False
+) -> ExportedProgram:
+    """torch.export in eval mode with static shapes, or with a leading axis of any length if `dynamic_batch`.
+
+    Raises ExportError with the cause in one line.
+    """
     import torch
 
+    batch = torch.export.Dim("batch")
+    sizes = tuple({0: batch} for _ in inputs) if dynamic_batch else None
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore", FutureWarning)
-            return torch.export.export(module.eval(), inputs, strict=False)
+            return torch.export.export(module.eval(), inputs, dynamic_shapes=sizes, strict=False)
     except Exception as error:  # torch.export raises many unrelated types; each means the same to the user
         raise ExportError(
             f"{name} cannot be captured: {_first_line(error)}",

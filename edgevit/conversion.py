@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgevit.errors import DeviceError
+from edgevit.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,8 @@ class Converted:
     """What a converter wrote: the model file's name, its tensors as the file declares them, its lowering.
 
     compression: the form of weights that are stored in fewer bits than they are computed in, "" if none are;
-    tolerance: what such an artifact is held to in place of its precision's bounds.
+    tolerance: what such an artifact is held to in place of its precision's bounds. accelerator: where it runs unless
+    another is asked for.
     """
 
     entry: str
@@ -40,10 +41,14 @@ class Converted:
     classifier: Classifier | None = None
     compression: str = ""
     tolerance: Tolerance | None = None
+    accelerator: str = "cpu"
 
 
 class Session(Protocol):
-    """An artifact loaded on an accelerator. Arrays have the names, shapes, dtypes and layouts of the manifest."""
+    """An artifact loaded on an accelerator. Arrays have the names, shapes, dtypes and layouts of the manifest.
+
+    Where its batch is dynamic, the leading axis of every array may have any length, the same for all.
+    """
 
     runtime: str  # name and version, "executorch 1.4.1"
     accelerator: str  # where it really runs: "cpu"
@@ -56,18 +61,51 @@ class Session(Protocol):
         """Free the runtime's memory; the session is unusable afterwards."""
 
 
+def input_arrays(inputs: Mapping[str, np.ndarray], manifest: Manifest) -> list[np.ndarray]:
+    """A session's inputs in the order of the manifest, contiguous and writable.
+
+    Raises UsageError for a name that is missing or unknown, and for another shape or dtype than the manifest's.
+    """
+    import numpy as np
+
+    known = {spec.name for spec in manifest.inputs}
+    for name in sorted(set(inputs) - known):
+        raise UsageError(f"no input {name!r}", hint=f"inputs: {', '.join(sorted(known))}")
+    arrays = []
+    for spec in manifest.inputs:
+        if spec.name not in inputs:
+            raise UsageError(f"no input {spec.name!r}", hint=f"given: {', '.join(inputs) or 'none'}")
+        array = np.require(inputs[spec.name], requirements=["C", "W"])
+        wanted = (max(1, *array.shape[:1]), *spec.shape[1:]) if manifest.dynamic_batch else spec.shape
+        if array.shape != wanted or array.dtype != spec.dtype:
+            shape = ("N", *spec.shape[1:]) if manifest.dynamic_batch else spec.shape
+            said = f"({', '.join(map(str, shape))})"
+            raise UsageError(
+                f"input {spec.name!r} is {array.dtype} {array.shape}", hint=f"it must be {spec.dtype} {said}"
+            )
+        arrays.append(array)
+    return arrays
+
+
+def program_name(converter: Converter) -> str:
+    """Which of the programs that `pipeline` writes a converter takes: "xnnpack", "inductor-batches"."""
+    return f"{converter.kernels}-batches" if converter.dynamic_batch else converter.kernels
+
+
 class Converter(Protocol):
     """One target: knows how to write, check and open one file format, and nothing else."""
 
     name: str  # "coreml"
     suffix: str  # ".mlpackage"
     kernels: str  # the kernel library it runs on, a table of deploy/costs.toml
+    dynamic_batch: bool  # whether it takes, and its files are, programs for any number of pictures at once
     precisions: frozenset[Precision]
     extra: str  # the extra of edgevit that installs its libraries
     packages: tuple[str, ...]  # distributions it needs, for `edgevit doctor` and the manifest's tool versions
     runtime_modules: tuple[str, ...]  # what running (not converting) imports, so that memory can be told apart
     # Frozen dataclass of strings and booleans; the command line fills it from -O key=value. A field whose metadata
-    # says "lossy" is at its default in the fp32 twin that proves the graph, and part of the artifact's name otherwise.
+    # says "lossy" is at its default in the fp32 twin that proves the graph, and part of the artifact's name otherwise;
+    # one that says "named" is part of the name alone.
     Options: type
 
     def convert(self, program: Program, options: Any, out_dir: Path) -> Converted:

@@ -52,7 +52,7 @@ _EXTRAS = {
 }
 # What for, the programs that serve (any one), and how Debian and Ubuntu call them.
 _TOOLS = (
-    ("C++ compiler, for tests of native code", ("g++", "clang++"), "apt-get install g++"),
+    ("C++ compiler, for aotinductor and tests of native code", ("g++", "clang++"), "apt-get install g++"),
     ("headless browser, for tests of the report", ("chromium", "google-chrome", "chrome"), "apt-get install chromium"),
     ("git, for the commit in manifests", ("git",), "apt-get install git"),
 )

@@ -25,6 +25,7 @@ def evaluate(
     weights: str | Path | None = None,
     model: str | None = None,
     split: str = "test",
+    accelerator: str | None = None,
     threads: int = 1,
     out: str | Path | None = None,
 ) -> list[Verification]:
@@ -33,8 +34,9 @@ def evaluate(
     data: "digits", "photos", "tiles" or a folder, see `open_imageset`; the scores are top-1, or mIoU and Dice for
     segmentation, whose agreement is that of pixels. model: "file.py:factory" of a network that is not ours.
     With the weights of int8 artifacts their float network is scored too, and each result has the ladder of drift.
-    Results also land in `out`, by default results/ beside each artifact. Where this machine has no runtime for a
-    format its accuracy is null; Core ML runs in the reference interpreter there, and the result says so.
+    accelerator: by default the one that each artifact was made for. Results also land in `out`, by default results/
+    beside each artifact. Where this machine has no runtime for a format its accuracy is null; Core ML runs in the
+    reference interpreter there, and the result says so.
     Raises UsageError for data of another task or other classes than the model's and for weights that the artifacts were
     not made from, and ParityError after all results are written if an artifact is beyond its tolerance
     on these pictures.
@@ -54,7 +56,15 @@ def evaluate(
     results = []
     for artifact in opened:
         with stage("evaluate", artifact=artifact.name) as running:
-            result = examine(artifact, data=pictures, split=split, reference=reference, threads=threads, ladder=ladder)
+            result = examine(
+                artifact,
+                data=pictures,
+                split=split,
+                reference=reference,
+                accelerator=accelerator,
+                threads=threads,
+                ladder=ladder,
+            )
             running.result = result.summary()
         folder = artifact.path.parent / "results" if out is None else Path(out)
         write_json(folder / f"{artifact.name}.evaluate.json", result.to_json())

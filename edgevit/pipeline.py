@@ -19,7 +19,7 @@ from edgevit import errors, shell
 from edgevit.artifact import Artifact, load_artifact
 from edgevit.capture import capture, example_input, functional
 from edgevit.contract.golden import Reference
-from edgevit.conversion import Converter
+from edgevit.conversion import Converter, program_name
 from edgevit.data.images import as_rgb
 from edgevit.data.preprocess import normalize_table, preprocess, to_tensor
 from edgevit.data.samples import noise_picture, sample_pictures
@@ -30,8 +30,8 @@ from edgevit.log import logger, stage
 from edgevit.plugins import converter_names, get_converter
 from edgevit.program import Program, save_program
 from edgevit.reuse import Reuse
-from edgevit.sources import Source, open_source
-from edgevit.spec import Layout, ModelSpec, Precision
+from edgevit.sources import Source, model_tier, open_source
+from edgevit.spec import Layout, ModelSpec, Precision, Tier
 from edgevit.storage import storage_errors, write_json
 from edgevit.verification import describe_parity
 from edgevit.worker import TWIN, save_references
@@ -39,7 +39,7 @@ from edgevit.worker import TWIN, save_references
 if TYPE_CHECKING:
     from torch import fx, nn
 
-ALL = ("executorch", "coreml", "tflite")  # what `all` means: the phone targets; server targets are named one by one
+ALL = {Tier.EDGE: ("executorch", "coreml", "tflite"), Tier.SERVER: ("onnx", "aotinductor")}  # what `all` means
 _PROBES = 2  # random pictures beside the golden ones
 DEFAULT_TIMEOUT_S = 1800.0
 
@@ -65,7 +65,8 @@ def convert(
     """Turn a model into verified artifacts, one folder out/MODEL-PRECISION-TARGET per target.
 
     model: a name of `edgevit list`, "file.py:factory", or an nn.Module (with `spec` unless create_model made it).
-    target: a name, "all", or several names, which are converted side by side. options: of the converter, by name.
+    target: a name, several names, which are converted side by side, or "all": the targets of phones, or for a model of
+    the server tier those of servers. options: of the converter, by name.
     goldens: more pictures to store as golden inputs beside the two built-in ones. plain skips the deploy passes.
     timeout_s: for each target; one that takes longer fails alone. cache: reuse what was made from the same input
     by the same code and tools (see edgevit.cache); a model in memory is always converted.
@@ -75,7 +76,7 @@ def convert(
     Raises UsageError (arguments, weights), MissingDependency, ExportError, ConversionError, ParityError,
     StorageError. If some targets fail, the others are finished first and stay.
     """
-    targets = _targets(target)
+    targets = _targets(target, model, spec)
     if plain and precision == Precision.INT8:
         raise UsageError("int8 scales belong to the deployed form", hint="leave --no-deploy (plain) out")
     requests = {name: _options(get_converter(name), options or {}, precision) for name in targets}
@@ -107,11 +108,13 @@ def convert(
         with tempfile.TemporaryDirectory(prefix="edgevit-") as temporary:
             folder = Path(temporary)
             captured = _prepare(source, folder, goldens)
-            groups: dict[str, list[str]] = {}  # targets by the kernels they run on
+            groups: dict[str, list[Converter]] = {}  # targets by the program they take
             for name in missing:
                 write_json(folder / f"{name}.request.json", {"options": requests[name], "out": str(out.resolve())})
-                groups.setdefault(get_converter(name).kernels, []).append(name)
-            programs = _programs(captured, source, Precision(precision), folder, list(groups), () if plain else PASSES)
+                converter = get_converter(name)
+                groups.setdefault(program_name(converter), []).append(converter)
+            takers = [converters[0] for converters in groups.values()]
+            programs = _programs(captured, source, Precision(precision), folder, takers, () if plain else PASSES)
             found |= _run_workers(folder, groups, programs, source.spec.name, timeout_s, reuse)
     artifacts = [found[name] for name in targets]
     return artifacts[0] if isinstance(target, str) and target != "all" else artifacts
@@ -124,17 +127,20 @@ def program_of(artifact: Artifact, source: Source) -> Program:
     if source.steps is None:
         passes = PASSES if manifest.deploy else ()
         module, _ = deploy(_functional(source), spec, passes, get_converter(manifest.target).kernels)
-    return export(module, spec, precision=manifest.precision, labels=manifest.labels)
+    return export(
+        module, spec, precision=manifest.precision, labels=manifest.labels, dynamic_batch=manifest.dynamic_batch
+    )
 
 
-def _targets(target: str | Sequence[str]) -> list[str]:
+def _targets(target: str | Sequence[str], model: str | nn.Module, spec: ModelSpec | None) -> list[str]:
     names = [target] if isinstance(target, str) else list(target)
     known = converter_names()
     chosen: list[str] = []
     for name in names:
         if name != "all" and name not in known:
             raise unknown_name("target", name, (*known, "all"))
-        chosen += [one for one in (ALL if name == "all" else (name,)) if one not in chosen]
+        meant = ALL[model_tier(model, spec)] if name == "all" else (name,)
+        chosen += [one for one in meant if one not in chosen]
     if not chosen:
         raise UsageError("no target", hint="choose from: " + ", ".join((*known, "all")))
     return chosen
@@ -190,7 +196,7 @@ def _prepare(source: Source, folder: Path, goldens: Sequence[str | Path]) -> fx.
         running.result = f"{len(pictures)} pictures, {_PROBES} probes through the checkpoint"
     if source.twin is not None:
         twin = source.twin
-        save_program(export(twin.module, spec, labels=twin.labels), folder / TWIN)
+        (folder / TWIN).mkdir()
         save_references(folder / TWIN, _answered(twin, pictures), probes, _one_by_one(twin, probes))
         return source.module
     with stage("capture", model=spec.name) as running:
@@ -209,22 +215,28 @@ def _programs(
     source: Source,
     precision: Precision,
     folder: Path,
-    kernels: Sequence[str],
+    takers: Sequence[Converter],
     passes: tuple[Pass, ...],
 ) -> Iterator[str]:
-    """Deploy and export for each kernel library in turn; its name comes when folder/NAME holds its program."""
+    """Deploy and export for each converter in turn; its program's name comes when folder/NAME holds the program."""
     spec = source.spec
-    for name in kernels:
-        with stage("deploy", model=spec.name, kernels=name) as running:
+    for converter in takers:
+        name, kernels, batches = program_name(converter), converter.kernels, converter.dynamic_batch
+        with stage("deploy", model=spec.name, kernels=kernels) as running:
             module, steps = (
-                (captured, source.steps) if source.steps is not None else deploy(captured, spec, passes, name)
+                (captured, source.steps) if source.steps is not None else deploy(captured, spec, passes, kernels)
             )
             write_json(folder / f"{name}.deploy.json", [dataclasses.asdict(step) for step in steps])
             running.result = ", ".join(f"{step.name} x{step.changes}" for step in steps) or "nothing to rewrite"
-        with stage("export", model=spec.name, kernels=name) as running:
-            provenance = {"weights": source.weights, "kernels": name}
-            program = export(module, spec, precision=precision, labels=source.labels, provenance=provenance)
+        with stage("export", model=spec.name, kernels=kernels) as running:
+            facts = {"weights": source.weights, "kernels": kernels}
+            program = export(
+                module, spec, precision=precision, labels=source.labels, provenance=facts, dynamic_batch=batches
+            )
             save_program(program, folder / name)
+            if source.twin is not None:
+                twin = export(source.twin.module, spec, labels=source.twin.labels, dynamic_batch=batches)
+                save_program(twin, folder / TWIN / name)
             running.result = f"{len(program.exported.graph.nodes)} nodes"
         yield name
 
@@ -252,7 +264,7 @@ def _one_by_one(source: Source, tensors: np.ndarray) -> np.ndarray:
 
 def _run_workers(
     folder: Path,
-    groups: Mapping[str, Sequence[str]],
+    groups: Mapping[str, Sequence[Converter]],
     programs: Iterator[str],
     model: str,
     timeout_s: float,
@@ -266,9 +278,10 @@ def _run_workers(
     running: dict[str, Future[Artifact]] = {}
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         try:
-            for kernels in programs:
-                for name in groups[kernels]:
-                    running[name] = pool.submit(_run_worker, folder, name, model, timeout_s, reuse, stop)
+            for program in programs:
+                for converter in groups[program]:
+                    arguments = (folder, converter.name, model, timeout_s, reuse, stop)
+                    running[converter.name] = pool.submit(_run_worker, *arguments)
             failures = [error for error in (future.exception() for future in running.values()) if error is not None]
         except BaseException:
             stop.set()

@@ -34,7 +34,9 @@ _NS_PER_MS = 1e6
 
 @dataclass(frozen=True, slots=True)
 class LatencyReport:
-    """Statistics of one raw report. A time is one inference, milliseconds; percentiles as `sampling.percentile`.
+    """Statistics of one raw report. Percentiles are `sampling.percentile`'s.
+
+    A time is one inference of a whole batch, milliseconds.
 
     std_ms is the sample standard deviation, null for a single run. peak_memory_bytes is the peak above the
     runtime's libraries. drift is `sampling.drift` of the timed runs. A report with flags is not valid, and
@@ -57,6 +59,16 @@ class LatencyReport:
     raw: RawReport
 
     @property
+    def batch(self) -> int:
+        """Pictures in one inference."""
+        return self.raw.job.batch
+
+    @property
+    def images_per_s(self) -> float:
+        """Throughput of back-to-back inferences, by their median."""
+        return self.batch / (self.p50_ms / 1e3)
+
+    @property
     def valid(self) -> bool:
         """Whether nothing speaks against publishing these numbers."""
         return not self.flags
@@ -69,6 +81,8 @@ class LatencyReport:
             "schema_version": 1,
             "artifact_sha256": self.raw.job.artifact_sha256,
             **facts,
+            "batch": self.batch,
+            "images_per_s": self.images_per_s,
             "valid": self.valid,
             "flags": list(self.flags),
             "raw": self.raw.to_json(),
@@ -141,8 +155,9 @@ def profile(
     artifact: Artifact,
     *,
     device: str = "host",
-    accelerator: str = "cpu",
+    accelerator: str | None = None,
     threads: int = 1,
+    batch: int = 1,
     runs: int = 50,
     min_s: float = 5.0,
     max_s: float = 150.0,
@@ -153,14 +168,19 @@ def profile(
 ) -> LatencyReport:
     """Time one artifact in a fresh process on a device, fed with a golden's input (default: the first).
 
-    The defaults are the quick setting of our rules; runs=1024 with min_s=60 is the full one. timeout_s None
-    leaves room for both phases at max_s. Raises DeviceError if the device fails, or
-    has no runtime for the artifact's format.
+    batch: so many copies of the input at once. The defaults are the quick setting of our rules; runs=1024 with
+    min_s=60 is the full one. timeout_s None leaves room for both phases at max_s. accelerator None is the one that the
+    artifact was made for.
+    Raises UsageError for a batch that the artifact does not take, DeviceError if the device fails, or has no runtime
+    for the artifact's format.
     """
-    job = _job(artifact, accelerator, threads, golden, warmup_runs, warmup_s, runs, min_s, max_s)
-    with stage("profile", artifact=artifact.name, device=device, accelerator=accelerator, threads=threads) as running:
+    job = _job(artifact, accelerator, threads, batch, golden, warmup_runs, warmup_s, runs, min_s, max_s)
+    with stage(
+        "profile", artifact=artifact.name, device=device, accelerator=job.accelerator, threads=threads, batch=batch
+    ) as running:
         report = summarize(_run(get_device(device), artifact, job, timeout_s), artifact.name)
-        running.result = f"p50 {report.p50_ms:.2f} ms of {len(report.raw.samples_ns)} runs"
+        rate = f"{report.images_per_s:.1f} images/s"
+        running.result = f"p50 {report.p50_ms:.2f} ms of {len(report.raw.samples_ns)} runs, {rate}"
     return report
 
 
@@ -192,8 +212,9 @@ def compare(
     b: Artifact,
     *,
     device: str = "host",
-    accelerator: str = "cpu",
+    accelerator: str | None = None,
     threads: int = 1,
+    batch: int = 1,
     rounds: int = 10,
     runs: int = 15,
     min_s: float = 1.0,
@@ -216,7 +237,7 @@ def compare(
 
     machine = get_device(device)
     sides = {
-        side: (artifact, _job(artifact, accelerator, threads, golden, warmup_runs, warmup_s, runs, min_s, max_s))
+        side: (artifact, _job(artifact, accelerator, threads, batch, golden, warmup_runs, warmup_s, runs, min_s, max_s))
         for side, artifact in (("a", a), ("b", b))
     }
     done: list[Round] = []
@@ -250,23 +271,30 @@ def judge(rounds: Iterable[Round], a: str, b: str, *, seed: int = 0) -> Comparis
 
 
 def save_profile(report: LatencyReport, folder: Path) -> Path:
-    """Write <artifact>.profile.json into folder, whole or not at all. Raises StorageError."""
-    path = folder / f"{report.artifact}.profile.json"
+    """Write <artifact>.profile.json, or <artifact>.batch8.profile.json, into folder, whole or not at all.
+
+    Raises StorageError.
+    """
+    batch = f".batch{report.batch}" if report.batch > 1 else ""
+    path = folder / f"{report.artifact}{batch}.profile.json"
     write_json(path, report.to_json())
     return path
 
 
 def save_comparison(comparison: Comparison, folder: Path) -> Path:
     """Write <a>--vs--<b>.compare.json into folder, whole or not at all. Raises StorageError."""
-    path = folder / f"{comparison.a}--vs--{comparison.b}.compare.json"
+    size = comparison.rounds[0].a.job.batch
+    batch = f".batch{size}" if size > 1 else ""
+    path = folder / f"{comparison.a}--vs--{comparison.b}{batch}.compare.json"
     write_json(path, comparison.to_json())
     return path
 
 
 def _job(
     artifact: Artifact,
-    accelerator: str,
+    accelerator: str | None,
     threads: int,
+    batch: int,
     golden: str | None,
     warmup_runs: int,
     warmup_s: float,
@@ -274,12 +302,14 @@ def _job(
     min_s: float,
     max_s: float,
 ) -> Job:
+    artifact.require_batch(batch)
     return Job(
         token=_token(),
         artifact=artifact.path.resolve().name,
         artifact_sha256=artifact.manifest_sha256,
-        accelerator=accelerator,
+        accelerator=accelerator or artifact.manifest.accelerator,
         threads=threads,
+        batch=batch,
         input=golden,
         warmup_runs=warmup_runs,
         warmup_s=warmup_s,

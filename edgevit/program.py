@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 MAX_RANK = 5
+_BATCH_RANK = MAX_RANK + 1  # the pictures may need an axis of their own; servers' runtimes take any rank
 _TRAINING_OPS = ("dropout", "bernoulli", "rand", "_native_batch_norm_legit.", "fake_quantize")
 
 
 @dataclass(frozen=True)
 class Program:
-    """Functional ATen graph in float32, eval mode, static shapes, named NCHW inputs and outputs.
+    """Functional ATen graph in float32, eval mode, named NCHW inputs and outputs.
+
+    Its shapes are static, or all of them follow from the number of pictures, the one symbol, which is the leading axis
+    of every input and output (`dynamic_batch`).
 
     Composite ops that the runtimes know (linear, conv2d, gelu, layer_norm, softmax, upsampling) stay whole:
     each converter lowers them in its own best way. `precision` is what the artifact shall have;
@@ -39,7 +43,8 @@ class Program:
     provenance: dict[str, Any]
 
     def __post_init__(self) -> None:
-        problems = [problem for node in self.exported.graph.nodes for problem in _node_problems(node)]
+        batch = self._batch_symbol()
+        problems = [problem for node in self.exported.graph.nodes for problem in _node_problems(node, batch)]
         problems += self._signature_problems()
         if problems:
             shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
@@ -49,22 +54,36 @@ class Program:
             )
 
     @property
+    def dynamic_batch(self) -> bool:
+        """Whether the graph takes any number of pictures at once."""
+        return bool(self._batch_symbol())
+
+    @property
     def example_inputs(self) -> tuple[Any, ...]:
         """The inputs that the graph was captured with: one float32 tensor per spec input."""
         return self.exported.example_inputs[0]
+
+    def _batch_symbol(self) -> str:
+        """The name of the size that counts pictures, "" if that size is fixed."""
+        first = self.exported.graph_signature.user_inputs[0]
+        values = (node.meta["val"] for node in self.exported.graph.nodes if node.name == first)
+        size = next(values).shape[0]
+        return "" if isinstance(size, int) else str(size)
 
     def _signature_problems(self) -> list[str]:
         signature = self.exported.graph_signature
         values = {node.name: node.meta.get("val") for node in self.exported.graph.nodes}
         problems = [f"mutates {target}" for target in signature.buffers_to_mutate.values()]
+        batch = self._batch_symbol()
         for kind, names, specs in (
             ("input", signature.user_inputs, self.spec.inputs),
             ("output", signature.user_outputs, self.spec.outputs),
         ):
-            shapes = [tuple(values[name].shape) for name in names]
-            wanted = [spec.shape for spec in specs]
+            shapes = [tuple(map(str, values[name].shape)) for name in names]
+            wanted = [(batch or str(spec.shape[0]), *map(str, spec.shape[1:])) for spec in specs]
             if shapes != wanted:
-                problems.append(f"{kind}s have shapes {shapes}, the spec says {wanted}")
+                found, said = (", ".join(f"({', '.join(shape)})" for shape in sizes) for sizes in (shapes, wanted))
+                problems.append(f"{kind}s have shapes [{found}], the spec says [{said}]")
         return problems
 
 
@@ -81,7 +100,8 @@ def describe(node: fx.Node) -> str:
     return f"{node.target} at {where}" if where else str(node.target)
 
 
-def _node_problems(node: fx.Node) -> list[str]:
+def _node_problems(node: fx.Node, batch: str) -> list[str]:
+    """What keeps a node out of a program; batch: the one symbol that its sizes may depend on, "" for none."""
     import torch
 
     if node.op != "call_function":
@@ -93,13 +113,20 @@ def _node_problems(node: fx.Node) -> list[str]:
     for tensor in value if isinstance(value, (tuple, list)) else (value,):
         if not isinstance(tensor, torch.Tensor):
             continue
-        if tensor.dim() > MAX_RANK:
-            problems.append(f"{describe(node)}: rank {tensor.dim()}, at most {MAX_RANK}")
-        if any(not isinstance(size, int) for size in tensor.shape):
+        most = _BATCH_RANK if batch else MAX_RANK
+        if tensor.dim() > most:
+            problems.append(f"{describe(node)}: rank {tensor.dim()}, at most {most}")
+        symbols = {str(symbol) for size in tensor.shape if not isinstance(size, int) for symbol in _symbols(size)}
+        if symbols - {batch}:
             problems.append(f"{describe(node)}: dynamic shape {tuple(tensor.shape)}")
         if tensor.dtype in (torch.float64, torch.complex64, torch.complex128):
             problems.append(f"{describe(node)}: {tensor.dtype}")
     return problems
+
+
+def _symbols(size: Any) -> set[Any]:
+    """The symbols in a size that is an expression."""
+    return size.node.expr.free_symbols
 
 
 def save_program(program: Program, folder: Path) -> None:

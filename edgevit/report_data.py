@@ -75,8 +75,8 @@ class Accuracy:
 class Latency:
     """One profile run of one artifact: percentiles of its warm samples, and where and how it ran.
 
-    accelerator and threads are those the runtime says it used, null if it does not say. parity is that of
-    the golden which was fed. flags are the reasons to doubt the numbers.
+    A time is one inference of `batch` pictures. accelerator and threads are those the runtime says it used, null if it
+    does not say. parity is that of the golden which was fed. flags are the reasons to doubt the numbers.
     """
 
     artifact_sha256: str
@@ -88,6 +88,8 @@ class Latency:
     std_ms: float | None
     first_ms: float
     load_ms: float
+    batch: int
+    images_per_s: float
     peak_memory_bytes: int | None
     samples_ns: tuple[int, ...]
     device: dict[str, Any]
@@ -119,6 +121,7 @@ class Comparison:
     verdict: str
     flags: tuple[str, ...]
     rounds: int
+    batch: int
     source: Source
 
 

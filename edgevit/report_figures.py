@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgevit.report_data import ArtifactRow, ReportData, Training
+from edgevit.report_data import ArtifactRow, Latency, ReportData, Training
 from edgevit.report_tables import milliseconds, profile_runs, size
 from edgevit.scoring import recorded_scores
 
@@ -43,7 +43,7 @@ def latency_samples(data: ReportData) -> Figure | None:
     runs = profile_runs(data.artifacts)
     if not runs:
         return None
-    labels = _labels([row for row, _ in runs])
+    labels = _run_labels(runs)
     traces = [
         {
             "type": "box", "orientation": "h", "name": label, "meta": data.artifacts.index(row),
@@ -63,7 +63,8 @@ def sizes(data: ReportData) -> Figure:
     """Bytes of the model files."""
     rows = data.artifacts
     megabytes = [row.size_bytes / 1e6 for row in rows]
-    return _bars("size", "Model file, MB", rows, range(len(rows)), megabytes, [size(row.size_bytes) for row in rows])
+    texts = [size(row.size_bytes) for row in rows]
+    return _bars("size", "Model file, MB", _labels(rows), range(len(rows)), megabytes, texts)
 
 
 def ratios(data: ReportData) -> Figure | None:
@@ -132,25 +133,28 @@ def _times(data: ReportData) -> list[Figure]:
     runs = profile_runs(data.artifacts)
     if not runs:
         return []
-    rows = [row for row, _ in runs]
-    colours = [data.artifacts.index(row) for row in rows]
+    labels = _run_labels(runs)
+    colours = [data.artifacts.index(row) for row, _ in runs]
     fields = (("load_ms", "Load, ms"), ("first_ms", "First inference, ms"), ("p50_ms", "Warm inference p50, ms"))
-    return [
-        _bars(field, title, rows, colours, values, [milliseconds(value) for value in values])
+    made = [
+        _bars(field, title, labels, colours, values, [milliseconds(value) for value in values])
         for field, title in fields
         for values in [[getattr(run, field) for _, run in runs]]
     ]
+    if any(run.batch > 1 for _, run in runs):
+        rates = [run.images_per_s for _, run in runs]
+        made.append(_bars("rate", "Images per second", labels, colours, rates, [f"{rate:.1f}" for rate in rates]))
+    return made
 
 
 def _bars(
     name: str,
     title: str,
-    rows: Sequence[ArtifactRow],
+    labels: Sequence[str],
     colours: Sequence[int],
     values: Sequence[float],
     texts: Sequence[str],
 ) -> Figure:
-    labels = _labels(rows)
     traces = [
         {
             "type": "bar", "orientation": "h", "meta": colour, "y": [label], "x": [value], "text": [text],
@@ -159,15 +163,24 @@ def _bars(
         }
         for label, colour, value, text in zip(labels, colours, values, texts, strict=True)
     ]  # fmt: skip
-    return Figure(name, title, _reading(labels, texts), traces, _layout(len(rows), xaxis={"rangemode": "tozero"}))
+    return Figure(name, title, _reading(labels, texts), traces, _layout(len(labels), xaxis={"rangemode": "tozero"}))
 
 
-def _labels(rows: Sequence[ArtifactRow]) -> list[str]:
-    """Short axis labels: target and precision where they tell the rows apart, else the names; made unique."""
-    short = [f"{html.escape(row.target)}<br>{row.precision}" for row in rows]
+def _run_labels(runs: Sequence[tuple[ArtifactRow, Latency]]) -> list[str]:
+    """Axis labels of profile runs, with the batch where there is more than one picture in it."""
+    return _labels([row for row, _ in runs], [f"<br>batch {run.batch}" if run.batch > 1 else "" for _, run in runs])
+
+
+def _labels(rows: Sequence[ArtifactRow], more: Sequence[str] | None = None) -> list[str]:
+    """Short axis labels: target and precision where they tell the rows apart, else the names; made unique.
+
+    more: what to add to each.
+    """
+    more = more or [""] * len(rows)
+    short = [f"{html.escape(row.target)}<br>{row.precision}{extra}" for row, extra in zip(rows, more, strict=True)]
     if len(set(short)) == len(short):
         return short
-    names = [html.escape(row.folder) for row in rows]
+    names = [f"{html.escape(row.folder)}{extra}" for row, extra in zip(rows, more, strict=True)]
     return [
         f"{name}<br>run {names[:place].count(name) + 1}" if names.count(name) > 1 else name
         for place, name in enumerate(names)

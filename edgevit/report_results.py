@@ -166,6 +166,8 @@ def _latency(document: dict[str, Any], source: Source) -> Latency:
         **{name: float(document[name]) for name in statistics},
         std_ms=_optional(document["std_ms"]),
         artifact_sha256=document["artifact_sha256"],
+        batch=raw.job.batch,
+        images_per_s=raw.job.batch / (float(document["p50_ms"]) / 1e3),
         peak_memory_bytes=document["peak_memory_bytes"],
         samples_ns=raw.samples_ns,
         device=raw_document["device"],
@@ -190,6 +192,7 @@ def _comparison(document: dict[str, Any], source: Source) -> Comparison:
         **{name: str(document[name]) for name in texts},
         flags=tuple(str(flag) for flag in document["flags"]),
         rounds=len(document["rounds"]),
+        batch=int(document["rounds"][0]["a"]["job"].get("batch", 1)) if document["rounds"] else 1,
         source=source,
     )
 

@@ -70,7 +70,7 @@ def worst_layers(data: ReportData) -> Table:
 def latency(data: ReportData) -> Table:
     """Every profile run: one row per artifact and run; artifacts without one say why."""
     columns = (
-        "Artifact", "Device", "Runtime", "On", "Threads", "p50", "p90", "p99", "First", "Load",
+        "Artifact", "Device", "Runtime", "On", "Threads", "Batch", "Images/s", "p50", "p90", "p99", "First", "Load",
         "Model memory", "Runs", "Flags", "Read from",
     )  # fmt: skip
     rows = [_latency_row(row, run) for row in data.artifacts for run in row.latencies or (None,)]
@@ -224,7 +224,7 @@ def _latency_row(row: ArtifactRow, run: Latency | None) -> tuple[Cell, ...]:
     name = Cell(row.name, kind="code")
     if run is None:
         why = _why_no_latency(row)
-        return (name, *(Cell(ABSENT, why, "number" if 4 <= column <= 11 else "text") for column in range(1, 14)))
+        return (name, *(Cell(ABSENT, why, "number" if 4 <= column <= 13 else "text") for column in range(1, 16)))
     unsaid = "the runtime does not say"
     return (
         name,
@@ -232,6 +232,8 @@ def _latency_row(row: ArtifactRow, run: Latency | None) -> tuple[Cell, ...]:
         Cell(run.runtime),
         _text(run.accelerator or "", unsaid),
         _number(run.threads, str, unsaid),
+        _number(run.batch, str, ""),
+        _number(run.images_per_s, lambda v: f"{v:.1f}", ""),
         *(_number(value, milliseconds, "") for value in (run.p50_ms, run.p90_ms, run.p99_ms)),
         _number(run.first_ms, milliseconds, ""),
         _number(run.load_ms, milliseconds, ""),
@@ -244,7 +246,7 @@ def _latency_row(row: ArtifactRow, run: Latency | None) -> tuple[Cell, ...]:
 
 def _comparison_row(pair: Comparison) -> tuple[Cell, ...]:
     return (
-        Cell(f"{pair.a} and {pair.b}", kind="code"),
+        Cell(f"{pair.a} and {pair.b}" + (f", batch {pair.batch}" if pair.batch > 1 else ""), kind="code"),
         _number(pair.a_p50_ms, milliseconds, ""),
         _number(pair.b_p50_ms, milliseconds, ""),
         _number(pair.ratio, lambda v: f"{v:.3f}", ""),
@@ -341,6 +343,8 @@ def _csv_row(row: ArtifactRow) -> dict[str, Any]:
         "artifact_fraction": data and data.artifact,
         "drop_points": data and data.drop_points,
         "data_samples": data and data.samples,
+        "batch": run and run.batch,
+        "images_per_s": run and run.images_per_s,
         **timing,
         "model_memory_bytes": run and run.peak_memory_bytes,
         "runs": run and len(run.samples_ns),

@@ -107,7 +107,7 @@ def _artifact_row(folder: Path, artifact: Artifact, results: Results) -> Artifac
     manifest, sha256 = artifact.manifest, artifact.manifest_sha256
     document = manifest.to_json()
     verified = results.verifications.get(sha256)
-    latencies = tuple(results.latencies.get(sha256, ()))
+    latencies = tuple(sorted(results.latencies.get(sha256, ()), key=lambda run: run.batch))
     built = Source((artifact.path / FILE_NAME).relative_to(folder).as_posix(), sha256)
     return ArtifactRow(
         name=manifest.name,

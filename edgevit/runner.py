@@ -70,14 +70,16 @@ class Measurement:
 def execute(job: Job, artifact: Artifact, converter: Converter, *, clock: Clock = time.perf_counter_ns) -> RawReport:
     """Do one job in this process, which should have run no model before.
 
-    Raises ContractError if the artifact is not the one that the job names, MissingDependency if its runtime
+    Raises ContractError if the artifact is not the one that the job names, UsageError for a batch that it does not
+    take, MissingDependency if its runtime
     is not installed, NotExecutable if there is none for this machine, DeviceError if it fails.
     """
     if artifact.manifest_sha256 != job.artifact_sha256:
         raise ContractError(f"{artifact.name} has changed since the job was written", hint="start it again")
+    artifact.require_batch(job.batch)
     manifest, golden = artifact.manifest, artifact.golden(job.input)
     # Copies, because views of a file's bytes are read-only and some sessions would copy them in every run.
-    inputs = {name: np.array(array) for name, array in artifact.golden_input(golden.name).items()}
+    inputs = {name: np.repeat(array, job.batch, axis=0) for name, array in artifact.golden_input(golden.name).items()}
     device = describe_host()
     for module in converter.runtime_modules:  # before the baseline: they are the runtime's memory, not the model's
         require(module, converter.extra)
@@ -86,7 +88,7 @@ def execute(job: Job, artifact: Artifact, converter: Converter, *, clock: Clock 
     measured = measure(converter, artifact, job, inputs, clock)
     peak_bytes, load_after = peak_memory_bytes(), load_average()
 
-    parity = output_parity(artifact, golden, measured.outputs, measured.runtime)
+    parity = output_parity(artifact, golden, measured.outputs, measured.runtime, job.batch)
     flags = list(measured.flags)
     if device.cores is not None and max(load_before or 0.0, load_after or 0.0) > device.cores:
         flags.append(Flag.LOADED)
@@ -165,15 +167,16 @@ def take_samples(
     return samples
 
 
-def output_parity(artifact: Artifact, golden: Golden, outputs: Arrays, runtime: str) -> OutputParity:
+def output_parity(artifact: Artifact, golden: Golden, outputs: Arrays, runtime: str, batch: int = 1) -> OutputParity:
     """Error of the output against the golden's, and whether it keeps to the manifest's bounds.
 
-    A wrong shape or values that are not finite fail whatever the bounds.
+    Each picture of the batch is compared and the worst one counts. A wrong shape or values that are not finite fail
+    whatever the bounds.
     """
     from edgevit.verification import measure as measure_parity  # brings image libraries: after the memory was read
 
     manifest, result = artifact.manifest, artifact.manifest.outputs[0]
-    got, wanted = outputs[result.name], artifact.golden_level(golden, "L3")
+    got, wanted = outputs[result.name], np.repeat(artifact.golden_level(golden, "L3"), batch, axis=0)
     if got.shape != wanted.shape or not np.isfinite(got).all():
         return OutputParity(golden.name, None, None, within_tolerance=False)
     got, wanted = (to_layout(array, result.layout, model_layout(result)) for array in (got, wanted))

@@ -142,6 +142,13 @@ def int8_network(module: nn.Module, spec: ModelSpec, checkpoint: Checkpoint) -> 
     return restore(module, spec, checkpoint.int8, facts["activations"], facts.get("islands", ()))
 
 
+def model_tier(model: str | nn.Module, spec: ModelSpec | None = None) -> Tier:
+    """Where a model is meant to run, before it is built; networks from a file count as edge models."""
+    if isinstance(model, str):
+        return Tier.EDGE if is_file_model(model) else get_spec(model).tier
+    return _spec_of(model, spec).tier
+
+
 def is_file_model(model: str) -> bool:
     """Whether this names a user's own file, not a model of `edgevit list`."""
     return ":" in model or model.endswith(".py")

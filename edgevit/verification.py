@@ -14,7 +14,7 @@ import numpy as np
 
 from edgevit.artifact import Artifact, load_artifact
 from edgevit.contract.golden import check_goldens
-from edgevit.contract.manifest import Parity, Tolerance
+from edgevit.contract.manifest import Manifest, Parity, Tolerance
 from edgevit.conversion import INTERPRETER, NotExecutable
 from edgevit.data.postprocess import segment_mask
 from edgevit.drift import ARTIFACT, DriftStep, climb
@@ -34,11 +34,13 @@ if TYPE_CHECKING:
     Reference = Callable[[np.ndarray], np.ndarray]
 
 _CHUNK = 64  # pictures preprocessed and run together
-# fp32 differs by summation order only; fp16 keeps 11 bits of each value, which leaves about 60 dB after a network; in
-# int8 some values fall on the other side of a rounding edge, one part in 255 of a tensor's range each.
+# fp32 differs by summation order only; fp16 keeps 11 bits of each value, which leaves about 60 dB after a network; bf16
+# keeps 8, and 3 bits are 18 dB; in int8 some values fall on the other side of a rounding edge, one part in 255 of a
+# tensor's range each.
 TOLERANCES = {
     Precision.FP32: Tolerance(max_relative_error=1e-5),
     Precision.FP16: Tolerance(min_snr_db=50.0),
+    Precision.BF16: Tolerance(min_snr_db=30.0),
     Precision.INT8: Tolerance(min_snr_db=25.0),
 }
 
@@ -97,6 +99,11 @@ class Verification:
         if self.data is not None:
             parts.append(f"on {self.data.samples} pictures: {self.data.summary()}")
         return "; ".join(parts)
+
+
+def batch_sizes(manifest: Manifest) -> tuple[int, ...]:
+    """How many pictures at once an artifact is tested with."""
+    return (1, 3) if manifest.dynamic_batch else (1,)
 
 
 def describe_parity(parity: Parity, compression: str = "") -> str:
@@ -205,10 +212,12 @@ def remembering(run: Reference) -> Reference:
     return once
 
 
-def verify(artifact: Artifact | str | Path, *, threads: int = 1, interpreter: bool = False) -> Verification:
+def verify(
+    artifact: Artifact | str | Path, *, accelerator: str | None = None, threads: int = 1, interpreter: bool = False
+) -> Verification:
     """`examine`, then hold the numbers to the tolerance of the manifest: raises ParityError beyond it."""
     opened = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
-    result = examine(opened, threads=threads, interpreter=interpreter)
+    result = examine(opened, accelerator=accelerator, threads=threads, interpreter=interpreter)
     check_parity(result.parity, opened.manifest.tolerance, opened.name)
     return result
 
@@ -219,6 +228,7 @@ def examine(
     data: LabelledSet | None = None,
     split: str = "test",
     reference: Reference | None = None,
+    accelerator: str | None = None,
     threads: int = 1,
     interpreter: bool = False,
     ladder: Mapping[str, Reference] | None = None,
@@ -227,6 +237,7 @@ def examine(
 
     data: labelled pictures to score on; reference: the checkpoint as a function of normalised images
     (N, 3, H, W) to logits, to score and compare on the same pictures. Without them the stored goldens decide.
+    accelerator: by default the one that the artifact was made for.
     interpreter: also compare the runtime with the reference interpreter, which Core ML artifacts have. ladder: the
     forms of the checkpoint in order, of `ladder`; each runs on the data, or on the goldens without any.
     Raises ContractError if files, format or preprocessing are not what the manifest says. Where this machine has
@@ -246,7 +257,7 @@ def examine(
     checks["goldens"] = f"{check_goldens(artifact)} pictures preprocessed to the bit"
     against = goldens = None
     try:
-        session = artifact.open(threads=threads)
+        session = artifact.open(accelerator, threads)
     except NotExecutable as reason:
         answers, wanted = _answers(artifact, data, None, reference)
         parity = Parity(False, manifest.target, reason=reason.message)
@@ -254,7 +265,7 @@ def examine(
         try:
             answers, wanted = _answers(artifact, data, session, reference)
             goldens = np.concatenate(_golden_answers(artifact, session))
-            parity = _parity(artifact, session.runtime, goldens, answers, wanted)
+            parity = _parity(artifact, session, goldens, answers, wanted)
             if interpreter:
                 against = _against_interpreter(artifact, session)
         finally:
@@ -320,7 +331,8 @@ def _answers(
     answers, wanted = [], []
     for tensor in () if data is None else _tensors(artifact, data):
         if session is not None:
-            answers.append(artifact.run(tensor, session=session))
+            batch = len(tensor) if artifact.manifest.dynamic_batch else 1
+            answers.append(artifact.run(tensor, session=session, batch=batch))
         if reference is not None:
             wanted.append(reference(tensor))
     return (np.concatenate(answers) if answers else None), (np.concatenate(wanted) if wanted else None)
@@ -337,20 +349,29 @@ def _tensors(artifact: Artifact, data: LabelledSet) -> Iterator[np.ndarray]:
 
 def _parity(
     artifact: Artifact,
-    runtime: str,
+    session: Session,
     goldens: np.ndarray,
     answers: np.ndarray | None,
     wanted: np.ndarray | None,
 ) -> Parity:
-    """Over the goldens, whose answers are given, and over the data where the checkpoint ran on it too."""
+    """Over the goldens, whose answers one by one are given, and over the data where the checkpoint ran on it too.
+
+    Several goldens at once where the artifact takes several.
+    """
     manifest = artifact.manifest
     result = manifest.outputs[0]
-    actual = [goldens]
-    expected = [_model_form(artifact.golden_level(golden, "L3"), result.layout) for golden in manifest.goldens]
+    stored = [_model_form(artifact.golden_level(golden, "L3"), result.layout) for golden in manifest.goldens]
+    actual, expected = [goldens], list(stored)
+    for size in batch_sizes(manifest)[1:]:
+        chosen = [i % len(manifest.goldens) for i in range(size)]
+        inputs = [artifact.golden_level(manifest.goldens[i], "L2") for i in chosen]
+        answered = session.run({manifest.inputs[0].name: np.concatenate(inputs)})[result.name]
+        actual.append(_model_form(answered, result.layout))
+        expected += [stored[i] for i in chosen]
     if answers is not None and wanted is not None:
         actual.append(answers)
         expected.append(wanted)
-    return measure(np.concatenate(actual), np.concatenate(expected), task=manifest.model.task, runtime=runtime)
+    return measure(np.concatenate(actual), np.concatenate(expected), task=manifest.model.task, runtime=session.runtime)
 
 
 def _model_form(array: np.ndarray, layout: Layout) -> np.ndarray:

@@ -1,8 +1,8 @@
 """One conversion in a process of its own: `python -m edgevit.worker FOLDER TARGET PARENT`.
 
 Converters bring large libraries that clash, hang or call sys.exit; here that costs one target, never the others.
-FOLDER holds what `pipeline` wrote: KERNELS/ with the program, KERNELS.deploy.json, references.npz, TARGET.request.json
-and, for an int8 program, twin/ with its float form. The worker writes the
+FOLDER holds what `pipeline` wrote: PROGRAM/ with the program, PROGRAM.deploy.json, references.npz, TARGET.request.json
+and, for an int8 program, twin/PROGRAM/ with its float form. The worker writes the
 artifact atomically, after it was executed and compared, and then TARGET.result.json. PARENT is the process that
 waits for the result.
 """
@@ -26,7 +26,7 @@ from edgevit import errors
 from edgevit.artifact import Artifact, file_entries, load_artifact
 from edgevit.contract.golden import Reference, write_goldens
 from edgevit.contract.manifest import Manifest, ModelFacts, Parity, deploy_step_from_json
-from edgevit.conversion import Converted, NotExecutable
+from edgevit.conversion import Converted, NotExecutable, program_name
 from edgevit.data.preprocess import normalize_table
 from edgevit.plugins import get_converter
 from edgevit.program import Program, load_program
@@ -34,13 +34,13 @@ from edgevit.provenance import provenance
 from edgevit.quantization.stored import compare_grids
 from edgevit.spec import Precision
 from edgevit.storage import atomic_folder, write_json
-from edgevit.verification import TOLERANCES, check_parity, describe_parity, measure
+from edgevit.verification import TOLERANCES, batch_sizes, check_parity, describe_parity, measure
 
 if TYPE_CHECKING:
     from edgevit.conversion import Converter
 
 
-TWIN = "twin"  # folder of the float form of an int8 program, with references of its own
+TWIN = "twin"  # folder of the float forms of int8 programs, with references of its own
 
 # New objects between two looks for cycles. Graph rewriting makes millions that live until the end, and the default of
 # 700 spends a tenth of a conversion on finding nothing; 10 % more memory is the price.
@@ -53,7 +53,8 @@ def main(folder: Path, target: str, parent: int) -> None:
     gc.set_threshold(_GC_THRESHOLD)
     request = json.loads((folder / f"{target}.request.json").read_text())
     try:
-        path, manifest_sha256 = convert(load_program(folder / get_converter(target).kernels), folder, target, request)
+        program = load_program(folder / program_name(get_converter(target)))
+        path, manifest_sha256 = convert(program, folder, target, request)
         result = {"artifact": str(path), "manifest_sha256": manifest_sha256}
     except errors.EdgevitError as error:
         result = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
@@ -67,7 +68,7 @@ def convert(program: Program, folder: Path, target: str, request: dict[str, Any]
     """
     converter = get_converter(target)
     options = converter.Options(**request["options"])
-    name = "-".join([program.spec.name, program.precision.value, target, *_losses(options)])
+    name = "-".join([program.spec.name, program.precision.value, target, *_named(options)])
     destination = Path(request["out"]) / name
     with atomic_folder(destination) as building:
         started = time.perf_counter()
@@ -85,6 +86,8 @@ def convert(program: Program, folder: Path, target: str, request: dict[str, Any]
             checks["scales"] = _check_grids(program, converter, manifest, building)
         if program.precision is not Precision.FP32 or converted.compression:
             checks["fp32 twin"] = _check_graph(program, converter, options, manifest, folder)
+        if manifest.dynamic_batch:
+            checks["batch sizes"] = ", ".join(map(str, batch_sizes(manifest)))
         manifest = dataclasses.replace(manifest, checks=checks)
         parity = _execute(Artifact(building, manifest), folder)
         check_parity(parity, manifest.tolerance, name)
@@ -103,7 +106,7 @@ def _describe(
 ) -> Manifest:
     """The manifest of what the converter wrote, with labels and goldens beside it; parity still to be measured."""
     spec = program.spec
-    steps = json.loads((folder / f"{converter.kernels}.deploy.json").read_text())
+    steps = json.loads((folder / f"{program_name(converter)}.deploy.json").read_text())
     goldens = write_goldens(
         building,
         _references(folder),
@@ -137,6 +140,8 @@ def _describe(
         provenance={},
         classifier=converted.classifier,
         compression=converted.compression,
+        dynamic_batch=program.dynamic_batch,
+        accelerator=converted.accelerator,
     )
 
 
@@ -158,7 +163,10 @@ def _references(folder: Path) -> list[Reference]:
 
 
 def _execute(artifact: Artifact, folder: Path) -> Parity:
-    """Run the goldens and the probes in the target's own runtime and compare with the checkpoint's answers."""
+    """Run the goldens and the probes in the target's own runtime and compare with the checkpoint's answers.
+
+    One by one, and also several at once where the artifact takes several.
+    """
     manifest = artifact.manifest
     try:
         session = artifact.open()
@@ -170,7 +178,9 @@ def _execute(artifact: Artifact, folder: Path) -> Parity:
         references = _references(folder)
         tensors = np.concatenate([probes, *(r.tensor for r in references)])
         expected = np.concatenate([answers, *(r.logits for r in references)])
-        actual = artifact.run(tensors, session=session)
+        sizes = batch_sizes(manifest)
+        actual = np.concatenate([artifact.run(tensors, session=session, batch=size) for size in sizes])
+        expected = np.concatenate([expected] * len(sizes))
         return measure(actual, expected, task=manifest.model.task, runtime=session.runtime)
     finally:
         session.close()
@@ -197,7 +207,7 @@ def _check_graph(program: Program, converter: Converter, options: Any, manifest:
     """
     if program.precision is Precision.INT8:
         folder = folder / TWIN
-        program = load_program(folder)
+        program = load_program(folder / program_name(converter))
     program = dataclasses.replace(program, precision=Precision.FP32)
     options = dataclasses.replace(options, **{field.name: field.default for field in _lossy(options)})
     with tempfile.TemporaryDirectory(prefix="edgevit-twin-") as temporary:
@@ -213,9 +223,10 @@ def _lossy(options: Any) -> list[dataclasses.Field]:
     return [field for field in dataclasses.fields(options) if field.metadata.get("lossy")]
 
 
-def _losses(options: Any) -> list[str]:
-    """ "weights-int8" for each lossy option in use: its artifact lies beside the uncompressed one."""
-    chosen = [(field, getattr(options, field.name)) for field in _lossy(options)]
+def _named(options: Any) -> list[str]:
+    """ "weights-int8" for each option in use that belongs in the name: its artifact lies beside the plain one."""
+    fields = [field for field in dataclasses.fields(options) if {"lossy", "named"} & field.metadata.keys()]
+    chosen = [(field, getattr(options, field.name)) for field in fields]
     return [f"{field.name}-{value}" for field, value in chosen if value != field.default]
 
 

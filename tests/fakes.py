@@ -85,6 +85,7 @@ class FakeConverter:
     name: str = "fake"
     suffix: str = ".fake"
     kernels: str = "xnnpack"
+    dynamic_batch: bool = False
     precisions: frozenset[Precision] = frozenset({Precision.FP32})
     extra: str = "fake"
     packages: tuple[str, ...] = ()
@@ -182,6 +183,7 @@ def write_artifact(
     gain: float = 1.0,
     behaviour: str = "run",
     tolerance: Tolerance = Tolerance(max_relative_error=1e-5),  # noqa: B008 - frozen
+    dynamic_batch: bool = False,
 ) -> Artifact:
     """A whole artifact of target "fake" with two goldens, "noise" and "ramp".
 
@@ -215,6 +217,7 @@ def write_artifact(
         parity=Parity(executed=False, runtime="fake", reason="not run yet"),
         lowering=Lowering(nodes=8, delegated=7, regions=1),
         deploy=(),
+        dynamic_batch=dynamic_batch,
         checks={},
         provenance={
             "weights": {"source": "random", "state_sha256": "0" * 64},
@@ -244,7 +247,7 @@ def install_target(site: Path) -> str:
 
 
 def _logits(tensor: np.ndarray) -> np.ndarray:
-    """(1, 3, H, W) -> (1, 3)."""
+    """(N, 3, H, W) -> (N, 3)."""
     return tensor.mean(axis=(2, 3))
 
 

@@ -22,11 +22,16 @@ def convert(
     ],
     target: Annotated[
         list[str],
-        typer.Option("--target", "-t", help="executorch, coreml, tflite or all; may repeat.", show_default=False),
+        typer.Option(
+            "--target",
+            "-t",
+            help="A target of `edgevit list`, or all: those of phones, or of servers by the model's tier; may repeat.",
+            show_default=False,
+        ),
     ],
     weights: Weights = None,
     precision: Annotated[
-        str, typer.Option("--precision", help="fp32, fp16, or int8 from an int8 checkpoint.")
+        str, typer.Option("--precision", help="fp32, fp16, bf16, or int8 from an int8 checkpoint.")
     ] = "fp32",
     out: Annotated[Path, typer.Option("--out", help="Folder for the artifact folders.")] = Path("artifacts"),
     classes: Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.options import AsJson, Data, Threads, Weights, print_json, print_table
+from edgevit.cli.options import Accelerator, AsJson, Data, Threads, Weights, print_json, print_table
 
 
 def evaluate(
@@ -18,6 +18,7 @@ def evaluate(
         str | None, typer.Option("--model", help="file.py:factory of a model of your own.", show_default=False)
     ] = None,
     split: Annotated[str, typer.Option("--split", help="Part of the data: test or train.")] = "test",
+    accelerator: Accelerator = None,
     threads: Threads = 1,
     out: Annotated[
         Path | None,
@@ -31,7 +32,14 @@ def evaluate(
     from edgevit.evaluation import header, row
 
     results = evaluate_artifacts(
-        artifacts, data=data, weights=weights, model=model, split=split, threads=threads, out=out
+        artifacts,
+        data=data,
+        weights=weights,
+        model=model,
+        split=split,
+        accelerator=accelerator,
+        threads=threads,
+        out=out,
     )
     if as_json:
         print_json([result.to_json() for result in results])

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from edgevit.cli.options import AsJson, print_json, print_table
+
+if TYPE_CHECKING:
+    from edgevit.conversion import Converter
 
 
 def list(as_json: AsJson = False) -> None:
@@ -32,7 +37,12 @@ def list(as_json: AsJson = False) -> None:
                     for family, spec in models
                 ],
                 "targets": [
-                    {"name": name, "suffix": target.suffix, "precisions": sorted(target.precisions)}
+                    {
+                        "name": name,
+                        "suffix": target.suffix,
+                        "dynamic_batch": target.dynamic_batch,
+                        "precisions": sorted(target.precisions),
+                    }
                     for name, target in targets.items()
                 ],
                 "devices": sorted(device_schemes()),
@@ -59,8 +69,13 @@ def list(as_json: AsJson = False) -> None:
     )
     print()
     print_table(
-        ("target", "file", "precisions"),
-        [(name, "model" + target.suffix, ", ".join(sorted(target.precisions))) for name, target in targets.items()],
+        ("target", "file", "batch", "precisions"),
+        [_target_row(name, target) for name, target in targets.items()],
     )
     print()
     print_table(("device",), [(scheme,) for scheme in device_schemes()])
+
+
+def _target_row(name: str, target: Converter) -> tuple[str, ...]:
+    precisions = ", ".join(sorted(target.precisions))
+    return name, "model" + target.suffix, "any" if target.dynamic_batch else "1", precisions

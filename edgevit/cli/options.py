@@ -42,6 +42,14 @@ MaxDrop = Annotated[
         show_default=False,
     ),
 ]
+Accelerator = Annotated[
+    str | None,
+    typer.Option(
+        "--accelerator",
+        help="Where to run: cpu, gpu, npu, ane, cuda; default: what the artifact was made for.",
+        show_default=False,
+    ),
+]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="CPU threads of the runtime.")]
 
 

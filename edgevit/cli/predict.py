@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.options import ArtifactPath, AsJson, Threads, print_json, print_table
+from edgevit.cli.options import Accelerator, ArtifactPath, AsJson, Threads, print_json, print_table
 
 
 def predict(
     artifact: ArtifactPath,
     pictures: Annotated[list[Path], typer.Argument(help="JPEG, PNG, ... files.", show_default=False)],
     top: Annotated[int, typer.Option("--top", min=1, help="How many classes to show.")] = 5,
+    accelerator: Accelerator = None,
     threads: Threads = 1,
     out: Annotated[Path, typer.Option("--out", help="Folder for masks and overlays.")] = Path("."),
     as_json: AsJson = False,
@@ -25,7 +26,7 @@ def predict(
     from edgevit.spec import Task
 
     opened = load_artifact(artifact)
-    session = opened.open(threads=threads)
+    session = opened.open(accelerator, threads)
     documents = []
     for picture in pictures:
         if opened.manifest.model.task is Task.SEGMENT:

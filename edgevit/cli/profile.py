@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgevit.cli.options import AsJson, print_json, table_lines
+from edgevit.cli.options import Accelerator, AsJson, print_json, table_lines
 
 if TYPE_CHECKING:
     from edgevit.contract.report import Delegation, OutputParity
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 RESULTS_FOLDER = "results"
 
-_HEADER = ("artifact", "load ms", "first ms", "p50 ms", "p90 ms", "p99 ms", "memory MiB", "delegated", "parity")
+_TIMES = ("load ms", "first ms", "p50 ms", "p90 ms", "p99 ms")
+_HEADER = ("artifact", "batch", *_TIMES, "images/s", "memory MiB", "delegated", "parity")
 
 
 def profile(
@@ -28,7 +29,11 @@ def profile(
         int | None, typer.Option(min=1, help="Least timed runs per process [default: 50, with --compare 15].")
     ] = None,
     rounds: Annotated[int, typer.Option(help="With --compare: fresh processes per artifact.")] = 10,
-    accelerator: Annotated[str, typer.Option(help="Where to run: cpu, gpu, npu, ane, cuda.")] = "cpu",
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Pictures per inference, for server targets; may repeat.", show_default="1"),
+    ] = None,
+    accelerator: Accelerator = None,
     device: Annotated[str, typer.Option(help='Machine to run on: "host", or SCHEME:ADDRESS.')] = "host",
     out: Annotated[
         Path | None, typer.Option(help='Folder for the results [default: "results" beside the artifact].')
@@ -42,11 +47,14 @@ def profile(
 
     if compare and len(artifacts) != 2:
         raise UsageError(f"--compare takes two artifacts, not {len(artifacts)}", hint="name both folders")
+    sizes = list(dict.fromkeys(batch or [1]))
+    if compare and len(sizes) != 1:
+        raise UsageError(f"--compare takes one --batch, not {len(sizes)}", hint="compare once for each")
     opened = [load_artifact(path) for path in artifacts]
     folders = [out or artifact.path.resolve().parent / RESULTS_FOLDER for artifact in opened]
     common = {"device": device, "accelerator": accelerator, "threads": threads}
     if compare:
-        comparison = profiling.compare(*opened, rounds=rounds, runs=runs or 15, **common)
+        comparison = profiling.compare(*opened, rounds=rounds, runs=runs or 15, batch=sizes[0], **common)
         profiling.save_comparison(comparison, folders[0])
         if as_json:
             print_json(comparison.to_json())
@@ -55,8 +63,9 @@ def profile(
         return
     reports = []
     for artifact, folder in zip(opened, folders, strict=True):
-        reports.append(profiling.profile(artifact, runs=runs or 50, **common))
-        profiling.save_profile(reports[-1], folder)
+        for size in sizes:
+            reports.append(profiling.profile(artifact, runs=runs or 50, batch=size, **common))
+            profiling.save_profile(reports[-1], folder)
     if as_json:
         print_json({"schema": "edgevit.profiles", "profiles": [report.to_json() for report in reports]})
     else:
@@ -68,7 +77,9 @@ def profile_table(reports: list[LatencyReport]) -> str:
     rows = [
         (
             report.artifact,
+            str(report.batch),
             *(f"{ms:.2f}" for ms in (report.load_ms, report.first_ms, report.p50_ms, report.p90_ms, report.p99_ms)),
+            f"{report.images_per_s:.1f}",
             "-" if report.peak_memory_bytes is None else f"{report.peak_memory_bytes / 2**20:.1f}",
             _delegated(report.raw.delegation),
             _parity(report.raw.parity),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.options import AsJson, Threads, Weights, print_json, print_table
+from edgevit.cli.options import Accelerator, AsJson, Threads, Weights, print_json, print_table
 
 
 def verify(
@@ -19,6 +19,7 @@ def verify(
     model: Annotated[
         str | None, typer.Option("--model", help="file.py:factory of a model of your own.", show_default=False)
     ] = None,
+    accelerator: Accelerator = None,
     threads: Threads = 1,
     out: Annotated[
         Path | None,
@@ -42,7 +43,7 @@ def verify(
     for artifact in [load_artifact(path) for path in artifacts]:
         with stage("verify", artifact=artifact.name) as running:
             ladder = None if weights is None else open_ladder(artifact, weights, model)
-            result = examine(artifact, threads=threads, interpreter=interpreter, ladder=ladder)
+            result = examine(artifact, accelerator=accelerator, threads=threads, interpreter=interpreter, ladder=ladder)
             running.result = result.summary()
         path = (out or artifact.path.parent / "results") / f"{artifact.name}.verify.json"
         write_json(path, result.to_json())

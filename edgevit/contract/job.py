@@ -35,10 +35,12 @@ class Job:
     min_s: float = 5.0
     max_s: float = 150.0  # of the warm-up and of the timed runs, each
     record_outputs: bool = False
+    batch: int = 1  # copies of the input fed at once
 
     def __post_init__(self) -> None:
-        if min(self.threads, self.runs) < 1:
-            raise UsageError(f"{self.threads} threads, {self.runs} runs", hint="both must be at least 1")
+        if min(self.threads, self.runs, self.batch) < 1:
+            found = f"{self.threads} threads, {self.runs} runs, batch {self.batch}"
+            raise UsageError(found, hint="each must be at least 1")
         if min(self.warmup_runs, self.warmup_s, self.min_s) < 0:
             raise UsageError("a job cannot warm up or run for less than nothing", hint="use 0 to leave a phase out")
         if self.max_s <= 0 or self.max_s < max(self.warmup_s, self.min_s):
@@ -57,7 +59,7 @@ class Job:
     def from_json(cls, document: dict[str, Any]) -> Job:
         """Rebuild the typed form; unknown keys are ignored. Raises ContractError."""
         validate(document, "job", "job")
-        return cls(**{field.name: document[field.name] for field in dataclasses.fields(cls)})
+        return cls(**{f.name: document[f.name] for f in dataclasses.fields(cls) if f.name in document})
 
 
 def read_job(path: Path) -> Job:

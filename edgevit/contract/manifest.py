@@ -151,6 +151,8 @@ class Manifest:
     provenance: dict[str, Any]
     classifier: Classifier | None = None
     compression: str = ""  # of stored weights: "int8", "palette4"; "" for as many bits as are computed in
+    dynamic_batch: bool = False  # the leading axis of inputs and outputs may have any length; their specs say 1
+    accelerator: str = "cpu"  # where it runs unless another is asked for
 
     @property
     def entry_size_bytes(self) -> int:

@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgevit.batching import any_batch
 from edgevit.deploy.graph import place
 from edgevit.errors import QuantizationError
-from edgevit.quantization.batching import any_batch
 from edgevit.quantization.network import Int8Network
 from edgevit.quantization.placement import Placement, origin
 from edgevit.quantization.trainable import quantizer_name, simulated

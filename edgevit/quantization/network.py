@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgevit.batching import ON_GRIDS, any_batch
 from edgevit.contract.manifest import DeployStep
 from edgevit.deploy import PASSES, deploy
 from edgevit.deploy.gates import SPLIT_SILU
@@ -15,7 +16,6 @@ from edgevit.deploy.graph import Graph
 from edgevit.deploy.scaling import SCALE_CONVOLUTIONS
 from edgevit.deploy.skips import SEPARATE_SKIPS
 from edgevit.errors import QuantizationError
-from edgevit.quantization.batching import ON_GRIDS, any_batch
 from edgevit.quantization.placement import Placement, origin, place_grids
 from edgevit.quantization.qdq import insert_grids
 from edgevit.quantization.scheme import ActivationGrid, ScaleTable, WeightGrid

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING
 
+from edgevit.batching import ON_GRIDS, any_batch
 from edgevit.deploy.graph import Graph
-from edgevit.quantization.batching import ON_GRIDS, any_batch
 from edgevit.quantization.integers import in_integers, integer_sites
 from edgevit.quantization.network import Int8Network
 from edgevit.quantization.placement import place_grids

@@ -19,7 +19,7 @@ from edgevit.quantization.stored import compare_grids
 from edgevit.spec import Precision
 from tests.tiny import classifier_spec, int8_network, residual_spec
 
-LIBRARIES = {"executorch": "executorch.exir", "tflite": "ai_edge_litert", "coreml": "coremltools"}
+LIBRARIES = {"executorch": "executorch.exir", "tflite": "ai_edge_litert", "coreml": "coremltools", "onnx": "onnxscript"}
 NEWER_COREML = {"deployment_target": "iOS18"}  # stores int8 weights by another operation
 
 
@@ -34,7 +34,7 @@ def written(request, network, tmp_path_factory):
     target, options = request.param
     pytest.importorskip(LIBRARIES[target], reason=f"{target} is not installed")
     converter, folder = get_converter(target), tmp_path_factory.mktemp(target)
-    program = export(network.module(), residual_spec(), precision=Precision.INT8)
+    program = export(network.module(), residual_spec(), precision=Precision.INT8, dynamic_batch=converter.dynamic_batch)
     converted = converter.convert(program, converter.Options(**options), folder)
     return converter, folder, SimpleNamespace(entry=converted.entry)
 

@@ -17,17 +17,19 @@ from edgevit.spec import Layout, Precision
 from edgevit.tracing import ProgramTrace, layers_of
 from tests.tiny import TinyClassifier, classifier_spec, int8_network, residual_spec, seeded
 
-LIBRARIES = {"executorch": "executorch.exir", "tflite": "ai_edge_litert", "coreml": "coremltools"}
+LIBRARIES = {"executorch": "executorch.exir", "tflite": "ai_edge_litert", "coreml": "coremltools", "onnx": "onnxscript"}
 PICTURE = example_input((1, 3, 32, 32), seed=3).numpy()
 
 
-def int8_program():
-    return export(int8_network().module(), residual_spec(), precision=Precision.INT8)
+def int8_program(target="tflite"):
+    batches = get_converter(target).dynamic_batch
+    return export(int8_network().module(), residual_spec(), precision=Precision.INT8, dynamic_batch=batches)
 
 
-def float_program(precision=Precision.FP32):
+def float_program(precision=Precision.FP32, target="tflite"):
     module, _ = deploy(seeded(TinyClassifier), classifier_spec())
-    return export(module, classifier_spec(), precision=precision)
+    batches = get_converter(target).dynamic_batch
+    return export(module, classifier_spec(), precision=precision, dynamic_batch=batches)
 
 
 def write(program, target, folder, **options):
@@ -41,6 +43,7 @@ def write(program, target, folder, **options):
         inputs=converted.inputs,
         outputs=converted.outputs,
         precision=program.precision,
+        dynamic_batch=program.dynamic_batch,
     )
     return converter, manifest
 
@@ -55,7 +58,7 @@ def run(session, manifest):
 
 @pytest.mark.parametrize("target", LIBRARIES)
 def test_every_layer_of_an_int8_network_tells_its_integers(target, tmp_path):
-    program = int8_program()
+    program = int8_program(target)
     converter, manifest = write(program, target, tmp_path)
     layers = layers_of(program)
     traced = run(converter.open_traced(tmp_path, manifest, program, [layer.node for layer in layers]), manifest)
@@ -77,9 +80,11 @@ def test_every_layer_of_an_int8_network_tells_its_integers(target, tmp_path):
             assert np.allclose(value, wanted, rtol=0, atol=4e-3 * np.abs(wanted).max()), layer
 
 
-@pytest.mark.parametrize(("target", "precision"), [("tflite", "fp16"), ("executorch", "fp32"), ("coreml", "fp16")])
+@pytest.mark.parametrize(
+    ("target", "precision"), [("tflite", "fp16"), ("executorch", "fp32"), ("coreml", "fp16"), ("onnx", "fp16")]
+)
 def test_float_layers_tell_their_values(target, precision, tmp_path):
-    program = float_program(Precision(precision))
+    program = float_program(Precision(precision), target)
     converter, manifest = write(program, target, tmp_path)
     layers = layers_of(program)
     told = run(converter.open_traced(tmp_path, manifest, program, [layer.node for layer in layers]), manifest)

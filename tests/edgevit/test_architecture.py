@@ -27,6 +27,7 @@ CONVERTER_MAY_IMPORT = {
     "errors",
     "libraries",
     "log",
+    "narrowing",
     "shell",
     "mil",
     "quantization",

@@ -1,4 +1,4 @@
-"""From a float checkpoint to int8 files in three runtimes, by the commands that a user has."""
+"""From a float checkpoint to int8 files in four runtimes, by the commands that a user has."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.edgevit.training.test_trainer import colours
 from tests.tiny import SIZE, TinyClassifier, seeded
 
 LABELS = ("even", "odd")
-TARGETS = ("executorch", "coreml", "tflite")
+TARGETS = ("executorch", "coreml", "tflite", "onnx")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 
@@ -16,6 +17,7 @@ from edgevit.contract.golden import check_goldens
 from edgevit.contract.manifest import read_manifest
 from edgevit.data.samples import sample_pictures
 from edgevit.errors import ContractError, ConversionError, ParityError, UsageError
+from edgevit.spec import Tier
 from tests.tiny import TinyClassifier, TinySegmenter, classifier_spec, seeded, segmenter_spec
 
 
@@ -41,6 +43,29 @@ def test_artifact_holds_everything_an_app_needs(classifier_artifact):
     assert all(step.probe_error <= 1e-6 and step.before != step.after for step in manifest.deploy)
     assert manifest.provenance["weights"]["source"] == "memory"
     assert set(manifest.provenance["tools"]) == {"edgevit", "torch", "numpy", "executorch"}
+
+
+@pytest.mark.parametrize(
+    ("tier", "meant"),
+    [(Tier.EDGE, ["executorch", "coreml", "tflite"]), (Tier.SERVER, ["onnx", "aotinductor"])],
+)
+def test_all_means_the_targets_of_the_models_tier(tier, meant, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "open_source", None)  # nothing may be opened before the targets are known
+
+    class Asked(Exception):
+        pass
+
+    def reuse(model, weights, goldens, arguments, requests, wanted):
+        raise Asked(list(requests))
+
+    monkeypatch.setattr(pipeline, "Reuse", reuse)
+    spec = dataclasses.replace(classifier_spec(), tier=tier)
+    with pytest.raises(Asked) as asked:
+        edgevit.convert(seeded(TinyClassifier), spec=spec, target="all", out=tmp_path)
+    assert asked.value.args[0] == meant
+    with pytest.raises(Asked) as asked:
+        edgevit.convert("my_net.py:build", target=["all", "onnx"], out=tmp_path)
+    assert asked.value.args[0] == [*pipeline.ALL[Tier.EDGE], "onnx"]
 
 
 def test_stored_output_is_the_training_forms(classifier_artifact):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
+from edgevit.capture import capture, example_input, functional
 from edgevit.errors import ExportError
 from edgevit.export import export
 from edgevit.program import describe, load_program, save_program
@@ -51,6 +54,29 @@ class _Wrapped(nn.Module):
 def test_rank_six_is_refused_with_op_and_module_path():
     with pytest.raises(ExportError, match=r"permute.* at block: rank 6, at most 5"):
         export(_Wrapped(_RankSix()), classifier_spec())
+
+
+def _batches(model: nn.Module):
+    captured = functional(capture(model, (example_input((1, 3, 32, 32)),), "net"))
+    return export(captured, classifier_spec(), dynamic_batch=True)
+
+
+def test_program_for_any_number_of_pictures_survives_its_file(tmp_path):
+    model = seeded(TinyClassifier)
+    program = _batches(model)
+    save_program(program, tmp_path)
+    loaded = load_program(tmp_path)
+    assert loaded.dynamic_batch
+    assert not export(model, classifier_spec()).dynamic_batch
+    for count in (1, 3):
+        pictures = torch.randn(count, 3, 32, 32)
+        torch.testing.assert_close(loaded.exported.module()(pictures), model(pictures), rtol=1e-5, atol=1e-6)
+
+
+def test_other_inputs_than_the_specs_are_refused_in_words():
+    program = _batches(seeded(TinyClassifier))
+    with pytest.raises(ExportError, match=r"outputs have shapes \[\((\w+), 5\)\], the spec says \[\(\1, 7\)\]"):
+        dataclasses.replace(program, spec=classifier_spec(7))
 
 
 class _Double(nn.Module):

@@ -22,7 +22,7 @@ from edgevit.quantization.stored import StoredGrid
 from edgevit.report_data import ArtifactRow, NoteKind, ReportData, Status
 from edgevit.report_figures import figures
 from edgevit.report_page import embed_json, html
-from edgevit.report_tables import csv_text, markdown
+from edgevit.report_tables import csv_text, latency, markdown
 from edgevit.reporting import collect, report
 from edgevit.spec import Task
 from edgevit.storage import sha256_file
@@ -110,6 +110,31 @@ def test_numbers_in_report_json_are_those_of_the_files_they_name(shelf: Path) ->
     assert row["agreement"]["max_relative_error"] == verified["parity"]["max_relative_error"]
     assert row["accuracy"]["drop_points"] == pytest.approx(0.2)
     assert document["comparisons"][0]["ratio"] == pytest.approx(0.87, abs=0.01)
+
+
+def test_runs_of_several_batches_are_rows_with_their_rates_the_smallest_first(shelf: Path) -> None:
+    source = next((shelf / "results").glob(f"{EXECUTORCH}.profile.json"))
+    document = json.loads(source.read_text())
+    document["raw"]["job"]["batch"] = 8
+    source.with_name(f"{EXECUTORCH}.batch8.profile.json").write_text(json.dumps(document))
+    data = collect(shelf)
+    runs = next(row for row in data.artifacts if row.name == EXECUTORCH).latencies
+    assert [run.batch for run in runs] == [1, 8]
+    assert runs[1].images_per_s == pytest.approx(8 * runs[0].images_per_s)
+    rates = next(figure for figure in figures(data) if figure.name == "rate")
+    assert "batch 8" in rates.reading
+    rows = [[cell.text for cell in row] for row in latency(data).rows if row[0].text == EXECUTORCH]
+    assert [row[5] for row in rows] == ["1", "8"]
+    assert "rate" not in {figure.name for figure in figures(without_batches(data))}
+
+
+def without_batches(data):
+    """The same report without runs of several pictures."""
+    rows = (
+        dataclasses.replace(row, latencies=tuple(run for run in row.latencies if run.batch == 1))
+        for row in data.artifacts
+    )
+    return dataclasses.replace(data, artifacts=tuple(rows))
 
 
 def test_second_report_over_the_first_reads_the_same_data(shelf: Path) -> None:

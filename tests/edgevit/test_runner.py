@@ -69,6 +69,26 @@ def test_output_of_the_golden_is_within_tolerance(artifact):
     assert parity.within_tolerance is True
 
 
+def test_batch_repeats_the_golden_and_every_picture_is_compared(tmp_path):
+    artifact = write_artifact(tmp_path, dynamic_batch=True)
+    report = execute(artifact, batch=4, record_outputs=True)
+    assert report.outputs[0].shape == (4, 3)
+    assert report.parity.within_tolerance is True
+
+    class LastIsWrong(FakeSession):
+        def run(self, inputs):
+            outputs = super().run(inputs)
+            outputs["logits"][-1] *= 2
+            return outputs
+
+    assert execute(artifact, batch=4, session=LastIsWrong()).parity.within_tolerance is False
+
+
+def test_batch_that_an_artifact_does_not_take_is_refused(artifact):
+    with pytest.raises(UsageError, match="takes one picture at a time, not 2"):
+        execute(artifact, batch=2)
+
+
 def test_first_golden_is_the_default(artifact):
     assert execute(artifact).parity.golden == "noise"
 

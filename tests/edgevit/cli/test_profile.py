@@ -53,6 +53,19 @@ def test_comparison_is_saved_where_asked_and_gives_its_verdict(tmp_path, device,
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a-fake--vs--b-fake.compare.json"]
 
 
+def test_each_batch_is_a_row_and_a_file_with_its_images_per_second(tmp_path, device, invoke):
+    path = write_artifact(tmp_path, "a-fake", dynamic_batch=True).path
+    rows = [line.split() for line in invoke(path, "--batch", 1, "--batch", 8).stdout.splitlines()]
+    assert [(row[1], row[7]) for row in rows[1:]] == [("1", "100.0"), ("8", "800.0")]
+    results = tmp_path / "results"
+    assert sorted(p.name for p in results.iterdir()) == ["a-fake.batch8.profile.json", "a-fake.profile.json"]
+    assert json.loads((results / "a-fake.batch8.profile.json").read_text())["images_per_s"] == 800
+    with pytest.raises(UsageError, match="takes one --batch, not 2"):
+        invoke(path, path, "--compare", "--batch", 1, "--batch", 8)
+    with pytest.raises(UsageError, match="one picture at a time"):
+        invoke(write_artifact(tmp_path, "b-fake").path, "--batch", 2)
+
+
 def test_json_prints_one_document(tmp_path, device, invoke):
     path = write_artifact(tmp_path).path
     document = json.loads(invoke(path, "--json").stdout)
@@ -78,8 +91,8 @@ def test_table_is_aligned_and_says_what_is_unknown():
     header, first, second, *notes = table.splitlines()
     assert header.index("p50 ms") + len("p50 ms") == first.index("1.10") + len("1.10")
     assert header.index("parity") == first.index("ok 0.0e+00") == second.index("differs")
-    assert first.split() == ["a", "2.00", "3.00", "1.10", "1.18", "1.20", "-", "-", "ok", "0.0e+00"]
-    assert second.split()[6:] == ["2.0", "7/8", "differs", "2.5e-01"]
+    assert first.split() == ["a", "1", "2.00", "3.00", "1.10", "1.18", "1.20", "909.1", "-", "-", "ok", "0.0e+00"]
+    assert second.split()[8:] == ["2.0", "7/8", "differs", "2.5e-01"]
     assert "longer: load average above cores" in notes
 
 

@@ -17,8 +17,15 @@ def test_job_survives_its_file(tmp_path):
 
 def test_every_field_is_in_the_schema_required_and_described():
     schema, document = load_schema("job"), make_job().to_json()
-    assert set(schema["properties"]) == set(schema["required"]) == set(document)
+    assert set(schema["properties"]) == set(schema["required"]) | {"batch"} == set(document)
     assert all({"title", "description"} <= set(field) for field in schema["properties"].values())
+
+
+def test_job_from_before_there_were_batches_has_one_picture():
+    document = make_job(batch=8).to_json()
+    assert Job.from_json(document).batch == 8
+    del document["batch"]
+    assert Job.from_json(document).batch == 1
 
 
 def test_unknown_top_level_key_is_ignored():
@@ -36,6 +43,7 @@ def test_unknown_top_level_key_is_ignored():
         ("threads", 0),
         ("threads", "2"),
         ("runs", 1.5),
+        ("batch", 0),
         ("min_s", -1),
         ("schema_version", 2),
     ],
@@ -45,7 +53,7 @@ def test_wrong_value_is_refused_by_name(key, value):
         Job.from_json(make_job().to_json() | {key: value})
 
 
-@pytest.mark.parametrize("key", sorted(make_job().to_json()))
+@pytest.mark.parametrize("key", sorted(make_job().to_json().keys() - {"batch"}))
 def test_missing_key_is_refused(key):
     document = make_job().to_json()
     del document[key]
@@ -53,7 +61,7 @@ def test_missing_key_is_refused(key):
         Job.from_json(document)
 
 
-@pytest.mark.parametrize("changes", [{"threads": 0}, {"runs": 0}, {"warmup_s": -1.0}, {"max_s": 0.0}])
+@pytest.mark.parametrize("changes", [{"threads": 0}, {"runs": 0}, {"batch": 0}, {"warmup_s": -1.0}, {"max_s": 0.0}])
 def test_impossible_job_is_a_usage_error(changes):
     with pytest.raises(UsageError):
         make_job(**changes)

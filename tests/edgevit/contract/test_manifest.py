@@ -132,7 +132,7 @@ def test_manifest_that_breaks_its_schema_is_not_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-ADDED = {"classifier", "compression"}  # fields that manifests of before do not have
+ADDED = {"classifier", "compression", "dynamic_batch", "accelerator"}  # fields that manifests of before do not have
 
 
 def test_schema_needs_every_field_but_those_added_later():
@@ -152,6 +152,7 @@ def test_manifest_of_before_is_read_as_plain():
     validate(document, "manifest", "m")
     manifest = Manifest.from_json(document)
     assert (manifest.classifier, manifest.compression, manifest.inputs[0].color) == (None, "", "")
+    assert (manifest.dynamic_batch, manifest.accelerator) == (False, "cpu")
 
 
 def test_picture_input_classifier_and_compression_survive_the_file(tmp_path):

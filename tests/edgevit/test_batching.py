@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from edgevit.batching import any_batch
 from edgevit.capture import capture, example_input, functional
-from edgevit.errors import QuantizationError
-from edgevit.quantization.batching import any_batch
+from edgevit.errors import ExportError
 from tests.edgevit.deploy.rewriting import Function
 from tests.tiny import TinyClassifier, TinySegmenter, seeded
 
@@ -23,6 +23,11 @@ def _heads(net, x):
     return (torch.bmm(q, k).softmax(-1) @ q).permute(1, 0, 2).reshape(1, 144)
 
 
+def _fused(net, x):
+    heads = x.reshape(1, 2, 2, 36).transpose(-1, -2)
+    return nn.functional.scaled_dot_product_attention(heads, heads, heads).transpose(1, 2).flatten(2)
+
+
 CASES = {
     "views without the batch": (_heads, {"q": nn.Linear(4, 4)}),
     "constant factor": (lambda net, x: torch.bmm(net.w, x.reshape(4, 6, 6)).reshape(1, -1), {"w": (4, 3, 6)}),
@@ -32,6 +37,14 @@ CASES = {
     "slices": (lambda net, x: x[:, 1:3, ::2].select(1, 0).softmax(-1), {}),
     "norm": (lambda net, x: net.norm(x).unsqueeze(1).squeeze(1).flatten(1), {"norm": nn.BatchNorm2d(4)}),
     "pooling": (lambda net, x: nn.functional.max_pool2d(x, 2) + nn.functional.adaptive_avg_pool2d(x, 1), {}),
+    "constant rows": (lambda net, x: torch.cat([net.w, x], 2), {"w": (1, 4, 2, 6)}),
+    "pictures on top of each other": (lambda net, x: torch.cat([x, 2 * x]).sum(0, keepdim=True), {}),
+    "chosen channels": (lambda net, x: x[:, torch.tensor([2, 0])] + x.reshape(4, 6, 6)[torch.tensor([1, 3])], {}),
+    "parts": (lambda net, x: sum(x.split(2, 1)) * x.reshape(2, 2, 36).unbind(1)[0].reshape(1, 2, 6, 6), {}),
+    "fused attention": (_fused, {}),
+    "maps of their own": (lambda net, x: net.conv(x.reshape(2, 2, 6, 6)).reshape(1, -1), {"conv": nn.Conv2d(2, 3, 3)}),
+    "token norm": (lambda net, x: net.norm(x.reshape(4, 36)).reshape(1, 144), {"norm": nn.LayerNorm(36)}),
+    "broadcast product": (lambda net, x: torch.bmm(net.w, x.reshape(1, 4, 36)), {"w": (1, 3, 4)}),
     "expand": (lambda net, x: x.mean(1, keepdim=True).expand(1, 3, 6, 6).transpose(1, 2), {}),
 }  # fmt: skip
 
@@ -49,6 +62,12 @@ def test_every_picture_gets_its_own_answer(case):
 
 
 @pytest.mark.parametrize("build", [TinyClassifier, TinySegmenter])
+def test_batch_rides_on_the_axis_that_is_there(build):
+    one = functional(capture(seeded(build), (example_input((1, 3, 32, 32)),), "net"))
+    assert len(any_batch(one).graph.nodes) == len(one.graph.nodes)
+
+
+@pytest.mark.parametrize("build", [TinyClassifier, TinySegmenter])
 def test_networks_keep_their_gradients(build):
     net = seeded(build)
     module = any_batch(functional(capture(net, (example_input((1, 3, 32, 32)),), "net")))
@@ -61,5 +80,5 @@ def test_networks_keep_their_gradients(build):
 def test_operation_that_does_not_know_another_axis_is_named():
     net = Function(lambda net, x: net.conv(x.flatten(2)), conv=nn.Conv1d(4, 2, 3))
     one = functional(capture(net.eval(), (example_input(_MAP),), "net"))
-    with pytest.raises(QuantizationError, match="several pictures"):
+    with pytest.raises(ExportError, match="several pictures"):
         any_batch(one)
