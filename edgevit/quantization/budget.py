@@ -18,6 +18,7 @@ from edgevit.errors import QuantizationError
 from edgevit.quantization.network import Int8Network
 from edgevit.quantization.placement import Placement, origin
 from edgevit.quantization.trainable import quantizer_name, simulated
+from edgevit.scoring import score
 
 if TYPE_CHECKING:
     from torch import Tensor, fx
@@ -32,7 +33,7 @@ class LayerCost:
     """What int8 at one layer alone does to the answers of the float network.
 
     place: the path of its module; nodes: its operations that can compute in int8. snr_db: of the logits, None where
-    they stay equal; drop_points: top-1 lost on the ranking's pictures, in points.
+    they stay equal; drop_points: top-1 or mIoU lost on the ranking's pictures, in points.
     """
 
     place: str
@@ -43,12 +44,13 @@ class LayerCost:
 
 @dataclass(frozen=True, slots=True)
 class Budgeted:
-    """An int8 network within its budget. Drops are top-1 points below the float network on the held-out pictures.
+    """An int8 network within its budget. Drops are points of `metric` below the float network on held-out pictures.
 
     floating: the layers that stay in float, the costliest first; candidates: how many could have.
     """
 
     network: Int8Network
+    metric: str
     floating: tuple[LayerCost, ...]
     candidates: int
     pictures: int
@@ -58,8 +60,8 @@ class Budgeted:
     def summary(self) -> str:
         """One line for people."""
         return (
-            f"{len(self.floating)} of {self.candidates} layers stay in float: top-1 {self.drop:.2f} points below the "
-            f"float network on {self.pictures} held-out training pictures, {self.drop_before:.2f} all in int8"
+            f"{len(self.floating)} of {self.candidates} layers stay in float: {self.metric} {self.drop:.2f} points "
+            f"below the float network on {self.pictures} held-out training pictures, {self.drop_before:.2f} all in int8"
         )
 
 
@@ -69,17 +71,20 @@ def row(cost: LayerCost) -> tuple[str, ...]:
     return cost.place, closeness, f"{cost.drop_points:.2f}", str(len(cost.nodes))
 
 
-def fit_budget(network: Int8Network, pictures: Sequence[Tensor], targets: Sequence[int], max_drop: float) -> Budgeted:
-    """Let layers of an int8 network return to float until it loses at most `max_drop` points of top-1.
+def fit_budget(
+    network: Int8Network, pictures: Sequence[Tensor], targets: Sequence[int | Tensor], max_drop: float
+) -> Budgeted:
+    """Let layers of an int8 network return to float until it loses at most `max_drop` points of top-1, or of mIoU.
 
-    pictures: normalised (3, S, S), with the class of each; not those that the result will be judged on.
+    pictures: normalised (3, S, S), with the class or the mask (S, S) of each; not those that the result will be judged
+    on.
     Raises QuantizationError if not even all layers in float keep the budget.
     """
     trial = _Trial(network, pictures, targets)
     before = trial.drop(())
     chosen = _chosen(trial, max_drop) if before > max_drop else []
     result = network.with_islands({name for cost in chosen for name in cost.nodes})
-    return Budgeted(result, tuple(chosen), len(trial.layers), len(pictures), before, trial.drop(chosen))
+    return Budgeted(result, trial.metric, tuple(chosen), len(trial.layers), len(pictures), before, trial.drop(chosen))
 
 
 def _chosen(trial: _Trial, max_drop: float) -> list[LayerCost]:
@@ -88,7 +93,7 @@ def _chosen(trial: _Trial, max_drop: float) -> list[LayerCost]:
     too_few, enough = 0, len(costs)
     if trial.drop(costs) > max_drop:
         raise QuantizationError(
-            f"top-1 drops by more than {max_drop:g} points with every layer in float",
+            f"{trial.metric} drops by more than {max_drop:g} points with every layer in float",
             hint="allow a larger --max-drop, or calibrate on more pictures",
         )
     while enough - too_few > 1:
@@ -108,22 +113,23 @@ def _chosen(trial: _Trial, max_drop: float) -> list[LayerCost]:
 class _Trial:
     """One trainable copy of the network whose quantizers are switched on and off; nothing is built twice."""
 
-    def __init__(self, network: Int8Network, pictures: Sequence[Tensor], targets: Sequence[int]) -> None:
+    def __init__(self, network: Int8Network, pictures: Sequence[Tensor], targets: Sequence[int | Tensor]) -> None:
         import torch
 
         self._network = network
         self._module = simulated(network)
         self._batches = [torch.stack(list(pictures[i : i + _BATCH])) for i in range(0, len(pictures), _BATCH)]
-        self._targets = torch.as_tensor(list(targets))
+        self._truth = torch.stack([torch.as_tensor(target) for target in targets]).numpy()
         self._placement = network.placement()
         self._quantizers = {name: self._module.get_submodule(name) for name in _quantizers(self._placement)}
         self.layers = _layers(self._placement)
         floats = any_batch(network.deployed)
         with torch.no_grad():
             self._wanted = torch.cat([floats(batch) for batch in self._batches])
+        self.metric = next(iter(score(self._wanted.numpy(), self._truth)))
 
     def drop(self, floating: Iterable[LayerCost]) -> float:
-        """Points of top-1 below the float network on all pictures, with these layers in float too."""
+        """Points below the float network on all pictures, with these layers in float too."""
         inner = self._network.with_islands({name for cost in floating for name in cost.nodes})
         return self._points_lost(self._answers(_quantizers(inner.placement()), self._batches))
 
@@ -149,9 +155,9 @@ class _Trial:
             return torch.cat([self._module(batch) for batch in batches])
 
     def _points_lost(self, answers: Tensor) -> float:
-        targets, wanted = self._targets[: len(answers)], self._wanted[: len(answers)]
-        float_hits, hits = (int((logits.argmax(dim=1) == targets).sum()) for logits in (wanted, answers))
-        return 100 * (float_hits - hits) / len(targets)
+        truth, wanted = self._truth[: len(answers)], self._wanted[: len(answers)]
+        before, after = (score(logits.numpy(), truth)[self.metric] for logits in (wanted, answers))
+        return 100 * (before - after)
 
 
 def _layers(placement: Placement) -> dict[str, list[fx.Node]]:

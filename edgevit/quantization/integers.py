@@ -118,7 +118,9 @@ class IntegerKernel(nn.Module):
         learned = torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
         return _Instead.apply(self._operation(*args), result) if learned else result
 
-    def _weighted(self, x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any, scales: list[Tensor]) -> Tensor:
+    def _weighted(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any, scales: list[Tensor]
+    ) -> Tensor:
         data, weights, result = scales
         x, weight = (x / data).round(), (weight / _along(weights, weight.dim(), 0)).round()
         if bias is not None:

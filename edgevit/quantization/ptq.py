@@ -68,8 +68,8 @@ def quantize(
     model: a name of `edgevit list` or "file.py:factory". data: "digits", "photos" or a folder; up to `samples` of its
     training split set the ranges, its test split scores float and int8 network. The checkpoint holds both networks;
     `convert` with precision "int8" takes it to every target with these very scales.
-    max_drop: points of top-1 that int8 may cost on training pictures which set no ranges; where it costs more, the
-    layers that cost most stay in float, in every target.
+    max_drop: points of top-1, or of mIoU, that int8 may cost on training pictures which set no ranges; where it costs
+    more, the layers that cost most stay in float, in every target.
     Raises UsageError for weights and data that do not fit, QuantizationError where no grid can be found.
     """
     source = open_source(model, weights=weights, input_size=input_size)

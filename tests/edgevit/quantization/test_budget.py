@@ -17,7 +17,7 @@ from edgevit.quantization.promised import network_grids
 from edgevit.quantization.scheme import ActivationGrid, ScaleTable
 from edgevit.quantization.stored import compare_grids
 from edgevit.spec import Precision
-from tests.tiny import TinyResidual, residual_spec, seeded
+from tests.tiny import TinyResidual, TinySegmenter, residual_spec, seeded, segmenter_spec
 
 PICTURES = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 
@@ -108,3 +108,17 @@ def test_every_target_has_the_same_islands(budgeted, target, tmp_path):
     stored, promised = converter.read_grids(tmp_path, manifest), network_grids(network)
     assert compare_grids(stored, promised).equal
     assert len(stored.float_layers) == len(promised.float_layers) >= 1
+
+
+def test_masks_have_a_budget_in_points_of_their_own_score():
+    spec = segmenter_spec()
+    deployed, steps = prepare(seeded(TinySegmenter), spec)
+    network = Int8Network.settled(*calibrate(deployed, list(PICTURES[:16, None])), steps)
+    with torch.no_grad():
+        masks = [network.deployed(picture[None])[0].argmax(0).to(torch.uint8) for picture in PICTURES]
+    kept = fit_budget(network, list(PICTURES), masks, 50.0)
+    assert (kept.metric, kept.floating) == ("mIoU", ())
+    assert 0 < kept.drop < 50
+    strict = fit_budget(network, list(PICTURES), masks, kept.drop / 2)
+    assert strict.floating
+    assert strict.drop <= kept.drop / 2

@@ -65,6 +65,12 @@ def test_gradients_are_those_of_the_float_operation():
     assert weight.grad.tolist() == [[5.0, 7.0]]
 
 
+def test_bias_may_be_left_out():
+    kernel = _kernel(aten.conv2d.default, _scale(1.0), _scale(1.0), _scale(1.0))
+    x, weight = torch.full((1, 2, 1, 1), 3.0), torch.full((1, 2, 1, 1), 2.0)
+    assert kernel(x, weight).item() == kernel(x, weight, None).item() == 12.0
+
+
 class _Rectified(nn.Module):
     def __init__(self):
         super().__init__()
