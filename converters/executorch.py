@@ -77,7 +77,7 @@ class TracedExecuTorchSession(ExecuTorchSession):
     """A program lowered again with inner values as further outputs, by the names of its nodes."""
 
     def __init__(self, manifest: Manifest, program: Program, nodes: Sequence[str]) -> None:
-        from converters._executorch.tracing import with_outputs
+        from edgevit.inner_values import with_outputs
 
         data, self.lowering = _lowered(with_outputs(program.exported, nodes), program.spec.name)
         self._program, self._nodes = program, tuple(nodes)
@@ -88,7 +88,7 @@ class TracedExecuTorchSession(ExecuTorchSession):
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One inference; the program's outputs, and the nodes' values."""
-        from converters._executorch.tracing import integers
+        from edgevit.inner_values import integers
 
         results = self._results(inputs)
         names = (*(spec.name for spec in self._manifest.outputs), *self._nodes)

@@ -79,25 +79,33 @@ class OnnxSession:
 
 
 class TracedOnnxSession(OnnxSession):
-    """The file with inner values as further outputs, on the CPU."""
+    """A program exported again with inner values as further outputs, by the names of its nodes, on the CPU."""
 
     def __init__(self, path: Path, manifest: Manifest, program: Program, nodes: Sequence[str]) -> None:
-        require("onnx", "onnx")
-        import onnx
+        for module in ("onnx", "onnxscript"):
+            require(module, "onnx")
+        from converters._onnx.export import export_onnx, inner_names
 
-        from converters._onnx.tracing import traced_model
-
-        model, there = traced_model(path, program, nodes)
+        self._program, self._nodes = program, tuple(nodes)
         with tempfile.TemporaryDirectory(prefix="edgevit-onnx-") as folder:
-            onnx.save(model, str(Path(folder, MODEL_FILE)))
-            super().__init__(Path(folder, MODEL_FILE), manifest, "cpu", threads=1, inner=there)
+            again, traced = Path(folder, "again.onnx"), Path(folder, "traced.onnx")
+            export_onnx(program, again)
+            if again.read_bytes() != path.read_bytes():
+                raise ContractError(
+                    f"{path} is not what this version of edgevit makes of its checkpoint",
+                    hint="convert again, then debug what that gives",
+                )
+            export_onnx(program, traced, nodes)
+            super().__init__(traced, manifest, "cpu", threads=1, inner=inner_names(nodes))
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """One inference; the outputs, and the nodes' values as integers or float32."""
-        import numpy as np
+        """One inference; the program's outputs, and the nodes' values."""
+        from edgevit.inner_values import integers
 
         values = super().run(inputs)
-        return {name: value if value.dtype == np.int8 else value.astype(np.float32) for name, value in values.items()}
+        own = {spec.name: values.pop(spec.name) for spec in self._manifest.outputs}
+        inner = dict(zip(self._nodes, values.values(), strict=True))
+        return own | integers(self._program.exported, inner)
 
 
 class OnnxConverter:
@@ -166,7 +174,7 @@ class OnnxConverter:
     def open_traced(
         self, folder: Path, manifest: Manifest, program: Program, nodes: Sequence[str]
     ) -> TracedOnnxSession:
-        """A copy of the file with more outputs; what ONNX Runtime would have fused away is computed on its own."""
+        """The program exported again with more outputs; what ONNX Runtime would have fused is computed on its own."""
         return TracedOnnxSession(folder / manifest.entry, manifest, program, nodes)
 
 

@@ -15,19 +15,21 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 
-def narrowed(program: Program) -> ExportedProgram:
+def narrowed(program: Program, exported: ExportedProgram | None = None) -> ExportedProgram:
     """The program's graph computing in its precision: as it is for fp32 and int8, all of it in fp16 or bf16 for those.
 
     Kernels of normalisation, softmax and products sum in float32 inside, as those of torch and ONNX runtimes do.
+    exported: the graph where it is not the program's own, but has more outputs, float32 like all.
     Raises ExportError if the narrow graph cannot be captured.
     """
     import torch
 
     types = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
+    graph = program.exported if exported is None else exported
     if program.precision not in types:
-        return program.exported
+        return graph
     dtype = types[program.precision]
-    network = copy.deepcopy(functional(program.exported)).to(dtype)  # a copy: the program keeps its weights
+    network = copy.deepcopy(functional(graph)).to(dtype)  # a copy: the program keeps its weights
     for node in list(network.graph.nodes):
         if node.op == "placeholder":
             with network.graph.inserting_after(node):

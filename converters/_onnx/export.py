@@ -5,26 +5,29 @@ from __future__ import annotations
 import logging
 import operator
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgevit.errors import ConversionError
+from edgevit.inner_values import with_outputs
 from edgevit.narrowing import narrowed
 from edgevit.program import Program, describe
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, ValueInfoProto
+    from onnx import GraphProto, ModelProto
     from torch import fx
 
 OPSET = 20  # the first with Gelu as one node
 BATCH = "batch"
 
 
-def export_onnx(program: Program, path: Path) -> None:
+def export_onnx(program: Program, path: Path, nodes: Sequence[str] = ()) -> None:
     """Write one self-contained file with the spec's tensor names, NCHW; the size named `batch` counts pictures.
 
+    nodes: of the program's graph, whose values become outputs too, as `with_outputs` gives them and `inner_names` calls
+    them.
     Raises ConversionError naming every op without an ONNX form.
     """
     import onnx
@@ -34,12 +37,12 @@ def export_onnx(program: Program, path: Path) -> None:
     with _quiet():
         try:
             exported = torch.onnx.export(
-                narrowed(program),
+                narrowed(program, with_outputs(program.exported, nodes) if nodes else None),
                 dynamo=True,
                 external_data=False,
                 opset_version=OPSET,
                 input_names=[spec.name for spec in program.spec.inputs],
-                output_names=[spec.name for spec in program.spec.outputs],
+                output_names=[*(spec.name for spec in program.spec.outputs), *inner_names(nodes)],
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
@@ -51,6 +54,11 @@ def export_onnx(program: Program, path: Path) -> None:
         _name_batch(model.graph)
     _forget_origins(model)
     onnx.save(model, str(path))
+
+
+def inner_names(nodes: Sequence[str]) -> list[str]:
+    """Names of further outputs that no value of the exporter has; it may call another value as the node is called."""
+    return [f"inner.{position}" for position in range(len(nodes))]
 
 
 def _require_known(program: Program) -> None:
@@ -77,12 +85,9 @@ def _require_known(program: Program) -> None:
 def _name_batch(graph: GraphProto) -> None:
     """The batch under its name at the ends; inner shapes, which runtimes infer again, would name it otherwise."""
     for end in (*graph.input, *graph.output):
-        _leading(end).dim_param = BATCH
+        for size in end.type.tensor_type.shape.dim[:1]:
+            size.dim_param = BATCH
     del graph.value_info[:]
-
-
-def _leading(end: ValueInfoProto) -> ValueInfoProto:
-    return end.type.tensor_type.shape.dim[0]
 
 
 def _forget_origins(model: ModelProto) -> None:

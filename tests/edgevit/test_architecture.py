@@ -25,6 +25,7 @@ CONVERTER_MAY_IMPORT = {
     "spec",
     "contract",
     "errors",
+    "inner_values",
     "libraries",
     "log",
     "narrowing",
