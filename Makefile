@@ -6,7 +6,7 @@ CODE := $(wildcard edgevit/*.py edgevit/*/*.py converters/*.py converters/*/*.py
 READY := .venv/ready
 PEERS := .venv-peers/ready
 
-.PHONY: help setup demo test test-fast lint goldens matrix sizes peers race race-int8 coreml int8 server conformance demo-result clean
+.PHONY: help setup demo test test-fast lint goldens matrix sizes peers race race-int8 coreml int8 compressed server conformance demo-result clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -82,6 +82,10 @@ coreml: $(READY)  ## every model as a Core ML package, and compressed weights (a
 
 int8: $(READY)  ## train, quantize, convert and score four models in int8 (about two hours)
 	$(BIN)/python -m benchmarks.int8
+	$(BIN)/python -m benchmarks.tables
+
+compressed: $(READY)  ## convert and score three models in every compressed form, pruned ones too
+	$(BIN)/python -m benchmarks.compressed
 	$(BIN)/python -m benchmarks.tables
 
 server: $(READY)  ## images per second of the server targets against eager and compiled PyTorch (about 20 minutes)

@@ -94,17 +94,17 @@ def measure_model(course: Course, work: Path) -> dict[str, Any]:
     truth = truths(test, read_checkpoint(files["float"]).card.preprocess)
     floats, int8 = _artifacts(course, files, work)
     answers = {
-        "float": _network_answers(name, files["float"], test, Precision.FP32),
-        "ptq": _network_answers(name, files["ptq"], test, Precision.INT8),
-        "qat": _network_answers(name, files["qat"], test, Precision.INT8),
-        **{artifact.manifest.target: _artifact_answers(artifact, test) for artifact in int8},
+        "float": network_answers(name, files["float"], test, Precision.FP32),
+        "ptq": network_answers(name, files["ptq"], test, Precision.INT8),
+        "qat": network_answers(name, files["qat"], test, Precision.INT8),
+        **{artifact.manifest.target: artifact_answers(artifact, test) for artifact in int8},
     }
     targets = [artifact.manifest.target for artifact in int8]
     rows = []
     for form, logits in answers.items():
-        row = {"form": form, "scores": score(logits, truth), "drop": _drop(answers["float"], logits, truth)}
+        row = {"form": form, "scores": score(logits, truth), "drop": drop(answers["float"], logits, truth)}
         if form in targets:
-            row |= _against(logits, answers["qat"], truth)
+            row |= against(logits, answers["qat"], truth)
         rows.append(row)
     for row, artifact, full in zip(rows[-len(targets) :], int8, floats, strict=True):
         row |= {
@@ -135,16 +135,23 @@ def _checkpoints(course: Course, work: Path) -> dict[str, Path]:
     """The float, post-training and trained int8 checkpoints; what exists is not made again."""
     name, data = course.model, course.data
     files = {form: work / f"{name}{'' if form == 'float' else f'-{form}'}.pt" for form in ("float", "ptq", "qat")}
-    if not files["float"].is_file():
-        train_set, test_set = (open_imageset(data, split) for split in ("train", "test"))
-        spec = get_spec(name).for_task(len(train_set.labels), course.input_size)
-        with stage("train", model=name, data=data):
-            edgevit.train(spec, train_set, test_set, get_recipe(course.recipe), files["float"], resume=True)
+    files["float"] = float_checkpoint(course, work)
     if not files["ptq"].is_file():
         edgevit.quantize(name, weights=files["float"], data=data, out=files["ptq"])
     if not files["qat"].is_file():
         edgevit.qat(name, weights=files["float"], data=data, out=files["qat"], epochs=course.qat_epochs, resume=True)
     return files
+
+
+def float_checkpoint(course: Course, work: Path) -> Path:
+    """The trained float checkpoint of a model in a folder; trained there if it is missing."""
+    out = work / f"{course.model}.pt"
+    if not out.is_file():
+        train_set, test_set = (open_imageset(course.data, split) for split in ("train", "test"))
+        spec = get_spec(course.model).for_task(len(train_set.labels), course.input_size)
+        with stage("train", model=course.model, data=course.data):
+            edgevit.train(spec, train_set, test_set, get_recipe(course.recipe), out, resume=True)
+    return out
 
 
 def _artifacts(course: Course, files: dict[str, Path], work: Path) -> tuple[list[Artifact], list[Artifact]]:
@@ -159,7 +166,7 @@ def _artifacts(course: Course, files: dict[str, Path], work: Path) -> tuple[list
     return made[0], made[1]
 
 
-def _network_answers(name: str, weights: Path, pictures: LabelledSet, precision: Precision) -> np.ndarray:
+def network_answers(name: str, weights: Path, pictures: LabelledSet, precision: Precision) -> np.ndarray:
     """Logits (N, classes, ...) of the network of a checkpoint in PyTorch."""
     source = open_source(name, weights=weights, precision=precision)
     tensors = np.concatenate(_tensors(pictures, source.spec.preprocess))
@@ -167,7 +174,8 @@ def _network_answers(name: str, weights: Path, pictures: LabelledSet, precision:
         return np.concatenate([source.run(tensors[i : i + _BATCH]) for i in range(0, len(tensors), _BATCH)])
 
 
-def _artifact_answers(artifact: Artifact, pictures: LabelledSet) -> np.ndarray:
+def artifact_answers(artifact: Artifact, pictures: LabelledSet) -> np.ndarray:
+    """Logits (N, classes, ...) of an artifact in its own runtime."""
     session = artifact.open()
     try:
         with stage("answers", artifact=artifact.name):
@@ -181,7 +189,7 @@ def _tensors(pictures: LabelledSet, contract: Preprocess) -> list[np.ndarray]:
     return [preprocess(image, contract, Layout.NCHW) for image in pictures.images]
 
 
-def _drop(before: np.ndarray, after: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+def drop(before: np.ndarray, after: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Points of the task's score lost, with the 95 % interval of a paired bootstrap over the pictures."""
     tallies = [_tallies(logits, truth) for logits in (before, after)]
     lost = 100 * np.subtract(*(_judged(tally.sum(axis=0)) for tally in tallies))
@@ -208,9 +216,9 @@ def _judged(tally: np.ndarray) -> float:
     return float(tally[0] / tally.sum()) if tally.ndim == 1 else overlap_scores(tally)[MIOU]
 
 
-def _against(logits: np.ndarray, reference: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
-    """How close an artifact is to the int8 network that it came from, over all pictures together."""
-    _, step = climb({"int8 network": reference, "artifact": logits}, truth)
+def against(logits: np.ndarray, reference: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
+    """How close an artifact is to a network, over all pictures together."""
+    _, step = climb({"network": reference, "artifact": logits}, truth)
     equal = float((logits == reference).reshape(len(logits), -1).all(axis=1).mean())
     return {"agreement": step.agreement, "snr_db": step.snr_db, "equal_answers": equal}
 

@@ -280,6 +280,33 @@ def _int8_row(model: str, row: dict[str, Any]) -> str:
     return f"| {model} | {form} | {100 * score:.2f} % {metric} | {lost} | {agreement} | {size} |"
 
 
+def compressed() -> str:
+    """The score of every compressed form of each model in each target, on the same pictures."""
+    result = _result("compressed")
+    tasks = dict.fromkeys(f"`{row['data']}`, {row['pictures']} test pictures" for row in result["rows"])
+    lines = [
+        "| model | form | target | score | points below float, 95 % interval | agreement with float | MB, of fp32 |",
+        "|---|---|---|---:|---|---|---|",
+        *(_compressed_row(row) for row in result["rows"]),
+        "",
+        f"{'; '.join(tasks)}; {result['cpu']}; {_tools(result['provenance']['tools'])}; made by `make compressed`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _compressed_row(row: dict[str, Any]) -> str:
+    lost = agreement = size = "–"
+    if row["form"] != "float":
+        lost = f"{row['drop']['points']:.2f} [{row['drop']['low']:.2f}, {row['drop']['high']:.2f}]"
+        closeness = "equal" if row["snr_db"] is None else f"{row['snr_db']:.0f} dB"
+        agreement = f"{100 * row['agreement']:.2f} %, {closeness}"
+    if "size_bytes" in row:
+        size = f"{row['size_bytes'] / 1e6:.1f}, {row['size_ratio']:.2f}"
+    metric, score = next(iter(row["scores"].items()))
+    cells = (row["model"], row["form"], row["target"] or "–", f"{100 * score:.2f} % {metric}", lost, agreement, size)
+    return "| " + " | ".join(cells) + " |"
+
+
 def _size_row(model: str, target: str, rows: list[dict[str, Any]]) -> str:
     right = [row for row in rows if not row["error"]]
     sizes = [row["input_size"] for row in right]

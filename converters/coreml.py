@@ -22,6 +22,7 @@ from edgevit.libraries import require
 from edgevit.mil.opsets import SPEC_VERSIONS
 from edgevit.mil.protos import coremltools, quiet
 from edgevit.program import Program, describe
+from edgevit.quantization.kinds import FULL, INT8, require_float, require_kind
 from edgevit.spec import Precision, Task
 
 if TYPE_CHECKING:
@@ -52,20 +53,19 @@ class Options:
     deployment_target: str = "iOS17"
     image_input: bool = False
     classifier: bool = False
-    weights: str = field(default=compression.FULL, metadata={"lossy": True})
+    weights: str = field(default=FULL, metadata={"lossy": True})
     author: str = ""
     license: str = ""
     description: str = ""
     model_version: str = ""
 
     def __post_init__(self) -> None:
-        for kind, name, known in (
-            ("deployment target", self.deployment_target, SPEC_VERSIONS),
-            ("weights", self.weights, compression.KINDS),
-        ):
-            if name not in known:
-                raise UsageError(f"unknown {kind} {name!r}", hint="one of: " + ", ".join(known))
-        if self.weights != compression.FULL and self.deployment_target == "iOS15":
+        if self.deployment_target not in SPEC_VERSIONS:
+            raise UsageError(
+                f"unknown deployment target {self.deployment_target!r}", hint="one of: " + ", ".join(SPEC_VERSIONS)
+            )
+        require_kind(self.weights, compression.KINDS)
+        if self.weights != FULL and self.deployment_target == "iOS15":
             raise UsageError("iOS15 has no compressed weights", hint="-O deployment_target=iOS16 or newer")
 
 
@@ -95,8 +95,7 @@ class CoreMLConverter:
         _require_ops(program)
         if options.classifier:
             classifier.require_labels(program)
-        if program.precision is Precision.INT8 and options.weights != compression.FULL:
-            raise UsageError("int8 weights are not compressed again", hint="leave -O weights out")
+        require_float(program.precision, options.weights)
         inputs, package = program.spec.inputs, out_dir / MODEL_FILE
         if options.image_input:
             inputs = tuple(pixels.picture_spec(spec) for spec in inputs)
@@ -115,7 +114,7 @@ class CoreMLConverter:
         if options.classifier:
             classifier.add_classifier(package / PROGRAM_FILE, program.labels, program.spec.outputs[0].name)
         _make_reproducible(package)
-        if options.weights != compression.FULL:
+        if options.weights != FULL:
             compression.require_compressed(package, options.weights)
         return Converted(
             MODEL_FILE,
@@ -123,7 +122,7 @@ class CoreMLConverter:
             program.spec.outputs,
             _lowering(package),
             classifier=classifier.OUTPUTS if options.classifier else None,
-            compression="" if options.weights == compression.FULL else options.weights,
+            compression="" if options.weights == FULL else options.weights,
             tolerance=compression.TOLERANCES.get(options.weights),
         )
 
@@ -220,7 +219,7 @@ def _passes(ct: ModuleType, options: Options) -> Any:
             "common::distributive_quantized_binary_op_scale_normalization",
         }
     )
-    if options.weights != compression.FULL:
+    if options.weights not in (FULL, INT8):
         compression.add_pass(pipeline, options.weights)
     return pipeline
 

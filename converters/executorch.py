@@ -6,22 +6,23 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters._executorch.moves import without_idle_moves
+from converters._executorch.weights import narrow_weights, take_grids
 from edgevit.conversion import Converted, input_arrays
 from edgevit.errors import ContractError, ConversionError, DeviceError, UsageError
 from edgevit.libraries import require, version
 from edgevit.log import captured_native_output
 from edgevit.program import Program, module_path
+from edgevit.quantization.kinds import FULL, require_float, require_kind
 from edgevit.spec import Precision
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import fx
-    from torch.export import ExportedProgram
 
     from edgevit.contract.manifest import Lowering, Manifest
     from edgevit.quantization.stored import StoredGrids
@@ -33,7 +34,12 @@ _MAGIC = b"ET12"  # file identifier of the program flatbuffer, at byte 4
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """No options yet: the XNNPACK delegate takes every subgraph it can."""
+    """weights: "int8" stores large weights in int8 and computes with them in float; "full" as the precision says."""
+
+    weights: str = field(default=FULL, metadata={"lossy": True})
+
+    def __post_init__(self) -> None:
+        require_kind(self.weights)
 
 
 class ExecuTorchSession:
@@ -77,9 +83,7 @@ class TracedExecuTorchSession(ExecuTorchSession):
     """A program lowered again with inner values as further outputs, by the names of its nodes."""
 
     def __init__(self, manifest: Manifest, program: Program, nodes: Sequence[str]) -> None:
-        from edgevit.inner_values import with_outputs
-
-        data, self.lowering = _lowered(with_outputs(program.exported, nodes), program.spec.name)
+        data, self.lowering = _lowered(program, nodes)
         self._program, self._nodes = program, tuple(nodes)
         with tempfile.TemporaryDirectory(prefix="edgevit-executorch-") as folder:
             path = Path(folder, MODEL_FILE)
@@ -104,17 +108,22 @@ class ExecuTorchConverter:
     suffix = ".pte"
     kernels = "xnnpack"
     dynamic_batch = False
-    precisions = frozenset({Precision.FP32, Precision.INT8})
+    precisions = frozenset(Precision)
     extra = "executorch"
     packages = ("executorch",)
     runtime_modules = ("torch", _BINDINGS)
     Options = Options
 
     def convert(self, program: Program, options: Options, out_dir: Path) -> Converted:
-        """Lower to XNNPACK and write model.pte. Raises ConversionError naming every op without a kernel."""
-        data, lowering = _lowered(program.exported, program.spec.name)
+        """Lower to XNNPACK and write model.pte. Raises ConversionError naming every op without a kernel.
+
+        FP16 stores weights as float16; XNNPACK widens them when it loads, so arithmetic is float32 on every processor.
+        """
+        require_float(program.precision, options.weights)
+        data, lowering = _lowered(program)
         (out_dir / MODEL_FILE).write_bytes(data)
-        return Converted(MODEL_FILE, program.spec.inputs, program.spec.outputs, lowering)
+        compression = "" if options.weights == FULL else options.weights
+        return Converted(MODEL_FILE, program.spec.inputs, program.spec.outputs, lowering, compression=compression)
 
     def check(self, folder: Path, manifest: Manifest) -> dict[str, str]:
         """Identifier, method, shapes and dtypes of the file against the manifest."""
@@ -158,22 +167,33 @@ class ExecuTorchConverter:
         return TracedExecuTorchSession(manifest, program, nodes)
 
 
-def _lowered(exported: ExportedProgram, model: str) -> tuple[bytes, Lowering]:
-    """A program as the bytes of a .pte file. Raises ConversionError naming every op without a kernel."""
+def _lowered(program: Program, traced: Sequence[str] = ()) -> tuple[bytes, Lowering]:
+    """A program as the bytes of a .pte file. Raises ConversionError naming every op without a kernel.
+
+    traced: nodes of it whose values become further outputs.
+    """
     require("executorch.exir", "executorch")
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
+    from edgevit.inner_values import with_outputs
+
     # Ops outside core ATen are let through here, so that the runtime's own list of kernels decides,
     # and all that it lacks are named at once.
-    with without_idle_moves() as moves, shared_node_origins():
+    exported, grids = program.exported, {}
+    if program.precision is not Precision.INT8:
+        exported, grids = take_grids(exported)
+    if traced:
+        exported = with_outputs(exported, traced)
+    half = program.precision is Precision.FP16
+    with narrow_weights(grids, half=half), without_idle_moves() as moves, shared_node_origins():
         edge = to_edge_transform_and_lower(
             exported,
             partitioner=[XnnpackPartitioner()],
             compile_config=EdgeCompileConfig(_check_ir_validity=False),
         )
     graph_module = edge.exported_program().graph_module
-    _require_kernels(graph_module, model)
+    _require_kernels(graph_module, program.spec.name)
     # Before memory planning, which adds operations of its own to the graph.
     lowering = _lowering(graph_module, moves.transposes)
     return edge.to_executorch().buffer, lowering

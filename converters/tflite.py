@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from edgevit.errors import ContractError, ConversionError, DeviceError, UsageErr
 from edgevit.libraries import require, version
 from edgevit.log import captured_native_output
 from edgevit.program import Program
+from edgevit.quantization.kinds import FULL, INT8, require_float, require_kind
 from edgevit.spec import Layout, Precision, TensorSpec
 
 if TYPE_CHECKING:
@@ -34,7 +35,12 @@ _DELEGATE = "DELEGATE"  # what LiteRT calls the node that stands for a delegate'
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """No options yet: every op is a builtin of TFLite, and XNNPACK takes what it can."""
+    """weights: "int8" stores large weights in int8 and computes with them in float; "full" as the precision says."""
+
+    weights: str = field(default=FULL, metadata={"lossy": True})
+
+    def __post_init__(self) -> None:
+        require_kind(self.weights)
 
 
 class TFLiteSession:
@@ -98,6 +104,7 @@ class TFLiteConverter:
         FP16 stores weights as float16; LiteRT widens them when it loads, so arithmetic stays float32 on CPUs. INT8
         computes on integers where the program has grids, and in float32 elsewhere; inputs and outputs stay float32.
         """
+        require_float(program.precision, options.weights)
         require(_INTERPRETER, "tflite")
         from converters._tflite.flatbuffer import serialize
         from converters._tflite.lower import lower
@@ -107,7 +114,8 @@ class TFLiteConverter:
         path.write_bytes(serialize(graph, program.spec.name))
         inputs = _specs(program.spec.inputs, [graph.tensors[index].shape for index in graph.inputs])
         outputs = _specs(program.spec.outputs, [graph.tensors[index].shape for index in graph.outputs])
-        return Converted(MODEL_FILE, inputs, outputs, _lowering(path))
+        compression = "" if options.weights == FULL else options.weights
+        return Converted(MODEL_FILE, inputs, outputs, _lowering(path), compression=compression)
 
     def check(self, folder: Path, manifest: Manifest) -> dict[str, str]:
         """Identifier, ends, ops and weight precision of the file against the manifest."""
@@ -163,7 +171,8 @@ def _contradictions(facts: FileFacts, manifest: Manifest) -> Iterator[str]:
         yield f"needs ops that plain LiteRT lacks: {', '.join(facts.foreign_ops)}"
     if manifest.precision is Precision.FP32 and facts.half_bytes:
         yield f"holds {facts.half_bytes} bytes of float16, its manifest says fp32"
-    if manifest.precision is Precision.FP16 and facts.largest_single >= HALF_FROM_ELEMENTS:
+    whole = manifest.compression == INT8  # biases stay float32 beside int8 weights
+    if manifest.precision is Precision.FP16 and not whole and facts.largest_single >= HALF_FROM_ELEMENTS:
         yield f"holds a float32 constant of {facts.largest_single} elements, its manifest says fp16"
     if facts.ops["TRANSPOSE"] != manifest.lowering.transposes:
         yield f"has {facts.ops['TRANSPOSE']} transposes, its manifest says {manifest.lowering.transposes}"

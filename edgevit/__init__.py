@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgevit.prediction import predict
     from edgevit.profiling import compare, profile
     from edgevit.quantization.inspection import scales
+    from edgevit.quantization.pruning import prune
     from edgevit.quantization.ptq import quantize
     from edgevit.quantization.qat import qat
     from edgevit.reporting import report
@@ -47,6 +48,7 @@ _HOMES = {
     "load_weights": "training.checkpoint",
     "predict": "prediction",
     "profile": "profiling",
+    "prune": "quantization.pruning",
     "qat": "quantization.qat",
     "quantize": "quantization.ptq",
     "report": "reporting",

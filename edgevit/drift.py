@@ -9,7 +9,13 @@ import numpy as np
 
 from edgevit.scoring import agreement, score
 
-FLOAT, INT8, EXPORTED, ARTIFACT = "float network", "int8 network", "exported graph", "artifact"
+FLOAT, INT8, ROUNDED, EXPORTED, ARTIFACT = (
+    "float network",
+    "int8 network",
+    "int8 weights",
+    "exported graph",
+    "artifact",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgevit.artifact import Artifact, load_artifact
 from edgevit.contract.manifest import Parity
 from edgevit.data.damage import readable
 from edgevit.data.imageset import LabelledSet, open_imageset, require_task
-from edgevit.drift import INT8
+from edgevit.drift import INT8, ROUNDED
 from edgevit.errors import UsageError
 from edgevit.ladder import ladder_of
 from edgevit.log import stage
+from edgevit.plugins import get_converter
+from edgevit.quantization import kinds
 from edgevit.spec import Precision
 from edgevit.storage import write_json
 from edgevit.verification import Verification, check_parity, examine, open_source_of, remembering
+
+if TYPE_CHECKING:
+    from edgevit.verification import Reference
 
 
 def evaluate(
@@ -33,7 +39,8 @@ def evaluate(
 
     data: "digits", "photos", "tiles" or a folder, see `open_imageset`; the scores are top-1, or mIoU and Dice for
     segmentation, whose agreement is that of pixels. model: "file.py:factory" of a network that is not ours.
-    With the weights of int8 artifacts their float network is scored too, and each result has the ladder of drift.
+    With the weights of artifacts in int8, or with int8 weights, the float network that was rounded is scored too, and
+    each such result has the ladder of drift.
     accelerator: by default the one that each artifact was made for. Results also land in `out`, by default results/
     beside each artifact. Where this machine has no runtime for a format its accuracy is null; Core ML runs in the
     reference interpreter there, and the result says so.
@@ -47,14 +54,8 @@ def evaluate(
     for artifact in opened:
         _require_classes(artifact, pictures)
     pictures = readable(pictures)
-    ladder, reference = {}, None
-    if weights is not None:
-        source = open_source_of(opened, weights, model)
-        if opened[0].manifest.precision is Precision.INT8:
-            ladder = ladder_of(opened[0], source, weights, model)
-        reference = ladder.get(INT8) or remembering(source.run)
     results = []
-    for artifact in opened:
+    for artifact, (reference, ladder) in zip(opened, _references(opened, weights, model), strict=True):
         with stage("evaluate", artifact=artifact.name) as running:
             result = examine(
                 artifact,
@@ -72,6 +73,27 @@ def evaluate(
     for artifact, result in zip(opened, results, strict=True):
         check_parity(result.parity, artifact.manifest.tolerance, artifact.name)
     return results
+
+
+def _references(
+    opened: Sequence[Artifact], weights: str | Path | None, model: str | None
+) -> list[tuple[Reference | None, Mapping[str, Reference]]]:
+    """For each artifact the network that it shall be, and the ladder to it where something was rounded."""
+    if weights is None:
+        return [(None, {})] * len(opened)
+    source = open_source_of(list(opened), weights, model)
+    plain = remembering(source.run)
+    ladders: dict[tuple[str, str], Mapping[str, Reference]] = {}
+    found = []
+    for artifact in opened:
+        manifest, ladder = artifact.manifest, {}
+        if manifest.precision is Precision.INT8 or manifest.compression == kinds.INT8:
+            key = manifest.compression, get_converter(manifest.target).kernels
+            if key not in ladders:
+                ladders[key] = ladder_of(artifact, source, weights, model)
+            ladder = ladders[key]
+        found.append((ladder.get(INT8) or ladder.get(ROUNDED) or plain, ladder))
+    return found
 
 
 def _require_classes(artifact: Artifact, pictures: LabelledSet) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgevit.artifact import Artifact
-from edgevit.drift import EXPORTED, FLOAT, INT8
+from edgevit.drift import EXPORTED, FLOAT, INT8, ROUNDED
 from edgevit.pipeline import program_of
+from edgevit.quantization import kinds
 from edgevit.spec import Precision
 from edgevit.verification import open_float_form, open_source_of, remembering
 
@@ -22,6 +23,8 @@ def open_ladder(artifact: Artifact, weights: str | Path, model: str | None = Non
     """By name, in order: the float network, the graph exported for its target, of an int8 artifact the int8 network.
 
     The graph of an int8 artifact is the fake-quantized one, in float arithmetic; the int8 network computes in integers.
+
+    The graph of an artifact with int8 weights has these weights, and says so by its name.
 
     Raises UsageError for weights that the artifact was not made from.
     """
@@ -42,6 +45,7 @@ def ladder_of(
             return torch.cat([exported(picture[None]) for picture in torch.from_numpy(pictures)]).numpy()
 
     if artifact.manifest.precision is not Precision.INT8:
-        return {FLOAT: reference, EXPORTED: remembering(one_by_one)}
+        name = ROUNDED if artifact.manifest.compression == kinds.INT8 else EXPORTED
+        return {FLOAT: reference, name: remembering(one_by_one)}
     float_form = open_float_form(artifact, weights, model)
     return {FLOAT: float_form, EXPORTED: remembering(one_by_one), INT8: reference}

@@ -29,6 +29,8 @@ from edgevit.export import export
 from edgevit.log import logger, stage
 from edgevit.plugins import converter_names, get_converter
 from edgevit.program import Program, save_program
+from edgevit.quantization.kinds import INT8
+from edgevit.quantization.weight_only import round_weights
 from edgevit.reuse import Reuse
 from edgevit.sources import Source, model_tier, open_source
 from edgevit.spec import Layout, ModelSpec, Precision, Tier
@@ -77,9 +79,9 @@ def convert(
     StorageError. If some targets fail, the others are finished first and stay.
     """
     targets = _targets(target, model, spec)
-    if plain and precision == Precision.INT8:
-        raise UsageError("int8 scales belong to the deployed form", hint="leave --no-deploy (plain) out")
     requests = {name: _options(get_converter(name), options or {}, precision) for name in targets}
+    if plain and (precision == Precision.INT8 or any(one.get("weights") == INT8 for one in requests.values())):
+        raise UsageError("int8 scales belong to the deployed form", hint="leave --no-deploy (plain) out")
     out = _writable(Path(out))
     goldens, labels = list(goldens), list(labels)
     arguments = {
@@ -127,6 +129,8 @@ def program_of(artifact: Artifact, source: Source) -> Program:
     if source.steps is None:
         passes = PASSES if manifest.deploy else ()
         module, _ = deploy(_functional(source), spec, passes, get_converter(manifest.target).kernels)
+    if manifest.compression == INT8:
+        module = round_weights(module)
     return export(
         module, spec, precision=manifest.precision, labels=manifest.labels, dynamic_batch=manifest.dynamic_batch
     )

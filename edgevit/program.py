@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from edgevit.spec import ModelSpec, Precision
 from edgevit.storage import write_json
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import fx
     from torch.export import ExportedProgram
 
@@ -122,6 +124,19 @@ def _node_problems(node: fx.Node, batch: str) -> list[str]:
         if tensor.dtype in (torch.float64, torch.complex64, torch.complex128):
             problems.append(f"{describe(node)}: {tensor.dtype}")
     return problems
+
+
+def runner(program: Program) -> Callable[[np.ndarray], np.ndarray]:
+    """The program in PyTorch: normalised images (N, 3, H, W) to logits (N, ...), one by one."""
+    import torch
+
+    module = program.exported.module(check_guards=False)
+
+    def run(tensors: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return torch.cat([module(picture[None]) for picture in torch.from_numpy(tensors)]).numpy()
+
+    return run
 
 
 def _symbols(size: Any) -> set[Any]:

@@ -21,6 +21,7 @@ from edgevit.drift import ARTIFACT, DriftStep, climb
 from edgevit.errors import ParityError, UsageError
 from edgevit.layout import to_layout
 from edgevit.plugins import get_converter
+from edgevit.quantization import kinds
 from edgevit.scoring import METRICS, agreement, score
 from edgevit.spec import Layout, Precision, Task
 
@@ -250,7 +251,7 @@ def examine(
         raise UsageError(f"no interpreter evaluates {manifest.target} artifacts", hint="it is for Core ML alone")
     converter = get_converter(manifest.target)
     checks = converter.check(artifact.path, manifest)
-    if manifest.precision is Precision.INT8:
+    if manifest.precision is Precision.INT8 or manifest.compression == kinds.INT8:
         grids = converter.read_grids(artifact.path, manifest)
         grids.require_scheme(str(artifact.path))
         checks["scales"] = grids.summary()

@@ -29,8 +29,9 @@ from edgevit.contract.manifest import Manifest, ModelFacts, Parity, deploy_step_
 from edgevit.conversion import Converted, NotExecutable, program_name
 from edgevit.data.preprocess import normalize_table
 from edgevit.plugins import get_converter
-from edgevit.program import Program, load_program
+from edgevit.program import Program, load_program, runner
 from edgevit.provenance import provenance
+from edgevit.quantization.kinds import FULL, INT8
 from edgevit.quantization.stored import compare_grids
 from edgevit.spec import Precision
 from edgevit.storage import atomic_folder, write_json
@@ -69,12 +70,15 @@ def convert(program: Program, folder: Path, target: str, request: dict[str, Any]
     converter = get_converter(target)
     options = converter.Options(**request["options"])
     name = "-".join([program.spec.name, program.precision.value, target, *_named(options)])
+    original, answering = program, folder
+    if getattr(options, "weights", FULL) == INT8:
+        program, answering = _rounded(program, folder)
     destination = Path(request["out"]) / name
     with atomic_folder(destination) as building:
         started = time.perf_counter()
         converted = converter.convert(program, options, building)
         seconds = time.perf_counter() - started
-        manifest = _describe(name, program, converter, converted, building, folder)
+        manifest = _describe(name, program, converter, converted, building, folder, answering)
         manifest = dataclasses.replace(
             manifest,
             provenance=program.provenance
@@ -82,14 +86,14 @@ def convert(program: Program, folder: Path, target: str, request: dict[str, Any]
             | {"options": dataclasses.asdict(options), "conversion_s": round(seconds, 3)},
         )
         checks = converter.check(building, manifest)
-        if program.precision is Precision.INT8:
+        if program.precision is Precision.INT8 or program is not original:
             checks["scales"] = _check_grids(program, converter, manifest, building)
         if program.precision is not Precision.FP32 or converted.compression:
-            checks["fp32 twin"] = _check_graph(program, converter, options, manifest, folder)
+            checks["fp32 twin"] = _check_graph(original, converter, options, manifest, folder)
         if manifest.dynamic_batch:
             checks["batch sizes"] = ", ".join(map(str, batch_sizes(manifest)))
         manifest = dataclasses.replace(manifest, checks=checks)
-        parity = _execute(Artifact(building, manifest), folder)
+        parity = _execute(Artifact(building, manifest), answering)
         check_parity(parity, manifest.tolerance, name)
         dataclasses.replace(manifest, parity=parity).write(building)
         manifest_sha256 = load_artifact(building).manifest_sha256
@@ -103,13 +107,17 @@ def _describe(
     converted: Converted,
     building: Path,
     folder: Path,
+    answering: Path,
 ) -> Manifest:
-    """The manifest of what the converter wrote, with labels and goldens beside it; parity still to be measured."""
+    """The manifest of what the converter wrote, with labels and goldens beside it; parity still to be measured.
+
+    answering: the folder with the references.
+    """
     spec = program.spec
     steps = json.loads((folder / f"{program_name(converter)}.deploy.json").read_text())
     goldens = write_goldens(
         building,
-        _references(folder),
+        _references(answering),
         preprocess=spec.preprocess,
         task=spec.task,
         source=converted.inputs[0],
@@ -152,6 +160,21 @@ def save_references(folder: Path, references: list[Reference], probes: np.ndarra
         for part in ("pixels", "tensor", "logits"):
             arrays[f"{reference.name}.{part}"] = getattr(reference, part)
     np.savez(folder / "references.npz", **arrays)
+
+
+def _rounded(program: Program, folder: Path) -> tuple[Program, Path]:
+    """The program with int8 weights, and a folder with its own answers: they are what its artifact is held to."""
+    from edgevit.quantization.weight_only import rounded_program
+
+    rounded = rounded_program(program)
+    with np.load(folder / "references.npz") as arrays:
+        probes = arrays["probes"]
+    answer = runner(rounded)
+    references = [dataclasses.replace(known, logits=answer(known.tensor)) for known in _references(folder)]
+    answering = folder / f"{program.provenance['kernels']}-rounded-{os.getpid()}"
+    answering.mkdir()
+    save_references(answering, references, probes, answer(probes))
+    return rounded, answering
 
 
 def _references(folder: Path) -> list[Reference]:

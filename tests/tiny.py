@@ -112,6 +112,25 @@ class TinyResidual(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class TinyWide(nn.Module):
+    """Weights large enough to store in other forms: dense kernels of every kind, a depthwise one, linear layers."""
+
+    def __init__(self, num_classes: int = CLASSES) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.dense = nn.Sequential(
+            nn.Conv2d(16, 24, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(24, 16, (3, 5), stride=(2, 3), padding=(1, 0)), nn.GELU(),
+            nn.Conv2d(16, 24, 3, padding=2, dilation=2), nn.Conv2d(24, 96, 1, stride=2),
+        )  # fmt: skip
+        self.mix = nn.Conv2d(96, 96, 3, padding=1, groups=96)
+        self.head = nn.Sequential(nn.Linear(96, 48), nn.ReLU(), nn.Linear(48, num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.dense(self.stem(x))
+        return self.head((x + self.mix(x)).mean((2, 3), keepdim=True).flatten(1))
+
+
 def int8_network() -> Int8Network:
     """TinyResidual on made-up grids, each unlike all others; those of rectified tensors begin at zero."""
     deployed, steps = prepare(seeded(TinyResidual), residual_spec())

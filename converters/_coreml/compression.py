@@ -1,4 +1,7 @@
-"""Weights stored in fewer bits than they are computed in: int8 per channel, or palettes of 16 to 256 values."""
+"""Weights stored in fewer bits than they are computed in: palettes of 16 to 256 values, or without their zeros.
+
+Int8 is not made here: such a program comes with its weights on the grids that all targets share.
+"""
 
 from __future__ import annotations
 
@@ -8,36 +11,38 @@ from edgevit.contract.manifest import Tolerance
 from edgevit.errors import ConversionError
 from edgevit.libraries import require
 from edgevit.mil.package import body, open_package, walk
+from edgevit.quantization.kinds import FULL, INT8, MIN_VALUES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
 
-FULL = "full"  # as many bits as the program computes in
-MIN_VALUES = 2049  # of a weight that is compressed: smaller ones save nothing and lose as much
+SPARSE = "sparse"  # of a pruned network: a bit for each value, and the values that are not zero
+_LEAST_ZEROS = 0.125  # share of a weight's values above which that is smaller by enough to pay
 _PALETTE_BITS = {"palette4": 4, "palette6": 6, "palette8": 8}
 # Least signal-to-noise ratio of the outputs. The graph is proven on the uncompressed fp32 twin; these bounds only
 # refuse a package whose stored weights are not the checkpoint's. What is lost within them, accuracy has to show.
 TOLERANCES = {
-    "int8": Tolerance(min_snr_db=25.0),
     "palette8": Tolerance(min_snr_db=20.0),
     "palette6": Tolerance(min_snr_db=15.0),
     "palette4": Tolerance(min_snr_db=6.0),
 }
-KINDS = (FULL, *TOLERANCES)
+KINDS = (FULL, INT8, *TOLERANCES, SPARSE)
 _MAX_ROUNDS = 200  # of k-means; it stops earlier once nothing moves
 
 
 def add_pass(pipeline: Any, kind: str) -> None:
-    """Let a coremltools PassPipeline end with storing large weights in `kind`, one of TOLERANCES.
+    """Let a coremltools PassPipeline end with storing large weights as a palette or sparse.
 
     Compressing a finished model instead would run coremltools' other passes over it again, the inexact ones too.
     """
     cto = require("coremltools.optimize.coreml", "coreml")
-    if kind == "int8":
-        name = "compression::linear_quantize_weights"
-        config = cto.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=MIN_VALUES - 1)
+    if kind == SPARSE:
+        name = "compression::prune_weights"
+        config = cto.OpThresholdPrunerConfig(
+            threshold=0.0, minimum_sparsity_percentile=_LEAST_ZEROS, weight_threshold=MIN_VALUES - 1
+        )
     else:
         name, size = "compression::palettize_weights", 2 ** _PALETTE_BITS[kind]
         # Our own k-means: coremltools takes it from a version of scikit-learn that other targets cannot live with.
@@ -49,11 +54,12 @@ def add_pass(pipeline: Any, kind: str) -> None:
 
 
 def require_compressed(package: Path, kind: str) -> None:
-    """Raise ConversionError if no weight was large enough to be stored as `kind`."""
+    """Raise ConversionError if no weight was large enough, or had zeros enough, to be stored as `kind`."""
     block = body(open_package(package).functions["main"])
     if not any(operation.type.startswith("constexpr_") for operation in walk(block)):
+        zeros = f", {100 * _LEAST_ZEROS:g} % of them zero" if kind == SPARSE else ""
         raise ConversionError(
-            f"no weight has {MIN_VALUES} values or more: there is nothing to store as {kind}",
+            f"no weight has {MIN_VALUES} values or more{zeros}: there is nothing to store as {kind}",
             hint="leave the weights option out",
         )
 

@@ -22,7 +22,7 @@ _MOVES = ("Convert", "Copy", "Reshape", "Transpose", "Slice", "Concatenate", "Co
 _LAYER_KERNELS = ("aten::convolution", "aten::linear", "aten::addmm")
 _MOVE_KERNELS = ("aten::cat", "aten::clone", "aten::max_pool2d_with_indices", "aten::constant_pad_nd")
 _PAIR_KERNELS = ("quantized_decomposed::quantize_per_tensor", "quantized_decomposed::dequantize_per_tensor")
-# What a float weight is for. The delegate writes a BatchNorm of its own as a depthwise convolution (1, 1, 1, C): that
+# What a float weight is for. The delegate writes a BatchNorm of its own as a depthwise 1x1 convolution: that
 # is arithmetic with a constant, no layer of the network.
 _LAYER, _AVERAGE, _SCALING = "layer", "average", "scaling"
 
@@ -92,14 +92,17 @@ class _DelegateReader:
         """(name, role) of those with another weight."""
         for name, node in self._weighted():
             if self._kind(node["filter_id"]) != "qcint8":
-                yield name, self._role(node["filter_id"], depthwise=name.startswith("Depthwise"))
+                one_by_one = node.get("groups", 1) > 1 and node["group_input_channels"] == 1
+                depthwise = name.startswith("Depthwise") or one_by_one
+                yield name, self._role(node["filter_id"], depthwise=depthwise)
 
     def _role(self, id_: int, *, depthwise: bool) -> str:
-        if self._kind(id_) != "fp32" or not self._tensors[id_]["constant_buffer_idx"]:
+        dtype = {"fp32": np.float32, "fp16": np.float16}.get(self._kind(id_))
+        if dtype is None or not self._tensors[id_]["constant_buffer_idx"]:
             return _LAYER
-        weight = self._constant(id_, np.float32)
+        weight = self._constant(id_, dtype)
         if depthwise:
-            return _SCALING if weight.shape[:3] == (1, 1, 1) else _LAYER
+            return _SCALING if weight.shape[1:3] == (1, 1) else _LAYER
         return _AVERAGE if is_average(weight) else _LAYER
 
     def floating(self) -> Iterator[str]:

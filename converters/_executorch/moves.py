@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from converters._executorch.values import input_names, kind, tensor
+
 # xnnpack.h: the second operand of xnn_define_batch_matrix_multiply is (..., N, K).
 _TRANSPOSE_B = 1
 _TABULATED = ("XNNGelu", "XNNSigmoid", "XNNTanh", "XNNHardswish")
@@ -39,7 +41,7 @@ def without_idle_moves() -> Iterator[Moves]:
 
     def simplified(graph: Any, *arguments: Any) -> bytes:
         simplify(graph)
-        moves.transposes += sum(_kind(node) == "XNNStaticTranspose" for node in graph.xnodes)
+        moves.transposes += sum(kind(node) == "XNNStaticTranspose" for node in graph.xnodes)
         return serialize(graph, *arguments)
 
     xnnpack_preprocess.serialize_xnnpack_binary = simplified
@@ -62,24 +64,24 @@ class _Simplifier:
 
     def __init__(self, graph: Any) -> None:
         self._graph = graph
-        self._shapes = {value.id_out: tuple(value.dims) for value in map(_tensor, graph.xvalues)}
+        self._shapes = {value.id_out: tuple(value.dims) for value in map(tensor, graph.xvalues)}
         self._producers = {node.xnode_union.output_id: node for node in graph.xnodes}
         self._same: dict[int, int] = {}  # a value -> the value that holds the same data in the same shape
 
     def shorten(self, node: Any) -> None:
         """Let a node read as far up as it can; nodes come in execution order."""
         operation = node.xnode_union
-        for name in _input_names(operation):
+        for name in input_names(operation):
             value = getattr(operation, name)
             setattr(operation, name, self._same.get(value, value))
-        kind = _kind(node)
-        if kind == "XNNStaticTranspose":
+        name = kind(node)
+        if name == "XNNStaticTranspose":
             self._shorten_transpose(node)
-        elif kind == "XNNStaticReshape":
+        elif name == "XNNStaticReshape":
             self._shorten_reshape(operation)
-        elif kind == "XNNBatchMatrixMultiply":
+        elif name == "XNNBatchMatrixMultiply":
             self._take_transposed(operation)
-        elif kind == "XNNConvert":
+        elif name == "XNNConvert":
             self._look_up(node)
 
     def drop_unread(self) -> None:
@@ -91,10 +93,10 @@ class _Simplifier:
             operation = node.xnode_union
             if operation.output_id in needed:
                 kept.append(node)
-                needed.update(getattr(operation, name) for name in _input_names(operation))
+                needed.update(getattr(operation, name) for name in input_names(operation))
         needed.update(graph.input_ids)
         graph.xnodes[:] = reversed(kept)
-        graph.xvalues[:] = [value for value in graph.xvalues if _tensor(value).id_out in needed]
+        graph.xvalues[:] = [value for value in graph.xvalues if tensor(value).id_out in needed]
 
     def _shorten_transpose(self, node: Any) -> None:
         operation = node.xnode_union
@@ -151,19 +153,4 @@ class _Simplifier:
     def _operation(self, value: int, *kinds: str) -> Any:
         """The operation of one of the kinds that makes a value, else None."""
         node = self._producers.get(value)
-        return node.xnode_union if node is not None and _kind(node) in kinds else None
-
-
-def _kind(node: Any) -> str:
-    return type(node.xnode_union).__name__
-
-
-def _tensor(value: Any) -> Any:
-    union = value.xvalue_union
-    return getattr(union, "tensor_value", union)
-
-
-def _input_names(operation: Any) -> list[str]:
-    """The fields of a node that name values it reads: input_id, input1_id, filter_id, ..."""
-    names = [field.name for field in dataclasses.fields(operation)]
-    return [name for name in names if name.endswith("_id") and name != "output_id"]
+        return node.xnode_union if node is not None and kind(node) in kinds else None

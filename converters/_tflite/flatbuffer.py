@@ -70,6 +70,7 @@ _OPERATORS = {
     "TRANSPOSE": ("", 1, 2),
     "TRANSPOSE_CONV": ("TransposeConvOptions", 3),  # 3: with a bias
 }
+_DEQUANTIZE_CHANNELS = 5  # the version that knows a scale per channel
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,8 +258,10 @@ def _operator(schema: ModuleType, operator: Operator, code: int) -> Any:
 
 def _code(graph: Graph, operator: Operator) -> tuple[str, int]:
     """Name and version of the form of an operator."""
-    versions = _OPERATORS[operator.name][1:]
-    return operator.name, versions[-1 if graph.tensors[operator.inputs[0]].dtype == "int8" else 0]
+    versions, source = _OPERATORS[operator.name][1:], graph.tensors[operator.inputs[0]]
+    if operator.name == "DEQUANTIZE" and source.grid is not None and len(source.grid.scales) > 1:
+        return operator.name, _DEQUANTIZE_CHANNELS
+    return operator.name, versions[-1 if source.dtype == "int8" else 0]
 
 
 def _operator_code(schema: ModuleType, name: str, version: int) -> Any:

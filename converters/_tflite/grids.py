@@ -29,8 +29,10 @@ def read_grids(path: Path) -> StoredGrids:
     """The grids of the file. Raises ContractError if it is damaged."""
     graph = read_graph(path)
     layers, floats, averages = [], [], 0
+    widened = {operator.output: operator.inputs[0] for operator in graph.operators if operator.name == "DEQUANTIZE"}
     for operator in (operator for operator in graph.operators if operator.name in _WEIGHTED):
-        weight = graph.tensors[operator.inputs[1]]  # behind a TRANSPOSE_CONV's shape, too
+        index = operator.inputs[1]  # behind a TRANSPOSE_CONV's shape, too
+        weight = graph.tensors[widened.get(index, index)]
         if weight.dtype == "int8" and weight.grid is not None:
             layers.append(_layer(graph, operator, weight))
         elif operator.name != "DEPTHWISE_CONV_2D" and weight.data is not None and is_average(weight.data):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from converters._tflite.layout import Value
 
 # Axis of the output channels in the weight, as stored.
-_WEIGHTED = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
+WEIGHTED = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
 _COMPUTING = frozenset(
     ("ADD", "SUB", "MUL", "MEAN", "GELU", "LOGISTIC", "TANH", "HARD_SWISH", "RELU", "RELU6", "RELU_N1_TO_1")
 )
@@ -52,6 +52,14 @@ def use_integers(graph: Graph, weight_scales: Mapping[int, np.ndarray]) -> dict[
     return _Integers(graph, weight_scales).run()
 
 
+def onto_grid(weight: np.ndarray, scales: np.ndarray, axis: int) -> np.ndarray:
+    """The int8 numbers of a weight that lies on grids with one scale per index of `axis`, up to float16 rounding."""
+    import numpy as np
+
+    column = scales.reshape([-1 if one == axis else 1 for one in range(weight.ndim)])
+    return np.rint(weight.astype(np.float32) / column).astype(np.int8)
+
+
 class _Integers:
     """One walk in execution order; `_integers` maps each float tensor to the int8 tensor with the same content."""
 
@@ -81,7 +89,7 @@ class _Integers:
                 return []
         elif operator.name in _KEEPING and source in self._integers:
             return self._kept(operator)
-        elif operator.name == "CONCATENATION" or operator.name in _COMPUTING or operator.name in _WEIGHTED:
+        elif operator.name == "CONCATENATION" or operator.name in _COMPUTING or operator.name in WEIGHTED:
             return [self._computed(operator)]
         return [operator]
 
@@ -100,7 +108,7 @@ class _Integers:
 
     def _computed(self, operator: Operator) -> Operator:
         """The operator on integers if its inputs are there and its result is wanted on a grid; else as it was."""
-        weighted = operator.name in _WEIGHTED
+        weighted = operator.name in WEIGHTED
         data = operator.inputs[:1] if weighted or operator.name == "MEAN" else operator.inputs
         result = self._wanted(operator.output)
         if result is None or not all(index in self._integers for index in data):
@@ -132,9 +140,8 @@ class _Integers:
         import numpy as np
 
         weight, bias = (self._tensor(index) for index in operator.inputs[1:])
-        axis = _WEIGHTED[operator.name]
-        column = scales.reshape([-1 if one == axis else 1 for one in range(weight.data.ndim)])
-        integers = np.rint(weight.data / column).astype(np.int8)
+        axis = WEIGHTED[operator.name]
+        integers = onto_grid(weight.data, scales, axis)
         products = scales.astype(np.float64) * data.scales[0]
         limits = np.iinfo(np.int32)
         summed = np.clip(np.rint(bias.data / products), limits.min, limits.max).astype(np.int32)

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from converters._tflite import axes, elementwise, integers, maps, products, reductions  # noqa: F401, they fill HANDLERS
+from converters._tflite import axes, elementwise, integers, maps, products, reductions, weights  # noqa: F401, they fill HANDLERS
 from converters._tflite.builder import Builder, Unsupported
 from converters._tflite.flatbuffer import Graph, Tensor
 from converters._tflite.layout import CHANNELS_LAST, Value, identity, stored
 from converters._tflite.registry import HANDLERS, handle
 from edgevit.errors import ConversionError
 from edgevit.program import Program, describe, module_path
+from edgevit.spec import Precision
 
 if TYPE_CHECKING:
     from torch import fx
@@ -73,7 +74,11 @@ class _Lowering:
                 f"tflite cannot take {len(self.problems)} op(s) of {model}: {'; '.join(self.problems)}",
                 hint="rewrite those modules with convolutions, products, plain arithmetic and reshapes",
             )
-        same = integers.use_integers(self.builder.graph, self._weight_scales())
+        same: Mapping[int, int] = {}
+        if self.program.precision is Precision.INT8:
+            same = integers.use_integers(self.builder.graph, self._weight_scales())
+        else:
+            weights.store_int8(self.builder.graph, self._weight_scales())
         graph = self.builder.finished(self.program.spec.name)
         return Lowered(graph, self._placed(graph, same))
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "Train a model on labelled pictures.",
     "quantize": "Make an int8 checkpoint of a float one, without training.",
     "qat": "Train a model in int8, from a float checkpoint or an int8 one.",
+    "prune": "Set weights of a float checkpoint to zero, and train the others.",
     "convert": "Turn a checkpoint into verified artifacts.",
     "verify": "Run an artifact and compare it with its checkpoint.",
     "evaluate": "Score artifacts and their checkpoint on labelled pictures.",

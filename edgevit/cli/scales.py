@@ -17,7 +17,7 @@ def scales(
     artifact: ArtifactPath,
     against: Annotated[
         Path | None,
-        typer.Option("--against", help="Int8 checkpoint to compare with, number by number.", show_default=False),
+        typer.Option("--against", help="Its checkpoint, to compare with number by number.", show_default=False),
     ] = None,
     model: Annotated[
         str | None,

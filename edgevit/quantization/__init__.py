@@ -1,1 +1,1 @@
-"""Int8: which tensors lie on which grid, how the grids are found and trained, and how they reach every file."""
+"""Int8: which tensors lie on which grid, how grids are found and trained, how they reach every file; pruning."""

@@ -9,7 +9,9 @@ from typing import Any
 from edgevit.artifact import Artifact, load_artifact
 from edgevit.errors import ParityError, UsageError
 from edgevit.plugins import get_converter
+from edgevit.quantization.kinds import INT8
 from edgevit.quantization.stored import GridComparison, StoredGrid, StoredGrids, compare_grids
+from edgevit.spec import Precision
 from edgevit.verification import open_checkpoint
 
 
@@ -66,7 +68,7 @@ def scales(
 def inspect_scales(
     artifact: Artifact | str | Path, *, against: str | Path | None = None, model: str | None = None
 ) -> ScaleReport:
-    """Read the int8 grids back from an artifact's file, and compare them with an int8 checkpoint's.
+    """Read the int8 grids back from an artifact's file, and compare them with those of its checkpoint.
 
     model: "file.py:factory" for networks that are not ours. Raises UsageError for an artifact without int8 grids and
     for a checkpoint of another model, ContractError for a damaged file.
@@ -75,7 +77,8 @@ def inspect_scales(
     grids = get_converter(opened.manifest.target).read_grids(opened.path, opened.manifest)
     if not grids:
         raise UsageError(
-            f"{opened.name} holds no int8 grids", hint="give an artifact of `edgevit convert --precision int8`"
+            f"{opened.name} holds no int8 grids",
+            hint="give an artifact of `edgevit convert` with --precision int8 or -O weights=int8",
         )
     comparison = None if against is None else compare_grids(grids, _of_checkpoint(opened, against, model))
     return ScaleReport(opened.name, opened.manifest_sha256, grids, comparison)
@@ -91,10 +94,13 @@ def require_equal(report: ScaleReport) -> None:
 
 
 def _of_checkpoint(artifact: Artifact, weights: str | Path, model: str | None) -> StoredGrids:
-    from edgevit.quantization.promised import network_grids
+    from edgevit.pipeline import program_of
+    from edgevit.quantization.promised import network_grids, program_grids
     from edgevit.sources import int8_network
     from edgevit.training.checkpoint import read_checkpoint
 
+    if artifact.manifest.compression == INT8:
+        return program_grids(program_of(artifact, open_checkpoint(artifact, weights, model, Precision.FP32)).exported)
     checkpoint = read_checkpoint(weights)
     if not checkpoint.int8:
         raise UsageError(

@@ -177,9 +177,16 @@ def int8_card(source: Source, weights: str | Path, network: Int8Network, facts: 
     quantization = {**facts, "edgevit_version": __version__, "activations": network.activations()}
     if network.table.islands:
         quantization["islands"] = sorted(network.table.islands)
+    return dataclasses.replace(card_of(source, weights), quantization=quantization)
+
+
+def card_of(source: Source, weights: str | Path) -> CheckpointCard:
+    """The card of the checkpoint that a source was opened from, or one made for it."""
+    from edgevit import __version__
+
     card = read_checkpoint(weights).card
     if card is not None:
-        return dataclasses.replace(card, quantization=quantization)
+        return card
     classes = source.spec.num_classes
     return CheckpointCard(
         model=source.spec.name,
@@ -188,7 +195,6 @@ def int8_card(source: Source, weights: str | Path, network: Int8Network, facts: 
         labels=source.labels or tuple(map(str, range(classes))),
         preprocess=source.spec.preprocess,
         edgevit_version=__version__,
-        quantization=quantization,
     )
 
 

@@ -29,7 +29,7 @@ def insert_grids(deployed: fx.GraphModule, table: ScaleTable) -> fx.GraphModule:
     _require_same(placement.grids, table.activations, "tensors")
     _require_same(placement.weighted, table.weights, "weights")
     for node in placement.weighted:
-        _store_weight(graph, node, table.weights[node.name])
+        store_weight(graph, node, table.weights[node.name])
     grids = {node: table.activations[node.name] for node in placement.grids}
     for node in graph.nodes:
         if is_move(node) and node.args[0] in grids:
@@ -40,14 +40,15 @@ def insert_grids(deployed: fx.GraphModule, table: ScaleTable) -> fx.GraphModule:
     return graph.module
 
 
-def _store_weight(graph: Graph, node: fx.Node, grid: WeightGrid) -> None:
+def store_weight(graph: Graph, node: fx.Node, grid: WeightGrid) -> None:
+    """Let a layer read its weight as int8 constants behind `dequantize_per_channel`."""
     import torch
 
     quantized = _operations()
     stem = node.args[1].name
     first = next(iter(graph.module.graph.nodes))
     stored = []
-    zeros = torch.zeros(len(grid.scales), dtype=torch.int64)
+    zeros = torch.zeros(len(grid.scales), dtype=torch.int8)  # of the values' type: iOS16 cannot cast others to it
     for kind, value in (("values", grid.values), ("scales", grid.scales), ("zero_points", zeros)):
         name = f"{stem}_{kind}"
         graph.module.register_buffer(name, value)

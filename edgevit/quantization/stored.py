@@ -48,10 +48,10 @@ class StoredLayer:
         return self.input is not None and self.result is not None
 
     @property
-    def content(self) -> tuple[tuple[int, ...], bytes, bytes]:
-        """Equal for equal weights; a 1x1 convolution and a linear layer are one thing."""
-        shape = self.values.shape[:2] if self.values.shape[2:] == (1, 1) else self.values.shape
-        return shape, self.values.tobytes(), self.scales.tobytes()
+    def content(self) -> tuple[int, bytes, bytes]:
+        """Equal for equal weights: a convolution and a linear layer over the taps that it reads are one thing."""
+        rows = np.moveaxis(self.values, 1, -1)  # (O, kH, kW, I/groups) or (O, I)
+        return len(rows), rows.tobytes(), self.scales.tobytes()
 
     @property
     def ends(self) -> tuple[StoredGrid | None, StoredGrid | None]:
@@ -79,6 +79,8 @@ class StoredGrids:
     def summary(self) -> str:
         """ "148 of 148 convolutions and linear layers in int8, 8 averages and 25 other operations in float"."""
         done, total = sum(layer.in_int8 for layer in self.layers), len(self.layers) + len(self.float_layers)
+        if not self.activations:
+            return f"{len(self.layers)} of {total} convolutions and linear layers have int8 weights, computed in float"
         return (
             f"{done} of {total} convolutions and linear layers in int8, "
             f"{self.averages} averages and {sum(self.floating.values())} other operations in float"

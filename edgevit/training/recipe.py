@@ -156,6 +156,15 @@ RECIPES: dict[str, Recipe] = {
             warmup_epochs=0,
             distillation=Distillation(soft_share=1.0, temperature=1.0),
         ),
+        Recipe(
+            name="prune",  # what is left learns to do without the weights that are zero
+            epochs=3,
+            batch_size=64,
+            learning_rate=5e-4,
+            weight_decay=0.0,
+            warmup_epochs=0,
+            distillation=Distillation(soft_share=1.0, temperature=1.0),
+        ),
     )
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks import int8
+from benchmarks import compressed, int8
 
 _COUNT = 400
 
@@ -23,7 +23,7 @@ def _logits(truth: np.ndarray, wrong: int) -> np.ndarray:
 
 
 def test_drop_is_the_difference_in_points_within_its_interval(truth):
-    drop = int8._drop(_logits(truth, 20), _logits(truth, 28), truth)
+    drop = int8.drop(_logits(truth, 20), _logits(truth, 28), truth)
     assert drop["points"] == pytest.approx(2.0)
     assert drop["low"] < 2.0 < drop["high"]
     assert drop["low"] >= 0  # the same pictures: no second model was ever better
@@ -36,7 +36,7 @@ def test_drop_of_masks_is_that_of_the_mean_iou():
     worse = masks.copy()
     worse[:30, :, 2] = 0  # half of the pictures lose a column of class 1
     before, after = (np.eye(2, dtype=np.float32)[answer].transpose(0, 3, 1, 2) for answer in (masks, worse))
-    drop = int8._drop(before, after, masks)
+    drop = int8.drop(before, after, masks)
     assert drop["points"] == pytest.approx(100 * (1 - (480 / 600 + 360 / 480) / 2))
     assert drop["low"] < drop["points"] < drop["high"]
     assert drop["high"] - drop["low"] > 5  # which pictures are drawn decides
@@ -44,13 +44,13 @@ def test_drop_of_masks_is_that_of_the_mean_iou():
 
 def test_equal_answers_drop_nothing(truth):
     logits = _logits(truth, 30)
-    assert int8._drop(logits, logits, truth) == {"points": 0.0, "low": 0.0, "high": 0.0}
-    assert int8._against(logits, logits, truth) == {"agreement": 1.0, "snr_db": None, "equal_answers": 1.0}
+    assert int8.drop(logits, logits, truth) == {"points": 0.0, "low": 0.0, "high": 0.0}
+    assert int8.against(logits, logits, truth) == {"agreement": 1.0, "snr_db": None, "equal_answers": 1.0}
 
 
 def test_closeness_counts_noise_over_all_pictures(truth):
     reference = _logits(truth, 0)
-    found = int8._against(reference * 1.01, reference, truth)
+    found = int8.against(reference * 1.01, reference, truth)
     assert found["snr_db"] == pytest.approx(40.0, abs=0.01)
     assert (found["agreement"], found["equal_answers"]) == (1.0, 0.0)
 
@@ -66,3 +66,17 @@ def test_course_names_models_data_and_targets_that_exist():
         assert set(course.targets) <= set(converter_names())
         assert get_recipe(course.recipe)
         assert course.data in BUNDLED
+
+
+def test_every_compressed_form_is_one_that_its_targets_have():
+    import tomllib
+
+    from edgevit.plugins import get_converter
+
+    course = tomllib.loads(compressed.COURSE.read_text())
+    assert set(course["models"]) <= set(int8.read_course(int8.COURSE))
+    for form in course["forms"]:
+        for target in form.get("targets", course["targets"]):
+            converter = get_converter(target)
+            assert form["precision"] in converter.precisions
+            assert converter.Options(weights=form.get("weights", "full"))

@@ -133,7 +133,7 @@ def _convert(
 ) -> SimpleNamespace:
     """Convert; returns what check() and open() read of a manifest."""
     converted = CONVERTER.convert(export(module, spec, precision=precision), CONVERTER.Options(), folder)
-    facts = {name: getattr(converted, name) for name in ("entry", "inputs", "outputs", "lowering")}
+    facts = {name: getattr(converted, name) for name in ("entry", "inputs", "outputs", "lowering", "compression")}
     return SimpleNamespace(precision=precision, **facts)
 
 

@@ -1,0 +1,152 @@
+"""`python -m benchmarks.compressed`: what every compressed form of a file costs in accuracy, on the same pictures.
+
+The float checkpoints are those of `benchmarks.int8`, in artifacts/int8/ or --checkpoints, and trained where they are
+missing; pruned ones and artifacts are kept in artifacts/compressed/. Every difference to the float network comes with
+a paired bootstrap interval over the test pictures. The result is results/compressed.json, written after every row;
+rows that are there are not measured again. `python -m benchmarks.tables` puts it into README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import edgevit
+from benchmarks import int8
+from edgevit import log
+from edgevit.data.imageset import open_imageset, truths
+from edgevit.devices.host import describe_host
+from edgevit.provenance import provenance
+from edgevit.scoring import score
+from edgevit.spec import Precision
+from edgevit.storage import write_json
+from edgevit.training.checkpoint import read_checkpoint
+
+COURSE = Path(__file__).with_suffix(".toml")
+RESULT = Path(__file__).parent / "results" / "compressed.json"
+WORK = int8.WORK.parent / "compressed"
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Make what is missing, measure, write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", metavar="MODEL", help="models to measure; default: all of compressed.toml")
+    parser.add_argument("--targets", nargs="+", metavar="TARGET", help="targets to measure; default: all")
+    parser.add_argument("--checkpoints", type=Path, default=int8.WORK, help="folder of the float checkpoints")
+    parser.add_argument("--again", action="store_true", help="measure rows that are there, too")
+    arguments = parser.parse_args()
+    log.configure()
+    course = tomllib.loads(COURSE.read_text())
+    known = json.loads(RESULT.read_text())["rows"] if RESULT.is_file() and not arguments.again else []
+    rows = {(row["model"], row["form"], row["target"]): row for row in known}
+    head = {
+        "schema": "edgevit.compressed",
+        "course": course,
+        "cpu": describe_host().cpu,
+        "cores": os.cpu_count(),
+        "provenance": provenance(("executorch", "coremltools", "ai-edge-litert", "nncf")),
+    }
+    for name in arguments.only or course["models"]:
+        for key, measure in _Model(int8.read_course(int8.COURSE)[name], course, arguments.checkpoints).steps():
+            if key in rows or (arguments.targets and key[2] not in ("", *arguments.targets)):
+                continue
+            rows[key] = measure()
+            write_json(RESULT, head | {"rows": _ordered(rows, course)})
+
+
+class _Model:
+    """One trained network in all its forms; what takes long is made once it is needed."""
+
+    def __init__(self, model: int8.Course, course: Row, checkpoints: Path) -> None:
+        self._name, self._data, self._course = model.model, model.data, course
+        self._weights = int8.float_checkpoint(model, checkpoints)
+        self._pictures = open_imageset(model.data, "test")
+        self._truth = truths(self._pictures, read_checkpoint(self._weights).card.preprocess)
+        self._float: np.ndarray | None = None
+
+    def steps(self) -> list[tuple[tuple[str, str, str], Any]]:
+        """(model, form, target) and the function that measures it: the networks first, then every artifact."""
+        found = [((self._name, form, ""), lambda form=form: self._network(form)) for form in ("float", "pruned")]
+        for target in self._course["targets"]:
+            for form in self._course["forms"]:
+                if target in form.get("targets", self._course["targets"]):
+                    key = self._name, form["name"], target
+                    found.append((key, lambda form=form, target=target: self._artifact(form, target)))
+        return found
+
+    def _network(self, form: str) -> Row:
+        weights = self._pruned() if form == "pruned" else self._weights
+        answers = int8.network_answers(self._name, weights, self._pictures, Precision.FP32)
+        return self._row(form, "", answers) | {"training": read_checkpoint(weights).card.training}
+
+    def _artifact(self, form: Row, target: str) -> Row:
+        full, artifact = (
+            edgevit.convert(
+                self._name,
+                weights=self._pruned() if form.get("pruned") else self._weights,
+                target=target,
+                precision=precision,
+                options=options,
+                out=WORK / ("pruned" if form.get("pruned") else "float"),
+            )
+            for precision, options in (("fp32", {}), (form["precision"], {"weights": form.get("weights", "full")}))
+        )
+        manifest = artifact.manifest
+        return self._row(form["name"], target, int8.artifact_answers(artifact, self._pictures)) | {
+            "size_bytes": manifest.entry_size_bytes,
+            "size_ratio": manifest.entry_size_bytes / full.manifest.entry_size_bytes,
+            "parity_db": manifest.parity.snr_db,
+            "runtime": manifest.parity.runtime,
+            "delegated": manifest.lowering.delegated,
+            "nodes": manifest.lowering.nodes,
+            "regions": manifest.lowering.regions,
+            "checks": manifest.checks,
+        }
+
+    def _row(self, form: str, target: str, answers: np.ndarray) -> Row:
+        if self._float is None:
+            self._float = int8.network_answers(self._name, self._weights, self._pictures, Precision.FP32)
+        return {
+            "model": self._name,
+            "form": form,
+            "target": target,
+            "data": self._data,
+            "pictures": len(self._pictures),
+            "scores": score(answers, self._truth),
+            "drop": int8.drop(self._float, answers, self._truth),
+            **int8.against(answers, self._float, self._truth),
+        }
+
+    def _pruned(self) -> Path:
+        weights = WORK / f"{self._name}-pruned.pt"
+        if not weights.is_file():
+            edgevit.prune(
+                self._name,
+                weights=self._weights,
+                data=self._data,
+                out=weights,
+                sparsity=self._course["sparsity"],
+                epochs=self._course["prune_epochs"],
+                resume=True,
+            )
+        return weights
+
+
+def _ordered(rows: dict[tuple[str, str, str], Row], course: Row) -> list[Row]:
+    """By model, then networks before artifacts, then form and target as in the course."""
+    forms = ["float", "pruned", *(form["name"] for form in course["forms"])]
+    targets = ["", *course["targets"]]
+    order = (course["models"].index, forms.index, targets.index)
+    return [rows[key] for key in sorted(rows, key=lambda key: [at(part) for at, part in zip(order, key, strict=True)])]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""`edgevit prune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgevit.cli.options import AsJson, Data, Resume, TrainingThreads, print_json
+
+
+def prune(
+    model: Annotated[str, typer.Argument(help="Name from `edgevit list`, or file.py:factory.", show_default=False)],
+    weights: Annotated[Path, typer.Option("--weights", help="Float checkpoint to start from.", show_default=False)],
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="Pruned float checkpoint to write.", show_default=False)],
+    sparsity: Annotated[float, typer.Option("--sparsity", help="Share of the weights to set to zero.")] = 0.5,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, help="Passes over the training set; default 3.", show_default=False)
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", help="Peak; default 5e-4.", show_default=False)
+    ] = None,
+    threads: TrainingThreads = None,
+    resume: Resume = False,
+    as_json: AsJson = False,
+) -> None:
+    """Set single weights to zero and train the others (NNCF magnitude pruning); the result converts like any other."""
+    import dataclasses
+
+    from edgevit.quantization.pruning import prune as prune_model
+
+    result = prune_model(
+        model,
+        weights=weights,
+        data=data,
+        out=out,
+        sparsity=sparsity,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        threads=threads,
+        resume=resume,
+    )
+    if as_json:
+        print_json(dataclasses.asdict(result) | {"checkpoint": str(result.checkpoint)})
+    else:
+        print(result.checkpoint)

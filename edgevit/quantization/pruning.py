@@ -1,0 +1,143 @@
+"""`prune`: a float checkpoint with a share of its weights at zero, by NNCF's magnitude masks and some training."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgevit.data.damage import readable
+from edgevit.data.imageset import open_imageset
+from edgevit.errors import UsageError
+from edgevit.log import stage
+from edgevit.quantization.nncf import open_nncf, quiet_nncf
+from edgevit.quantization.ptq import card_of
+from edgevit.scoring import describe_scores
+from edgevit.sources import open_source
+from edgevit.training.checkpoint import save_checkpoint
+from edgevit.training.recipe import Augmentation, Recipe, get_recipe
+from edgevit.training.trainer import (
+    TrainingResult,
+    check_sets,
+    describe_training,
+    fit,
+    progress_of,
+    seeded,
+    threads_of,
+    training_result,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from edgevit.spec import ModelSpec
+    from edgevit.training.checkpoint import CheckpointCard
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pruned(TrainingResult):
+    """A pruned checkpoint and its training; sparsity: share of zeros among the weights that have a mask, 0 to 1."""
+
+    sparsity: float
+
+
+def prune(
+    model: str,
+    *,
+    weights: str | Path,
+    data: str,
+    out: str | Path,
+    sparsity: float,
+    epochs: int | None = None,
+    learning_rate: float | None = None,
+    threads: int | None = None,
+    resume: bool = False,
+) -> Pruned:
+    """Set a share of a trained network's weights to zero, train the others, and write an ordinary float checkpoint.
+
+    sparsity: share of the weights of all convolutions and linear layers, above 0 and below 1; NNCF's global magnitude
+    mode chooses them, each layer measured by its own norm. What training learns are the answers of the float network.
+    The zeros are single weights: NNCF has no structured pruning for PyTorch, so files that store zeros and kernels
+    that multiply them gain nothing; Core ML stores them away with the option weights=sparse. Epochs and the peak
+    learning rate are those of the recipe "prune" unless given; `resume` goes on with a killed run as in `qat`.
+    Raises UsageError for weights and data that do not fit, EdgevitError when training diverges; `out` then stays.
+    """
+    if not 0 < sparsity < 1:
+        raise UsageError(f"sparsity {sparsity}", hint="give the share of weights to set to zero, such as 0.5")
+    start = time.perf_counter()
+    source = open_source(model, weights=weights)
+    train_set, test_set = (readable(open_imageset(data, split)) for split in ("train", "test"))
+    check_sets(source.spec, train_set, test_set)
+    card = card_of(source, weights)
+    recipe = _recipe(card, epochs, learning_rate)
+    teacher = copy.deepcopy(source.module)
+    with stage("prune", model=source.spec.name, data=data) as running, threads_of(threads), seeded(recipe.seed):
+        masked = _masked(source.module, source.spec, sparsity)
+        curve = fit(
+            masked, source.spec, train_set, test_set, recipe, progress=progress_of(out), resume=resume, teacher=teacher
+        )
+        masks = _masks(masked)
+        network = _applied(teacher, masked, masks)
+        reached = 1 - sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
+        running.result = f"{100 * reached:.1f} % zeros, {describe_scores(curve[-1].scores)} on {len(test_set)} pictures"
+    facts = {"sparsity": reached, "weights": len(masks), **describe_training(train_set, recipe, curve)}
+    save_checkpoint(out, network, dataclasses.replace(card, training=card.training | {"pruning": facts}))
+    progress_of(out).unlink(missing_ok=True)
+    seconds = time.perf_counter() - start
+    trained = training_result(out, recipe, seconds, curve)
+    return Pruned(
+        **{field.name: getattr(trained, field.name) for field in dataclasses.fields(trained)}, sparsity=reached
+    )
+
+
+def _recipe(card: CheckpointCard, epochs: int | None, learning_rate: float | None) -> Recipe:
+    recipe = get_recipe("prune")
+    return dataclasses.replace(
+        recipe,
+        epochs=epochs or recipe.epochs,
+        learning_rate=learning_rate or recipe.learning_rate,
+        augmentation=Augmentation(**card.training.get("recipe", {}).get("augmentation", {})),
+    )
+
+
+def _masked(module: nn.Module, spec: ModelSpec, sparsity: float) -> nn.Module:
+    """The network with NNCF's masks on its weights; constants that are no parameters, as of averages, stay whole."""
+    from edgevit.capture import example_input
+
+    nncf = open_nncf()
+    parameters = {name for name, _ in module.named_parameters()}
+    with quiet_nncf():
+        masked = nncf.prune(
+            module.eval(),
+            nncf.PruneMode.UNSTRUCTURED_MAGNITUDE_GLOBAL,
+            ratio=sparsity,
+            examples_inputs=example_input(spec.inputs[0].shape),
+        )
+
+    for name, mask in _all_masks(masked).items():
+        if name not in parameters:
+            mask.fill_(True)
+    return masked
+
+
+def _masks(masked: nn.Module) -> Mapping[str, Tensor]:
+    """The boolean mask of each pruned weight, by its name in the state dict."""
+    return {name: mask for name, mask in _all_masks(masked).items() if not mask.all()}
+
+
+def _all_masks(masked: nn.Module) -> Mapping[str, Tensor]:
+    found = open_nncf("nncf.torch.function_hook.pruning.magnitude.algo").get_pruned_modules(masked)
+    return {name: module.binary_mask for name, module in found.items()}
+
+
+def _applied(plain: nn.Module, masked: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+    """A plain copy of the trained network, its masks multiplied into the weights."""
+    network = copy.deepcopy(plain)
+    trained = masked.state_dict()
+    network.load_state_dict(
+        {name: trained[name] * masks[name] if name in masks else trained[name] for name in network.state_dict()}
+    )
+    return network.eval()

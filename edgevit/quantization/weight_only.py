@@ -1,0 +1,65 @@
+"""Int8 weights in a float network: which are rounded, and onto which grids. One rule for all targets.
+
+Weights of dense convolutions and linear layers go onto the grids of `scheme`; everything is computed in float. The
+rest stays as the precision has it: depthwise and large kernels hold few values and have no kernels that take int8
+weights into float arithmetic.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+from edgevit.capture import functional
+from edgevit.deploy.graph import Graph, argument, is_call, shape
+from edgevit.errors import QuantizationError
+from edgevit.export import export
+from edgevit.quantization.kinds import MIN_VALUES
+from edgevit.quantization.qdq import store_weight
+from edgevit.quantization.scheme import WeightGrid
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from edgevit.program import Program
+
+_MAX_TAPS = 25
+
+
+def round_weights(deployed: fx.GraphModule) -> fx.GraphModule:
+    """A copy of a functional graph whose large weights are int8 constants behind `dequantize_per_channel`.
+
+    It computes in float32 with the weights of the grids: what an artifact with int8 weights is held to. Raises
+    QuantizationError if no weight is large enough.
+    """
+    graph = Graph(copy.deepcopy(deployed))
+    nodes = [node for node in graph.nodes if _is_rounded(graph, node)]
+    if not nodes:
+        raise QuantizationError(
+            f"no convolution or linear layer has a weight of {MIN_VALUES} values or more to store in int8",
+            hint="leave the weights option out",
+        )
+    for node in nodes:
+        store_weight(graph, node, WeightGrid.of(graph.value(node.args[1])))
+    graph.tidy()
+    return graph.module
+
+
+def rounded_program(program: Program) -> Program:
+    """The program of `round_weights`; everything else about it stays."""
+    module = round_weights(functional(program.exported))
+    exported = export(module, program.spec).exported
+    return dataclasses.replace(program, exported=exported)
+
+
+def _is_rounded(graph: Graph, node: fx.Node) -> bool:
+    import torch
+
+    aten = torch.ops.aten
+    if not is_call(node, aten.conv2d.default, aten.linear.default) or graph.value(node.args[1]) is None:
+        return False
+    sizes = shape(node.args[1])  # (O, I, kH, kW) or (O, I)
+    dense = len(sizes) == 2 or argument(node, 6, 1) == 1
+    return dense and math.prod(sizes) >= MIN_VALUES and math.prod(sizes[2:]) <= _MAX_TAPS
