@@ -87,10 +87,7 @@ def prune(
     save_checkpoint(out, network, dataclasses.replace(card, training=card.training | {"pruning": facts}))
     progress_of(out).unlink(missing_ok=True)
     seconds = time.perf_counter() - start
-    trained = training_result(out, recipe, seconds, curve)
-    return Pruned(
-        **{field.name: getattr(trained, field.name) for field in dataclasses.fields(trained)}, sparsity=reached
-    )
+    return Pruned(Path(out), curve[-1].metric, curve[-1].score, recipe.epochs, seconds, tuple(curve), reached)
 
 
 def _recipe(card: CheckpointCard, epochs: int | None, learning_rate: float | None) -> Recipe:
