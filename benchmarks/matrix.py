@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import sys
 import tempfile
@@ -37,22 +38,34 @@ def main() -> None:
     """Measure every row, print progress, write the result; exit 1 if a row failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("matrix", type=Path)
-    parser.add_argument("--only", nargs="*", help="models to measure; default: all of the matrix")
+    parser.add_argument("--only", nargs="+", metavar="MODEL", help="models to measure; the rows of others stay")
     arguments = parser.parse_args()
     log.configure()
     matrix = read_matrix(arguments.matrix)
-    rows = [row for model in arguments.only or matrix["models"] for row in measure_model(model, matrix)]
-    result = {
+    path = RESULTS / f"{arguments.matrix.stem}.json"
+    facts = {
         "schema": "edgevit.matrix",
         "matrix": arguments.matrix.name,
         "seed": matrix["seed"],
         "cpu": describe_host().cpu,
         "cores": os.cpu_count(),
         "provenance": provenance(("executorch", "coremltools", "ai-edge-litert")),
-        "rows": rows,
+        "rows": [],
     }
-    write_json(RESULTS / f"{arguments.matrix.stem}.json", result)
-    sys.exit(any(row["error"] for row in rows))
+    result = json.loads(path.read_text()) if arguments.only else facts
+    failed = False
+    for model in arguments.only or matrix["models"]:
+        rows = measure_model(model, matrix)
+        failed |= any(row["error"] for row in rows)
+        result["rows"] = _in_order([row for row in result["rows"] if row["model"] != model] + rows, matrix["models"])
+        if arguments.only:  # what was measured by other code than the rest says so
+            result["later"] = result.get("later", {}) | {model: facts["provenance"]}
+        write_json(path, result)
+    sys.exit(failed)
+
+
+def _in_order(rows: list[dict[str, Any]], models: list[str]) -> list[dict[str, Any]]:
+    return sorted(rows, key=lambda row: models.index(row["model"]))
 
 
 def read_matrix(path: Path) -> dict[str, Any]:

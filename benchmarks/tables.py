@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def conversion() -> str:
         *(_conversion_row(row) for row in result["rows"]),
         "",
         f"{result['cpu']}, {result['cores']} cores; {_tools(result['provenance']['tools'])}; seeded random weights, "
-        f"224x224, 2 pictures and 2 random inputs per row; made by `make matrix`.",
+        f"224x224, 2 pictures and 2 random inputs per row; made by `make matrix`.{_unmeasured('conversion')}",
     ]
     return "\n".join(lines) + "\n"
 
@@ -72,7 +73,15 @@ def coreml() -> str:
     for model in dict.fromkeys(row["model"] for row in rows):
         pair = (cells[model, precision] for precision in ("fp32", "fp16"))
         lines.append(f"| {model} | " + " | ".join(_closeness(row) for row in pair) + " |")
-    return "\n".join([*lines, "", "Made by `make coreml`."]) + "\n"
+    return "\n".join([*lines, "", f"Made by `make coreml`.{_unmeasured('coreml')}"]) + "\n"
+
+
+def _unmeasured(matrix: str) -> str:
+    """The models of a matrix that its result has no rows of yet."""
+    measured = {row["model"] for row in _result(matrix)["rows"]}
+    models = tomllib.loads((ROOT / "benchmarks" / f"{matrix}.toml").read_text())["models"]
+    left = [name for name in models if name not in measured]
+    return f" Not measured yet: {', '.join(left)}." if left else ""
 
 
 def coreml_options() -> str:

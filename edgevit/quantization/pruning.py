@@ -27,7 +27,6 @@ from edgevit.training.trainer import (
     progress_of,
     seeded,
     threads_of,
-    training_result,
 )
 
 if TYPE_CHECKING:
