@@ -108,7 +108,7 @@ class ExecuTorchConverter:
     suffix = ".pte"
     kernels = "xnnpack"
     dynamic_batch = False
-    precisions = frozenset(Precision)
+    precisions = frozenset({Precision.FP32, Precision.FP16, Precision.INT8})
     extra = "executorch"
     packages = ("executorch",)
     runtime_modules = ("torch", _BINDINGS)

@@ -68,6 +68,12 @@ def test_all_means_the_targets_of_the_models_tier(tier, meant, tmp_path, monkeyp
     assert asked.value.args[0] == [*pipeline.ALL[Tier.EDGE], "onnx"]
 
 
+@pytest.mark.parametrize("target", [*pipeline.ALL[Tier.EDGE], "onnx"])
+def test_bf16_is_refused_by_targets_that_have_none(target, tmp_path):
+    with pytest.raises(UsageError, match="bf16"):
+        edgevit.convert("van_b0", target=target, precision="bf16", out=tmp_path)
+
+
 def test_stored_output_is_the_training_forms(classifier_artifact):
     golden = classifier_artifact.golden("portrait")
     tensor = classifier_artifact.golden_level(golden, "L2")
