@@ -21,20 +21,25 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(DEMO)/report.html  ## train, convert, verify, profile and report on scanned digits
+demo: $(DEMO)/report.html  ## train, quantize, convert, verify, profile and report on scanned digits
 	@echo "== open $(DEMO)/report.html; the same as data: $(DEMO)/report.json"
 
 $(DEMO)/van_b0.pt: $(READY) edgevit/models/van.py edgevit/models/layers.py edgevit/training/recipe.py
 	$(BIN)/edgevit train van_b0 --data digits --recipe digits --input-size 32 --out $@
 
-$(DEMO)/converted: $(DEMO)/van_b0.pt $(CODE)
+$(DEMO)/van_b0-int8.pt: $(DEMO)/van_b0.pt $(wildcard edgevit/quantization/*.py)
+	$(BIN)/edgevit qat van_b0 --weights $< --data digits --epochs 1 --out $@
+
+$(DEMO)/converted: $(DEMO)/van_b0.pt $(DEMO)/van_b0-int8.pt $(CODE)
 	$(BIN)/edgevit convert van_b0 --weights $< --target all --out $(DEMO)
 	$(BIN)/edgevit convert van_b0 --weights $< --target coreml --target tflite --precision fp16 --out $(DEMO)
+	$(BIN)/edgevit convert van_b0 --weights $(DEMO)/van_b0-int8.pt --target all --precision int8 --out $(DEMO)
 	@touch $@
 
 $(DEMO)/measured: $(DEMO)/converted
-	$(BIN)/edgevit evaluate $(DEMO)/van_b0-*-* --weights $(DEMO)/van_b0.pt --data digits
-	$(BIN)/edgevit profile $(DEMO)/van_b0-fp32-executorch $(DEMO)/van_b0-*-tflite
+	$(BIN)/edgevit evaluate $(DEMO)/van_b0-fp*-* --weights $(DEMO)/van_b0.pt --data digits
+	$(BIN)/edgevit evaluate $(DEMO)/van_b0-int8-* --weights $(DEMO)/van_b0-int8.pt --data digits
+	$(BIN)/edgevit profile $(DEMO)/van_b0-fp32-executorch $(DEMO)/van_b0-int8-executorch $(DEMO)/van_b0-*-tflite
 	$(BIN)/edgevit profile $(DEMO)/van_b0-fp32-executorch $(DEMO)/van_b0-fp32-tflite --compare --rounds 6
 	@touch $@
 
