@@ -134,7 +134,7 @@ def _convert(
     """Convert; returns what check() and open() read of a manifest."""
     converted = CONVERTER.convert(export(module, spec, precision=precision), CONVERTER.Options(), folder)
     facts = {name: getattr(converted, name) for name in ("entry", "inputs", "outputs", "lowering", "compression")}
-    return SimpleNamespace(precision=precision, **facts)
+    return SimpleNamespace(precision=precision, dynamic_batch=False, **facts)
 
 
 def _run(folder: Path, manifest: SimpleNamespace, image: Tensor) -> np.ndarray:

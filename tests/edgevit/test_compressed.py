@@ -111,7 +111,7 @@ def test_evaluate_shows_where_accuracy_went(line, artifacts):
         first, second, last = result.drift
         assert (first.name, second.name, last.name) == ("float network", "int8 weights", "artifact")
         assert 20 < second.snr_db < 60 < last.snr_db + 10
-        assert (second.top1, last.top1) == (result.data.checkpoint, result.data.artifact)
+        assert (second.score, last.score) == (result.data.checkpoint, result.data.artifact)
 
 
 @pytest.fixture(scope="module")
