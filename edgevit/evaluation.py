@@ -16,12 +16,13 @@ from edgevit.ladder import ladder_of
 from edgevit.log import stage
 from edgevit.plugins import get_converter
 from edgevit.quantization import kinds
+from edgevit.references import open_source_of, remembering
 from edgevit.spec import Precision
 from edgevit.storage import write_json
-from edgevit.verification import Verification, check_parity, examine, open_source_of, remembering
+from edgevit.verification import Verification, check_parity, examine
 
 if TYPE_CHECKING:
-    from edgevit.verification import Reference
+    from edgevit.references import Reference
 
 
 def evaluate(

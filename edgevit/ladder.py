@@ -11,12 +11,12 @@ from edgevit.artifact import Artifact
 from edgevit.drift import EXPORTED, FLOAT, INT8, ROUNDED
 from edgevit.pipeline import program_of
 from edgevit.quantization import kinds
+from edgevit.references import open_float_form, open_source_of, remembering
 from edgevit.spec import Precision
-from edgevit.verification import open_float_form, open_source_of, remembering
 
 if TYPE_CHECKING:
+    from edgevit.references import Reference
     from edgevit.sources import Source
-    from edgevit.verification import Reference
 
 
 def open_ladder(artifact: Artifact, weights: str | Path, model: str | None = None) -> dict[str, Reference]:

@@ -24,10 +24,10 @@ from edgevit.layout import to_layout
 from edgevit.log import stage
 from edgevit.pipeline import program_of
 from edgevit.plugins import get_converter
+from edgevit.references import open_source_of
 from edgevit.spec import Layout
 from edgevit.storage import write_json
 from edgevit.tracing import Layer, ProgramTrace, layers_of
-from edgevit.verification import open_source_of
 
 if TYPE_CHECKING:
     from edgevit.conversion import Session

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import hashlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,13 +25,11 @@ from edgevit.scoring import METRICS, agreement, score
 from edgevit.spec import Layout, Precision, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from edgevit.conversion import Session
     from edgevit.data.imageset import LabelledSet
-    from edgevit.sources import Source
-
-    Reference = Callable[[np.ndarray], np.ndarray]
+    from edgevit.references import Reference
 
 _CHUNK = 64  # pictures preprocessed and run together
 # fp32 differs by summation order only; fp16 keeps 11 bits of each value, which leaves about 60 dB after a network; bf16
@@ -163,54 +160,6 @@ def check_parity(parity: Parity, tolerance: Tolerance, name: str) -> None:
             hint="do not ship it; convert another precision or input size, and report the model",
             parity=parity,
         )
-
-
-def open_checkpoint(artifact: Artifact, weights: str | Path, model: str | None, precision: Precision | None) -> Source:
-    """A checkpoint as the network that the artifact says it is; precision as in `open_source`."""
-    from edgevit.sources import open_source
-
-    facts = artifact.manifest.model
-    return open_source(
-        model or facts.name,
-        weights=weights,
-        num_classes=facts.num_classes,
-        input_size=facts.input_size,
-        precision=precision,
-    )
-
-
-def open_float_form(artifact: Artifact, weights: str | Path, model: str | None = None) -> Reference:
-    """The float network of an int8 artifact's checkpoint as a function."""
-    return remembering(open_checkpoint(artifact, weights, model, None).run)
-
-
-def open_source_of(artifacts: list[Artifact], weights: str | Path, model: str | None = None) -> Source:
-    """The checkpoint's network, after a check that it is the very one that the artifacts were made from.
-
-    model: "file.py:factory" for networks that are not ours. Raises UsageError for other weights.
-    """
-    int8 = artifacts[0].manifest.precision is Precision.INT8
-    source = open_checkpoint(artifacts[0], weights, model, Precision.INT8 if int8 else Precision.FP32)
-    for artifact in artifacts:
-        if artifact.manifest.provenance["weights"]["state_sha256"] != source.weights["state_sha256"]:
-            raise UsageError(
-                f"{artifact.name} was not made from {weights}",
-                hint="give the checkpoint that was converted, or convert again",
-            )
-    return source
-
-
-def remembering(run: Reference) -> Reference:
-    """A reference that answers once for each input: several artifacts of one checkpoint see the same pictures."""
-    known: dict[bytes, np.ndarray] = {}
-
-    def once(tensor: np.ndarray) -> np.ndarray:
-        key = hashlib.sha256(tensor.tobytes()).digest()
-        if key not in known:
-            known[key] = run(tensor)
-        return known[key]
-
-    return once
 
 
 def verify(

@@ -11,8 +11,8 @@ from edgevit.errors import ParityError, UsageError
 from edgevit.plugins import get_converter
 from edgevit.quantization.kinds import INT8
 from edgevit.quantization.stored import GridComparison, StoredGrid, StoredGrids, compare_grids
+from edgevit.references import open_checkpoint
 from edgevit.spec import Precision
-from edgevit.verification import open_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
