@@ -8,11 +8,10 @@ from edgevit.capture import example_input
 from edgevit.contract.manifest import Tolerance
 from edgevit.deploy import deploy
 from edgevit.export import export
-from edgevit.layout import to_layout
 from edgevit.mil import Interpreter
 from edgevit.plugins import get_converter
-from edgevit.spec import Layout
 from edgevit.verification import check_parity, measure
+from tests.converters.running import run_once
 from tests.edgevit.deploy.rewriting import settled
 from tests.families import build, spec_of
 
@@ -31,16 +30,12 @@ def test_shrunken_network_keeps_its_answers_and_one_region(family, target, tmp_p
         expected = model(image).numpy()
     module, _ = deploy(model, spec, kernels=converter.kernels)
     converted = converter.convert(export(module, spec), converter.Options(), tmp_path)
-    source, result = converted.inputs[0], converted.outputs[0]
     if target == "coreml":
+        (source,), (result,) = converted.inputs, converted.outputs
         answer = Interpreter(tmp_path / converted.entry).predict({source.name: image.numpy()})[result.name]
     else:
-        session = converter.open(tmp_path, converted)
-        answer = session.run({source.name: to_layout(image.numpy(), Layout.NCHW, source.layout)})[result.name]
-        session.close()
+        answer = run_once(converter, converted, tmp_path, image.numpy())
         assert (converted.lowering.regions, converted.lowering.outside) == (1, {})
         assert converted.lowering.delegated == converted.lowering.nodes
-    if result.layout is not Layout.FLAT:
-        answer = to_layout(answer, result.layout, Layout.NCHW)
     parity = measure(answer, expected, task=spec.task, runtime=target)
     check_parity(parity, Tolerance(max_relative_error=1e-5), f"{family} {target}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import numpy as np
 import pytest
 
 from benchmarks.matrix import seeded_model
@@ -13,12 +12,12 @@ from edgevit.capture import example_input
 from edgevit.contract.manifest import Tolerance
 from edgevit.deploy import deploy
 from edgevit.export import export
-from edgevit.layout import to_layout
 from edgevit.plugins import get_converter
 from edgevit.sources import open_source
-from edgevit.spec import Layout, Precision
+from edgevit.spec import Precision
 from edgevit.verification import TOLERANCES, check_parity, measure
 from tests.benchmarks.test_results import MODELS
+from tests.converters.running import run_once
 
 # Transposes at most. ExecuTorch has one for its input in NCHW, and some around maps as small as tokens.
 MOST_TRANSPOSES = {
@@ -51,16 +50,7 @@ def test_full_size_model_keeps_its_answers(name, tmp_path):
         if precision is Precision.FP32:
             assert (converted.lowering.regions, converted.lowering.outside) == (1, {})
         assert converted.lowering.transposes <= MOST_TRANSPOSES.get((name, target), math.inf)
-        answer = _run(converter, converted, folder, tensor)
+        answer = run_once(converter, converted, folder, tensor)
         parity = measure(answer, expected, task=source.spec.task, runtime=target)
         check_parity(parity, TOLERANCES[precision], f"{name} {target} {precision}")
         check_parity(parity, Tolerance(min_snr_db=50), name)
-
-
-def _run(converter, converted, folder, tensor) -> np.ndarray:
-    """Open and run once; logits in NCHW form."""
-    session = converter.open(folder, converted)
-    source, result = converted.inputs[0], converted.outputs[0]
-    answer = session.run({source.name: to_layout(tensor, Layout.NCHW, source.layout)})[result.name]
-    session.close()
-    return answer if result.layout is Layout.FLAT else to_layout(answer, result.layout, Layout.NCHW)
