@@ -32,6 +32,8 @@ def calibrate(
     Returns a copy of the graph, its biases corrected, and the scale table. Raises QuantizationError for pictures that
     are not finite or all the same.
     """
+    from edgevit.quantization.integers import coarse_enough
+
     _require_variety(pictures)
     graph = Graph(copy.deepcopy(deployed))
     placement = place_grids(graph)
@@ -50,7 +52,7 @@ def calibrate(
         activations={name: ActivationGrid.over(*ends) for name, ends in ranges.items()},
         weights={node.name: WeightGrid.of(graph.value(node.args[1])) for node in placement.weighted},
     )
-    return graph.module, table
+    return graph.module, coarse_enough(graph.module, placement, table)
 
 
 def _require_variety(pictures: Sequence[Tensor]) -> None:

@@ -10,6 +10,8 @@ one float32 factor, half to even; products alike; sums are rescaled by fixed-poi
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,10 +23,13 @@ from torch import Tensor, fx, nn
 from edgevit.deploy.graph import Graph, is_call, only_reader
 from edgevit.errors import QuantizationError
 from edgevit.quantization.placement import Placement, origin, rectifiers
+from edgevit.quantization.scheme import ActivationGrid, ScaleTable, next_half
 
 _EXACT = 2**24  # up to here float32 holds every integer
 _LARGEST = 255  # of a value less its zero point
 _FACTOR_BITS = 21
+_LARGEST_FACTOR = 128  # of the 256 that kernels allow, because training moves scales
+_LARGEST_QUOTIENT = 512  # of 1024
 _INT32 = 2**31 - 1
 
 Scale = Callable[[], Tensor]
@@ -62,6 +67,32 @@ def integer_sites(deployed: fx.GraphModule, placement: Placement) -> tuple[Site,
         if output.name in gridded and not node.kwargs and all(_on(one, gridded) for one in inputs):
             sites.append(Site(node.name, tuple(one.name for one in inputs), output.name, weighted))
     return tuple(sites)
+
+
+def coarse_enough(deployed: fx.GraphModule, placement: Placement, table: ScaleTable) -> ScaleTable:
+    """The table with grids between which every kernel can rescale: XNNPACK takes factors below 256, in sums also not
+    below 1/1024, and no others.
+
+    A result that is always zero, as behind a rectifier that no picture opens, would get the finest grid there is.
+    """
+    grids = dict(table.activations)
+    groups = {name: group for group in placement.shared for name in group}
+
+    def widen(name: str, scale: float) -> None:
+        if grids[name].scale < scale:
+            for member in groups.get(name, {name}):
+                grids[member] = ActivationGrid(next_half(scale), grids[member].zero_point)
+
+    multiplies = {node.name for node in Graph(deployed).calls(torch.ops.aten.mul.Tensor)}
+    for site in integer_sites(deployed, placement):
+        steps = [grids[name].scale for name in site.inputs]
+        if site.weighted:
+            steps = [steps[0] * float(table.weights[site.name].scales.max())]
+        step = math.prod(steps) if site.name in multiplies else max(steps)
+        widen(site.output, step / _LARGEST_FACTOR)
+        for name in () if site.weighted or site.name in multiplies else site.inputs:
+            widen(name, grids[site.output].scale / _LARGEST_QUOTIENT)
+    return dataclasses.replace(table, activations=grids)
 
 
 def _on(value: Any, gridded: set[str]) -> bool:

@@ -112,3 +112,13 @@ def test_batch_and_single_pictures_agree_to_the_bit():
     with torch.no_grad():
         alone = torch.cat([single(picture[None]) for picture in pictures])
         assert torch.equal(network.reference(batched=True)(pictures), alone)
+
+
+def test_a_result_that_is_always_zero_gets_a_grid_that_kernels_can_rescale_onto():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 32), nn.ReLU(), nn.Flatten())
+    nn.init.constant_(net[0].bias, -1e4)
+    network = _network(net)
+    (site,) = _sites(net)
+    step = network.table.activations[site.inputs[0]].scale * float(network.table.weights[site.name].scales.max())
+    assert 64 < step / network.table.activations[site.output].scale <= 128
