@@ -31,7 +31,7 @@ from edgevit.log import stage
 from edgevit.models import get_spec
 from edgevit.provenance import provenance
 from edgevit.scoring import METRICS, MIOU, agreement, confusion, overlap_scores, score
-from edgevit.sources import int8_network, open_source
+from edgevit.sources import open_source
 from edgevit.spec import Layout, Precision, Preprocess
 from edgevit.storage import write_json
 from edgevit.training.checkpoint import read_checkpoint
@@ -168,10 +168,7 @@ def _artifacts(course: Course, files: dict[str, Path], work: Path) -> tuple[list
 
 def network_answers(name: str, weights: Path, pictures: LabelledSet, precision: Precision) -> np.ndarray:
     """Logits (N, classes, ...) of the network of a checkpoint in PyTorch."""
-    source = open_source(name, weights=weights, precision=None)
-    if precision is Precision.INT8:
-        network = int8_network(source.module, source.spec, read_checkpoint(weights))
-        source = dataclasses.replace(source, reference=network.reference(batched=True))
+    source = open_source(name, weights=weights, precision=precision)  # int8 answers one by one, as the artifacts run
     tensors = np.concatenate(_tensors(pictures, source.spec.preprocess))
     with stage("answers", model=name, weights=weights.name):
         return np.concatenate([source.run(tensors[i : i + _BATCH]) for i in range(0, len(tensors), _BATCH)])
