@@ -230,7 +230,7 @@ def test_plain_conversion_rewrites_nothing(tmp_path):
     [
         ({"target": "executorc"}, "did you mean executorch"),
         ({"target": "executorch", "precision": "fp15"}, "did you mean fp16"),
-        ({"target": "executorch", "precision": "fp16"}, "executorch has no precision fp16"),
+        ({"target": "executorch", "precision": "bf16"}, "executorch has no precision bf16"),
         ({"target": "coreml", "options": {"deployment_targt": "iOS17"}}, "did you mean deployment_target"),
         ({"target": "coreml", "options": {"deployment_target": "iOS1"}}, "unknown deployment target 'iOS1'"),
         ({"target": "executorch", "labels": ("a",)}, "1 labels for 5 classes"),
