@@ -72,7 +72,8 @@ def integer_sites(deployed: fx.GraphModule, placement: Placement) -> tuple[Site,
 def coarse_enough(deployed: fx.GraphModule, placement: Placement, table: ScaleTable) -> ScaleTable:
     """The table with grids between which every kernel can rescale.
 
-    XNNPACK takes factors below 256, in sums also not below 1/1024, and no others. A result that is always zero, as behind a rectifier that no picture opens, would get the finest grid there is.
+    XNNPACK takes factors below 256, in sums also not below 1/1024, and no others. A result that is always zero, as
+    behind a rectifier that no picture opens, would get the finest grid there is.
     """
     grids = dict(table.activations)
     groups = {name: group for group in placement.shared for name in group}
