@@ -6,7 +6,7 @@ CODE := $(wildcard edgevit/*.py edgevit/*/*.py converters/*.py converters/*/*.py
 READY := .venv/ready
 PEERS := .venv-peers/ready
 
-.PHONY: help setup demo test test-fast lint goldens matrix sizes peers race race-int8 coreml int8 compressed server conformance demo-result clean
+.PHONY: help setup demo test test-fast lint goldens matrix sizes peers race race-int8 coreml int8 compressed server cost conformance demo-result clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -59,7 +59,7 @@ lint: $(READY)  ## ruff
 goldens: $(READY)  ## rewrite the golden vectors; review the diff
 	$(BIN)/python -m tests.contract.make_preprocess_goldens
 
-matrix: $(READY)  ## measure the conversion matrix at full size (about half an hour)
+matrix: $(READY)  ## measure the conversion matrix at full size (about two hours)
 	$(BIN)/python -m benchmarks.matrix benchmarks/conversion.toml
 	$(BIN)/python -m benchmarks.tables
 
@@ -80,8 +80,7 @@ race: $(READY) $(PEERS)  ## race our artifacts against stock conversions (on a q
 race-int8: $(READY) $(PEERS)  ## race our int8 artifacts against float ones, stock and our own (about 15 minutes)
 	$(BIN)/python -m benchmarks.race benchmarks/race-int8.toml; status=$$?; $(BIN)/python -m benchmarks.tables && exit $$status
 
-coreml: $(READY)  ## every model as a Core ML package, and compressed weights (about half an hour)
-	$(BIN)/python -m benchmarks.matrix benchmarks/coreml.toml
+coreml: $(READY)  ## what Core ML's options cost (about ten minutes)
 	$(BIN)/python -m benchmarks.matrix benchmarks/coreml-weights.toml
 	$(BIN)/python -m benchmarks.tables
 
@@ -95,6 +94,10 @@ compressed: $(READY)  ## convert and score three models in every compressed form
 
 server: $(READY)  ## images per second of the server targets against eager and compiled PyTorch (about 20 minutes)
 	$(BIN)/python -m benchmarks.server
+	$(BIN)/python -m benchmarks.tables
+
+cost: $(READY)  ## seconds and memory of converting VAN-B0 to B6 (about 20 minutes)
+	$(BIN)/python -m benchmarks.cost
 	$(BIN)/python -m benchmarks.tables
 
 conformance: $(READY)  ## coremltools' own op tests on the interpreter (about 10 minutes)

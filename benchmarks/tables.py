@@ -10,6 +10,7 @@ import dataclasses
 import json
 import re
 import tomllib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,28 +53,59 @@ def recipes() -> str:
 
 
 def conversion() -> str:
-    """Every model in every target: parity with the checkpoint, size, seconds, what the delegate took."""
+    """A line per model: parity with the checkpoint in fp32 and fp16, sizes, seconds and transposes, by target."""
     result = _result("conversion")
+    rows = {(row["model"], row["target"], row["precision"]): row for row in result["rows"]}
+    targets = list(dict.fromkeys(row["target"] for row in result["rows"]))
     lines = [
-        "| model | target | precision | parity with the checkpoint | MB | seconds | delegated | regions | transposes |",
-        "|---|---|---|---|---:|---:|---:|---:|---:|",
-        *(_conversion_row(row) for row in result["rows"]),
+        f"| model | pixels | M params | {' | '.join(targets)} | MB | seconds | transposes |",
+        "|---|---:|---:|" + "---:|" * len(targets) + "---:|---:|---:|",
+    ]
+    for model in dict.fromkeys(row["model"] for row in result["rows"]):
+        pairs = [[rows.get((model, target, precision)) for precision in ("fp32", "fp16")] for target in targets]
+        full = [pair[0] for pair in pairs]
+        known = next((row for row in full if row and not row["error"]), None)
+        cells = [model, *([str(known["input_size"]), f"{known['params'] / 1e6:.1f}"] if known else "––")]
+        cells += [", ".join(_decibels(row) for row in pair) for pair in pairs]
+        cells.append(", ".join(_of(row, lambda row: f"{row['size_bytes'] / 1e6:.1f}") for row in pairs[0]))
+        cells.append(", ".join(_of(row, lambda row: f"{row['conversion_s']:.0f}") for row in full))
+        cells.append(", ".join(_of(row, lambda row: f"{row['lowering']['transposes']}") for row in full))
+        lines.append("| " + " | ".join(cells) + " |")
+    worst = max(
+        row["parity"]["max_relative_error"] for row in rows.values() if row["precision"] == "fp32" and not row["error"]
+    )
+    lines += [
         "",
-        f"{result['cpu']}, {result['cores']} cores; {_tools(result['provenance']['tools'])}; seeded random weights, "
-        f"224x224, 2 pictures and 2 random inputs per row; made by `make matrix`.{_unmeasured('conversion')}",
+        f"Targets: dB in fp32, fp16. MB: {targets[0]}, fp32 and fp16. Seconds (of the converter) and "
+        f"transposes: fp32, in the order of the targets. Largest relative error in fp32: {worst:.1e}. "
+        f"{_outside(rows.values())} {result['cpu']}, {result['cores']} cores; "
+        f"{_tools(result['provenance']['tools'])}; seeded random weights, 2 pictures and 2 random inputs per file; "
+        f"made by `make matrix`.{_unmeasured('conversion')}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def coreml() -> str:
-    """Every model as a Core ML package: how close fp32 and fp16 are, and their sizes."""
-    rows = _result("coreml")["rows"]
-    cells = {(row["model"], row["precision"]): row for row in rows}
-    lines = ["| model | fp32 | MB | fp16 | MB |", "|---|---|---:|---|---:|"]
-    for model in dict.fromkeys(row["model"] for row in rows):
-        pair = (cells[model, precision] for precision in ("fp32", "fp16"))
-        lines.append(f"| {model} | " + " | ".join(_closeness(row) for row in pair) + " |")
-    return "\n".join([*lines, "", f"Made by `make coreml`.{_unmeasured('coreml')}"]) + "\n"
+def _decibels(row: dict[str, Any] | None) -> str:
+    return _of(row, lambda row: f"{row['parity']['snr_db']:.0f}")
+
+
+def _of(row: dict[str, Any] | None, cell: Callable[[dict[str, Any]], str]) -> str:
+    """What `cell` makes of a row; a dash without one, the error of one that failed."""
+    if row is None:
+        return "–"
+    return f"failed: {row['error']}" if row["error"] else cell(row)
+
+
+def _outside(rows: Iterable[dict[str, Any]]) -> str:
+    """Which files leave operations to the runtime, outside their delegate."""
+    delegated = [row for row in rows if not row["error"] and row["lowering"]["delegated"] is not None]
+    left = [
+        f"{row['model']} {row['target']} {row['precision']} ({row['lowering']['nodes'] - row['lowering']['delegated']})"
+        for row in delegated
+        if row["lowering"]["nodes"] > row["lowering"]["delegated"]
+    ]
+    counted = f"XNNPACK takes every operation of {len(delegated) - len(left)} of {len(delegated)} files for it"
+    return f"{counted}, all but a few in: {', '.join(left)}." if left else f"{counted}."
 
 
 def _unmeasured(matrix: str) -> str:
@@ -191,6 +223,32 @@ def server() -> str:
         f"rounds of one fresh process per contender; {_tools(result['provenance']['tools'])}; made by `make server`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def cost() -> str:
+    """Seconds and peak memory of `edgevit convert` by model and target, and how they grow with parameters."""
+    result = _result("cost")
+    rows = {(row["model"], row["target"]): row for row in result["rows"]}
+    targets = list(dict.fromkeys(row["target"] for row in result["rows"]))
+    lines = [f"| model | M params | {' | '.join(targets)} |", "|---|---:|" + "---:|" * len(targets)]
+    for model in dict.fromkeys(row["model"] for row in result["rows"]):
+        cells = [_of(rows.get((model, target)), _price) for target in targets]
+        params = next(row["params"] for row in result["rows"] if row["model"] == model)
+        lines.append(f"| {model} | {params / 1e6:.1f} | {' | '.join(cells)} |")
+    growth = (result["exponents"].get(target) for target in targets)
+    cells = ["–" if one is None else f"{one['seconds']:.2f}, {one['peak_bytes']:.2f}" for one in growth]
+    lines += [
+        f"| growth | | {' | '.join(cells)} |",
+        "",
+        "Seconds and GiB of the whole command, its export and its checks among them; growth: from the first model to "
+        f"the last, as the power of the parameters that fits. {result['cpu']}, {result['cores']} cores; "
+        f"{_tools(result['provenance']['tools'])}; made by `make cost`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _price(row: dict[str, Any]) -> str:
+    return f"{row['seconds']:.0f} s, {row['peak_bytes'] / 2**30:.1f} GiB"
 
 
 def _server_row(entry: dict[str, Any], names: list[str]) -> str:
@@ -424,29 +482,6 @@ def _agreement(parity: dict[str, Any]) -> str:
 
 def _result(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text())
-
-
-def _conversion_row(row: dict[str, Any]) -> str:
-    if row["error"]:
-        return f"| {row['model']} | {row['target']} | {row['precision']} | failed: {row['error']} | | | | | |"
-    lowering = row["lowering"]
-    delegated = "–" if lowering["delegated"] is None else f"{lowering['delegated']} of {lowering['nodes']}"
-    cells = (
-        row["model"],
-        row["target"],
-        row["precision"],
-        _agreement(row["parity"]),
-        f"{row['size_bytes'] / 1e6:.1f}",
-        f"{row['conversion_s']:.1f}",
-        delegated,
-        _number(lowering["regions"]),
-        _number(lowering["transposes"]),
-    )
-    return "| " + " | ".join(cells) + " |"
-
-
-def _number(value: int | None) -> str:
-    return "–" if value is None else str(value)
 
 
 def _tools(tools: dict[str, str | None]) -> str:
