@@ -119,8 +119,12 @@ class Artifact:
             if session is None:
                 opened.close()
 
-    def _run_batch(self, session: Session, tensor: np.ndarray) -> np.ndarray:
-        source, result = self.manifest.inputs[0], self.manifest.outputs[0]
+    def native_input(self, tensor: np.ndarray) -> dict[str, np.ndarray]:
+        """Normalised float32 images (N, 3, H, W) as the file takes them, by input name: its layout, or pixels.
+
+        Raises UsageError for another size than the artifact's.
+        """
+        source = self.manifest.inputs[0]
         if source.color:
             from edgevit.data.preprocess import normalize_table, to_pixels
 
@@ -133,7 +137,11 @@ class Artifact:
                 f"{self.name} takes {source.shape} {source.layout}, not {native.shape}",
                 hint="give an image, or a normalised tensor (1, 3, height, width)",
             )
-        return to_layout(session.run({source.name: native})[result.name], result.layout, model_layout(result))
+        return {source.name: native}
+
+    def _run_batch(self, session: Session, tensor: np.ndarray) -> np.ndarray:
+        result = self.manifest.outputs[0]
+        return to_layout(session.run(self.native_input(tensor))[result.name], result.layout, model_layout(result))
 
 
 def model_layout(spec: TensorSpec) -> Layout:

@@ -20,7 +20,6 @@ from edgevit.artifact import Artifact, load_artifact
 from edgevit.data.imageset import open_imageset
 from edgevit.data.preprocess import preprocess
 from edgevit.errors import UsageError
-from edgevit.layout import to_layout
 from edgevit.log import stage
 from edgevit.pipeline import program_of
 from edgevit.plugins import get_converter
@@ -179,7 +178,8 @@ def _pictures(artifact: Artifact, data: str | None, split: str, samples: int) ->
     """Normalised pictures (1, 3, H, W)."""
     manifest = artifact.manifest
     if data is None:
-        return [artifact.golden_level(golden, "L2") for golden in manifest.goldens]
+        pictures = (artifact.golden_level(golden, "L0") for golden in manifest.goldens)
+        return [preprocess(picture, manifest.preprocess, Layout.NCHW) for picture in pictures]
     images = open_imageset(data, split).images
     count = min(samples, len(images))
     if count < 1:
@@ -222,11 +222,11 @@ def _tallied(
 ) -> tuple[dict[str, _Tally], bool]:
     """The layers that have a value in the artifact, by node; whether both sessions always gave the same answers."""
     reference = ProgramTrace(program)
-    given, answered = artifact.manifest.inputs[0], artifact.manifest.outputs[0]
+    answered = artifact.manifest.outputs[0]
     tallies: dict[str, _Tally] = {}
     same = True
     for picture in pictures:
-        inputs = {given.name: np.ascontiguousarray(to_layout(picture, Layout.NCHW, given.layout))}
+        inputs = artifact.native_input(picture)
         values, answers = (session.run(inputs) for session in sessions)
         same &= np.array_equal(values[answered.name], answers[answered.name])
         told = {layer.node: values[layer.node] for layer in layers if layer.node in values}

@@ -30,7 +30,7 @@ from edgevit.log import logger, stage
 from edgevit.plugins import converter_names, get_converter
 from edgevit.program import Program, save_program
 from edgevit.quantization.kinds import INT8
-from edgevit.quantization.weight_only import round_weights
+from edgevit.quantization.weight_only import rounded_program
 from edgevit.reuse import Reuse
 from edgevit.sources import Source, model_tier, open_source
 from edgevit.spec import Layout, ModelSpec, Precision, Tier
@@ -129,11 +129,10 @@ def program_of(artifact: Artifact, source: Source) -> Program:
     if source.steps is None:
         passes = PASSES if manifest.deploy else ()
         module, _ = deploy(_functional(source), spec, passes, get_converter(manifest.target).kernels)
-    if manifest.compression == INT8:
-        module = round_weights(module)
-    return export(
+    program = export(
         module, spec, precision=manifest.precision, labels=manifest.labels, dynamic_batch=manifest.dynamic_batch
     )
+    return rounded_program(program) if manifest.compression == INT8 else program
 
 
 def _targets(target: str | Sequence[str], model: str | nn.Module, spec: ModelSpec | None) -> list[str]:

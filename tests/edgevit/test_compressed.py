@@ -55,6 +55,15 @@ def artifacts(line):
     return dict(zip(TARGETS, made, strict=True))
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_layers_of_files_with_int8_weights_are_compared(line, artifacts, target):
+    report = edgevit.debug(
+        artifacts[target], weights=line / "float.pt", model=f"{line / 'net.py'}:tiny", out=line / "results"
+    )
+    assert report.same_answers
+    assert len(report.layers) > len(report.untold)
+
+
 def test_int8_weights_are_bit_equal_in_all_files_and_those_of_the_checkpoint(line, artifacts):
     contents = []
     for artifact in artifacts.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -63,13 +64,21 @@ def use(monkeypatch, program):
     return installed
 
 
+def artifact_at(folder):
+    """A fake one that takes the pictures of `use`."""
+    artifact = write_artifact(folder)
+    (given,) = artifact.manifest.inputs
+    sized = dataclasses.replace(given, shape=(1, 3, 32, 32))
+    return dataclasses.replace(artifact, manifest=dataclasses.replace(artifact.manifest, inputs=(sized,)))
+
+
 def test_the_layer_that_errs_comes_first(use, program, tmp_path):
     names = list(program.exported.state_dict)
     bias = next(name for name in names if "mix" in name and "bias" in name)
     other = copy.deepcopy(program)
     other.exported.state_dict[bias].data.add_(0.5)
     use(Telling(program=other))
-    report = debug(write_artifact(tmp_path), weights="w.pt", out=tmp_path)
+    report = debug(artifact_at(tmp_path), weights="w.pt", out=tmp_path)
     worst = report.layers[0]
     assert worst.layer.place.startswith("mix.")
     assert [error.layer.node for error in report.layers if error.new.snr_db is not None] == [worst.layer.node]
@@ -87,7 +96,7 @@ def test_the_layer_that_errs_comes_first(use, program, tmp_path):
 
 def test_equal_programs_have_no_error(use, program, tmp_path):
     use(Telling(program=program))
-    report = debug(write_artifact(tmp_path), weights="w.pt", out=tmp_path)
+    report = debug(artifact_at(tmp_path), weights="w.pt", out=tmp_path)
     assert report.same_answers
     assert not any(error.so_far.steps for error in report.layers)
     assert report.summary().startswith(f"0 of {len(layers_of(program))} layers add error; 2 pictures of its goldens")
@@ -96,14 +105,14 @@ def test_equal_programs_have_no_error(use, program, tmp_path):
 def test_layers_that_are_not_told_are_named(use, program, tmp_path):
     hidden = layers_of(program)[3].node
     use(Telling(program=program, hides=hidden))
-    report = debug(write_artifact(tmp_path), weights="w.pt", out=tmp_path)
+    report = debug(artifact_at(tmp_path), weights="w.pt", out=tmp_path)
     assert report.untold == (hidden,)
     assert "1 not told" in report.summary()
 
 
 def test_other_answers_of_the_telling_copy_are_said(use, program, tmp_path, caplog):
     use(Telling(program=program, gain=2.0))
-    report = debug(write_artifact(tmp_path), weights="w.pt", out=tmp_path)
+    report = debug(artifact_at(tmp_path), weights="w.pt", out=tmp_path)
     assert not report.same_answers
     assert "NOT the artifact's" in report.summary()
     assert "telling inner values changed the answers" in caplog.text
@@ -111,4 +120,4 @@ def test_other_answers_of_the_telling_copy_are_said(use, program, tmp_path, capl
 
 def test_no_pictures_are_refused(tmp_path):
     with pytest.raises(UsageError, match="no pictures"):
-        debug(write_artifact(tmp_path), weights="w.pt", data="digits", samples=0)
+        debug(artifact_at(tmp_path), weights="w.pt", data="digits", samples=0)
