@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from edgevit.capture import example_input
 from edgevit.errors import UsageError
 from edgevit.models import create_model, get_spec
 from edgevit.models.resnet import BasicBlock, Bottleneck
@@ -180,3 +181,13 @@ def test_projector_equals_a_plain_einsum():
         scores = torch.einsum("phd,lhd->hpl", grouped_linear(projector.query, pixels), key)
         update = torch.einsum("hpl,lhd->phd", (scores / 2.0).softmax(-1), value).reshape(5, 3, 64)
         torch.testing.assert_close(got, image + update.permute(2, 0, 1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vt_resnet34", "vt_resnet101"])
+def test_a_new_network_does_not_grow_with_its_blocks(name):
+    torch.manual_seed(0)
+    network = create_model(name).eval()
+    with torch.no_grad():
+        x = network.maxpool(network.relu(network.bn1(network.conv1(example_input((1, 3, 64, 64))))))
+        deep = network.layer3(network.layer2(network.layer1(x)))
+    assert deep.std() < 4 * x.std()
