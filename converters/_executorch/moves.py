@@ -17,7 +17,9 @@ from converters._executorch.values import input_names, kind, tensor
 
 # xnnpack.h: the second operand of xnn_define_batch_matrix_multiply is (..., N, K).
 _TRANSPOSE_B = 1
-_TABULATED = ("XNNGelu", "XNNSigmoid", "XNNTanh", "XNNHardswish")
+# Operations with int8 kernels that ExecuTorch has no int8 form for: functions, which XNNPACK makes tables of, and
+# bilinear growth, which keeps the grid.
+_IN_INTEGERS = ("XNNGelu", "XNNSigmoid", "XNNTanh", "XNNHardswish", "XNNStaticResizeBilinear2D")
 
 
 @dataclasses.dataclass
@@ -82,7 +84,7 @@ class _Simplifier:
         elif name == "XNNBatchMatrixMultiply":
             self._take_transposed(operation)
         elif name == "XNNConvert":
-            self._look_up(node)
+            self._narrow(node)
 
     def drop_unread(self) -> None:
         """Nodes whose results lead to no output, and the values that are left over."""
@@ -128,15 +130,15 @@ class _Simplifier:
             operation.input2_id = source.input_id
             operation.flags |= _TRANSPOSE_B
 
-    def _look_up(self, node: Any) -> None:
-        """int8 to float, one function, float to int8: XNNPACK has a table of the answers for all 256 values."""
+    def _narrow(self, node: Any) -> None:
+        """int8 to float, one operation, float to int8: that operation on int8."""
         convert = node.xnode_union
-        function = self._operation(convert.input_id, *_TABULATED)
-        if function is None:
+        operation = self._operation(convert.input_id, *_IN_INTEGERS)
+        if operation is None:
             return
-        widened = self._operation(function.input_id, "XNNConvert")
+        widened = self._operation(operation.input_id, "XNNConvert")
         if widened is not None:
-            node.xnode_union = dataclasses.replace(function, input_id=widened.input_id, output_id=convert.output_id)
+            node.xnode_union = dataclasses.replace(operation, input_id=widened.input_id, output_id=convert.output_id)
 
     def _reshape(self, transpose: Any) -> Any:
         from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNStaticReshape

@@ -4,8 +4,9 @@ Fake quantization in floats sends one value in ten thousand to the neighbour of 
 it breaks ties in another way and adds biases unrounded. In the next layers each such step makes others, until in deep
 networks half of all values differ by one. So what is trained, and what artifacts are compared with, is the arithmetic
 that ExecuTorch and LiteRT run: convolutions and linear layers sum int8 products and an int32 bias and are rescaled by
-one float32 factor, half to even; products alike; sums are rescaled by fixed-point factors of 21 bits, half up
-(XNNPACK, src/reference/unary-elementwise and microparams-init: "fp32 requantization", qs8-vadd).
+one float32 factor, half to even; products alike; sums are rescaled by fixed-point factors of 21 bits, half up; maps
+grow bilinearly with weights of 11 bits, half up (XNNPACK, src/reference/unary-elementwise and microparams-init: "fp32
+requantization", qs8-vadd, s8-ibilinear).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _LARGEST = 255  # of a value less its zero point
 _FACTOR_BITS = 21
 _LARGEST_FACTOR = 128  # of the 256 that kernels allow, because training moves scales
 _LARGEST_QUOTIENT = 512  # of 1024
+_RESIZE_BITS = 11
 _INT32 = 2**31 - 1
 
 Scale = Callable[[], Tensor]
@@ -49,7 +51,7 @@ class Site:
 
 
 def integer_sites(deployed: fx.GraphModule, placement: Placement) -> tuple[Site, ...]:
-    """All convolutions, linear layers, sums, differences and products with grids in front and behind.
+    """All convolutions, linear layers, sums, differences, products and bilinear growths with grids on both sides.
 
     Arithmetic that placement calls a float island is among them where what it reads and gives has a grid for other
     reasons: the runtimes see the pairs around it.
@@ -57,10 +59,12 @@ def integer_sites(deployed: fx.GraphModule, placement: Placement) -> tuple[Site,
     aten = torch.ops.aten
     sites, gridded = [], {node.name for node in placement.grids}
     weights = {node.name for node in placement.weighted}
-    operations = (aten.conv2d.default, aten.linear.default, aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor)
+    binary = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor)
+    operations = (aten.conv2d.default, aten.linear.default, aten.upsample_bilinear2d.vec, *binary)
     for node in Graph(deployed).calls(*operations):
         weighted = node.name in weights
-        inputs = [origin(one) if isinstance(one, fx.Node) else one for one in node.args[: 1 if weighted else 2]]
+        read = node.args[: 2 if is_call(node, *binary) else 1]
+        inputs = [origin(one) if isinstance(one, fx.Node) else one for one in read]
         output = node
         if node.name not in gridded and is_call(only_reader(node), *rectifiers()):  # which the kernel applies
             output = only_reader(node)
@@ -84,7 +88,10 @@ def coarse_enough(deployed: fx.GraphModule, placement: Placement, table: ScaleTa
                 grids[member] = ActivationGrid(next_half(scale), grids[member].zero_point)
 
     multiplies = {node.name for node in Graph(deployed).calls(torch.ops.aten.mul.Tensor)}
+    keeping = {node.name for node in Graph(deployed).calls(torch.ops.aten.upsample_bilinear2d.vec)}
     for site in integer_sites(deployed, placement):
+        if site.name in keeping:
+            continue
         steps = [grids[name].scale for name in site.inputs]
         if site.weighted:
             steps = [steps[0] * float(table.weights[site.name].scales.max())]
@@ -129,8 +136,8 @@ def in_integers(
 class IntegerKernel(nn.Module):
     """One operation on tensors that lie on int8 grids, float32 in and out, computed in integers.
 
-    operation: aten conv2d, linear, add, sub or mul. scales: of its inputs, the weight's among them, and of its result,
-    which is on that grid but not yet held to its ends.
+    operation: aten conv2d, linear, add, sub, mul or upsample_bilinear2d. scales: of its inputs, the weight's among
+    them, and of its result, which is on that grid but not yet held to its ends.
     """
 
     def __init__(self, operation: Any, scales: tuple[Scale, ...]) -> None:
@@ -138,7 +145,12 @@ class IntegerKernel(nn.Module):
         self._operation = operation
         self._scales = scales
         aten = torch.ops.aten
-        kernels = {aten.add.Tensor: _sum, aten.sub.Tensor: _difference, aten.mul.Tensor: _product}
+        kernels = {
+            aten.add.Tensor: _sum,
+            aten.sub.Tensor: _difference,
+            aten.mul.Tensor: _product,
+            aten.upsample_bilinear2d.vec: _grown,
+        }
         self._kernel = kernels.get(operation, self._weighted)
 
     def forward(self, *args: Any) -> Tensor:
@@ -222,6 +234,40 @@ def _difference(a: Tensor, b: Tensor, *, scales: list[Tensor]) -> Tensor:
 def _product(a: Tensor, b: Tensor, *, scales: list[Tensor]) -> Tensor:
     first, second, result = scales
     return ((a / first).round() * (b / second).round() * (first * second / result)).round() * result
+
+
+def _grown(
+    x: Tensor,
+    size: list[int] | None,
+    align_corners: bool,
+    factors: list[float] | None = None,
+    *,
+    scales: list[Tensor],
+) -> Tensor:
+    """(N, C, H, W) at another size, on its own grid: first along rows, then along columns, rounded once."""
+    height, width = size or [int(x.shape[axis] * factor) for axis, factor in zip((2, 3), factors, strict=True)]
+    (left, right, across), (top, bottom, down) = (
+        _neighbours(x.shape[axis], length, align_corners, x.device) for axis, length in ((3, width), (2, height))
+    )
+    one = 2.0**_RESIZE_BITS
+    steps = (x / scales[0]).round().double()
+    rows = steps[..., left] * one + (steps[..., right] - steps[..., left]) * across
+    upper, lower = rows[:, :, top], rows[:, :, bottom]
+    total = upper * one + (lower - upper) * down[:, None]
+    return torch.floor(total / one**2 + 0.5).float() * scales[0]
+
+
+def _neighbours(before: int, after: int, align_corners: bool, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """For each new position the old ones on both sides and the second one's weight, in steps of 2^-11."""
+    positions = torch.arange(after, device=device, dtype=torch.float32)
+    if align_corners:
+        places = positions * ((before - 1) / max(after - 1, 1))
+    else:
+        places = (positions + 0.5) * (before / after) - 0.5
+    places = places.clamp(0, before - 1)
+    first = places.floor().long()
+    weights = ((places - first) * 2**_RESIZE_BITS).round().double()
+    return first, (first + 1).clamp_max(before - 1), weights
 
 
 def _along(values: Tensor, rank: int, axis: int) -> Tensor:

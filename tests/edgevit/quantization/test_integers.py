@@ -36,6 +36,24 @@ def test_difference_takes_the_second_away():
     assert kernel(torch.tensor([3.5]), torch.tensor([1.25])).item() == 2.25
 
 
+def test_maps_grow_in_steps_of_the_grid_and_round_ties_up():
+    kernel = _kernel(aten.upsample_bilinear2d.vec, _scale(0.5), _scale(0.5))
+    grown = [kernel(torch.tensor([[[row]]]), None, False, [1.0, 2.0]).flatten() for row in ([0.0, 1.0], [0.0, -1.0])]
+    assert [row.tolist() for row in grown] == [[0.0, 0.5, 1.0, 1.0], [0.0, 0.0, -0.5, -1.0]]
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("size", [(8, 10), (5, 13), (3, 4)])
+def test_maps_grow_as_in_floats_up_to_a_step(align_corners, size):
+    x = torch.randint(-128, 128, (2, 3, 4, 5), generator=torch.Generator().manual_seed(0)) * 0.25
+    kernel = _kernel(aten.upsample_bilinear2d.vec, _scale(0.25), _scale(0.25))
+    grown = kernel(x, size, align_corners, None)
+    assert grown.shape == (2, 3, *size)
+    assert torch.equal(grown, (grown / 0.25).round() * 0.25)
+    exact = aten.upsample_bilinear2d.vec(x.double(), size, align_corners, None)
+    assert (grown - exact).abs().max() < 0.25 * 0.6
+
+
 def test_biases_are_added_as_integers():
     kernel = _kernel(aten.linear.default, _scale(0.5), _scale(0.5, 0.25), _scale(0.125))
     weight, bias = torch.tensor([[1.0], [0.5]]), torch.tensor([0.37, 0.07])
