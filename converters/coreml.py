@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from converters._coreml import classifier, compression, pixels
+from converters._coreml import classifier, compression, pixels, sharing
 from edgevit.conversion import INTERPRETER, Converted
 from edgevit.errors import ContractError, ConversionError, UsageError
 from edgevit.libraries import require
@@ -111,6 +111,7 @@ class CoreMLConverter:
             )
             _describe(model, program, options)
             model.save(str(package))
+        sharing.share_constants(package / PROGRAM_FILE)
         if options.classifier:
             classifier.add_classifier(package / PROGRAM_FILE, program.labels, program.spec.outputs[0].name)
         _make_reproducible(package)

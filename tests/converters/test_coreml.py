@@ -11,12 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from converters.coreml import CONVERTER, Options
+from converters._coreml import sharing
+from converters.coreml import CONVERTER, PROGRAM_FILE, Options
 from edgevit.artifact import file_entries
+from edgevit.capture import example_input
 from edgevit.conversion import INTERPRETER
 from edgevit.deploy import deploy
 from edgevit.errors import ContractError, ConversionError, UsageError
 from edgevit.export import export
+from edgevit.mil import Interpreter, protos
+from edgevit.mil.package import body, walk
 from edgevit.spec import Precision
 from tests.edgevit.contract.test_manifest import make_manifest
 from tests.tiny import TinyClassifier, classifier_spec, seeded
@@ -51,6 +55,38 @@ def half(tmp_path_factory):
     """Folder and manifest of TinyClassifier in fp16."""
     folder = tmp_path_factory.mktemp("coreml")
     return folder, _convert(folder, Precision.FP16)
+
+
+def _program(folder):
+    model = protos.load("Model_pb2").Model()
+    model.ParseFromString((folder / "model.mlpackage" / PROGRAM_FILE).read_bytes())
+    return model.mlProgram.functions["main"]
+
+
+def test_equal_constants_are_stored_once(half):
+    constants = [operation for operation in walk(body(_program(half[0]))) if operation.type == "const"]
+    contents = {
+        (operation.outputs[0].type.SerializeToString(), operation.attributes["val"].SerializeToString())
+        for operation in constants
+    }
+    assert len(contents) == len(constants) > 5
+
+
+def test_sharing_constants_changes_no_answer_and_no_value_in_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(sharing, "share_constants", lambda path: None)
+    _convert(tmp_path, Precision.FP16, classifier=True)
+    monkeypatch.undo()
+    image = {"image": example_input((1, 3, 32, 32)).numpy()}
+    package = tmp_path / "model.mlpackage"
+    before, stored = Interpreter(package).predict(image), _program(tmp_path)
+    sharing.share_constants(package / PROGRAM_FILE)
+    after, shared = Interpreter(package).predict(image), _program(tmp_path)
+    assert len(body(shared).operations) < len(body(stored).operations)
+    assert np.array_equal(after["logits"], before["logits"])
+    assert after["label"] == before["label"]
+    given = [next(one for one in walk(body(function)) if one.type == "classify") for function in (stored, shared)]
+    assert given[1].inputs["classes"] == given[0].inputs["classes"]
+    assert given[1].inputs["classes"].arguments[0].WhichOneof("binding") == "value"
 
 
 def test_check_reads_version_names_dtypes_labels_and_weights(half):
