@@ -84,8 +84,9 @@ coreml: $(READY)  ## what Core ML's options cost (about ten minutes)
 	$(BIN)/python -m benchmarks.matrix benchmarks/coreml-weights.toml
 	$(BIN)/python -m benchmarks.tables
 
-int8: $(READY)  ## train, quantize, convert and score four models in int8 (about two hours)
+int8: $(READY)  ## train, quantize, convert and score five models in int8 (about two hours)
 	$(BIN)/python -m benchmarks.int8
+	$(BIN)/python -m benchmarks.overlays artifacts/int8/segnetr_32-int8-executorch artifacts/int8/segnetr_32-int8-coreml artifacts/int8/unet-int8-tflite
 	$(BIN)/python -m benchmarks.tables
 
 compressed: $(READY)  ## convert and score three models in every compressed form, pruned ones too
