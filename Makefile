@@ -59,8 +59,9 @@ lint: $(READY)  ## ruff
 goldens: $(READY)  ## rewrite the golden vectors; review the diff
 	$(BIN)/python -m tests.contract.make_preprocess_goldens
 
-matrix: $(READY)  ## measure the conversion matrix at full size (about two hours)
+matrix: $(READY)  ## measure the conversion matrices at full size (about two hours)
 	$(BIN)/python -m benchmarks.matrix benchmarks/conversion.toml
+	$(BIN)/python -m benchmarks.matrix benchmarks/server-conversion.toml
 	$(BIN)/python -m benchmarks.tables
 
 sizes: $(READY)  ## parity of two models at all sizes from 64 to 384 (about half an hour)

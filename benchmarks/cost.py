@@ -53,7 +53,7 @@ def main() -> None:
     arguments = parser.parse_args()
     log.configure()
     course = tomllib.loads(COURSE.read_text())
-    rows = json.loads(RESULT.read_text())["rows"] if arguments.only else []
+    rows = json.loads(RESULT.read_text())["rows"] if arguments.only and RESULT.is_file() else []
     for name in arguments.only or course["models"]:
         rows = [row for row in rows if row["model"] != name] + measure_model(name, course["targets"], course["seed"])
         document = {

@@ -52,7 +52,7 @@ def main() -> None:
         "provenance": provenance(("executorch", "coremltools", "ai-edge-litert")),
         "rows": [],
     }
-    result = json.loads(path.read_text()) if arguments.only else facts
+    result = json.loads(path.read_text()) if arguments.only and path.is_file() else facts
     failed = False
     for model in arguments.only or matrix["models"]:
         rows = measure_model(model, matrix)

@@ -53,40 +53,50 @@ def recipes() -> str:
 
 
 def conversion() -> str:
-    """A line per model: parity with the checkpoint in fp32 and fp16, sizes, seconds and transposes, by target."""
-    result = _result("conversion")
+    """The models of phones and boards in their targets."""
+    return _matrix("conversion")
+
+
+def server_conversion() -> str:
+    """The models of the server tier in theirs."""
+    return _matrix("server-conversion")
+
+
+def _matrix(name: str) -> str:
+    """A line per model: parity with the checkpoint, sizes and seconds, by target and precision."""
+    result = _result(name)
     rows = {(row["model"], row["target"], row["precision"]): row for row in result["rows"]}
-    targets = list(dict.fromkeys(row["target"] for row in result["rows"]))
+    targets, precisions = (list(dict.fromkeys(key[axis] for key in rows)) for axis in (1, 2))
     lines = [
         f"| model | pixels | M params | {' | '.join(targets)} | MB | seconds | transposes |",
         "|---|---:|---:|" + "---:|" * len(targets) + "---:|---:|---:|",
     ]
     for model in dict.fromkeys(row["model"] for row in result["rows"]):
-        pairs = [[rows.get((model, target, precision)) for precision in ("fp32", "fp16")] for target in targets]
-        full = [pair[0] for pair in pairs]
+        by_target = [[rows.get((model, target, precision)) for precision in precisions] for target in targets]
+        full = [forms[0] for forms in by_target]
         known = next((row for row in full if row and not row["error"]), None)
         cells = [model, *([str(known["input_size"]), f"{known['params'] / 1e6:.1f}"] if known else "––")]
-        cells += [", ".join(_decibels(row) for row in pair) for pair in pairs]
-        cells.append(", ".join(_of(row, lambda row: f"{row['size_bytes'] / 1e6:.1f}") for row in pairs[0]))
+        cells += [", ".join(_of(row, _decibels) for row in forms) for forms in by_target]
+        cells.append(", ".join(_of(row, lambda row: f"{row['size_bytes'] / 1e6:.1f}") for row in by_target[0]))
         cells.append(", ".join(_of(row, lambda row: f"{row['conversion_s']:.0f}") for row in full))
-        cells.append(", ".join(_of(row, lambda row: f"{row['lowering']['transposes']}") for row in full))
+        cells.append(", ".join(_of(row, lambda row: _number(row["lowering"]["transposes"])) for row in full))
         lines.append("| " + " | ".join(cells) + " |")
-    worst = max(
-        row["parity"]["max_relative_error"] for row in rows.values() if row["precision"] == "fp32" and not row["error"]
-    )
+    exact = [row for row in rows.values() if row["precision"] == "fp32" and not row["error"]]
+    worst = max(row["parity"]["max_relative_error"] for row in exact)
     lines += [
         "",
-        f"Targets: dB in fp32, fp16. MB: {targets[0]}, fp32 and fp16. Seconds (of the converter) and "
-        f"transposes: fp32, in the order of the targets. Largest relative error in fp32: {worst:.1e}. "
-        f"{_outside(rows.values())} {result['cpu']}, {result['cores']} cores; "
+        f"Targets: dB in {', '.join(precisions)}. MB: {targets[0]}, {', '.join(precisions)}. Seconds (of the "
+        f"converter) and transposes: fp32, in the order of the targets. Largest relative error in fp32: {worst:.1e}. "
+        f"{_outside(rows.values())}{result['cpu']}, {result['cores']} cores; "
         f"{_tools(result['provenance']['tools'])}; seeded random weights, 2 pictures and 2 random inputs per file; "
-        f"made by `make matrix`.{_unmeasured('conversion')}",
+        f"made by `make matrix`.{_unmeasured(name)}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _decibels(row: dict[str, Any] | None) -> str:
-    return _of(row, lambda row: f"{row['parity']['snr_db']:.0f}")
+def _decibels(row: dict[str, Any]) -> str:
+    decibels = row["parity"]["snr_db"]
+    return "equal" if decibels is None else f"{decibels:.0f}"
 
 
 def _of(row: dict[str, Any] | None, cell: Callable[[dict[str, Any]], str]) -> str:
@@ -97,15 +107,21 @@ def _of(row: dict[str, Any] | None, cell: Callable[[dict[str, Any]], str]) -> st
 
 
 def _outside(rows: Iterable[dict[str, Any]]) -> str:
-    """Which files leave operations to the runtime, outside their delegate."""
+    """Which files leave operations to the runtime, outside their delegate; nothing if no target has one."""
     delegated = [row for row in rows if not row["error"] and row["lowering"]["delegated"] is not None]
     left = [
         f"{row['model']} {row['target']} {row['precision']} ({row['lowering']['nodes'] - row['lowering']['delegated']})"
         for row in delegated
         if row["lowering"]["nodes"] > row["lowering"]["delegated"]
     ]
+    if not delegated:
+        return ""
     counted = f"XNNPACK takes every operation of {len(delegated) - len(left)} of {len(delegated)} files for it"
-    return f"{counted}, all but a few in: {', '.join(left)}." if left else f"{counted}."
+    return f"{counted}, all but a few in: {', '.join(left)}. " if left else f"{counted}. "
+
+
+def _number(value: int | None) -> str:
+    return "–" if value is None else str(value)
 
 
 def _unmeasured(matrix: str) -> str:
