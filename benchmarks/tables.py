@@ -124,10 +124,10 @@ def _number(value: int | None) -> str:
     return "–" if value is None else str(value)
 
 
-def _unmeasured(matrix: str) -> str:
-    """The models of a matrix that its result has no rows of yet."""
-    measured = {row["model"] for row in _result(matrix)["rows"]}
-    models = tomllib.loads((ROOT / "benchmarks" / f"{matrix}.toml").read_text())["models"]
+def _unmeasured(benchmark: str) -> str:
+    """The models of a benchmark that its result has no rows of yet."""
+    measured = {row["model"] for row in _result(benchmark)["rows"]}
+    models = tomllib.loads((ROOT / "benchmarks" / f"{benchmark}.toml").read_text())["models"]
     left = [name for name in models if name not in measured]
     return f" Not measured yet: {', '.join(left)}." if left else ""
 
@@ -236,7 +236,8 @@ def server() -> str:
         *(f"- {name}: {flag}." for name, flag in notes),
         "",
         f"{machine}; {timing['threads']} CPU threads, the same seeded weights for all; medians over {timing['rounds']} "
-        f"rounds of one fresh process per contender; {_tools(result['provenance']['tools'])}; made by `make server`.",
+        f"rounds of one fresh process per contender; {_tools(result['provenance']['tools'])}; made by `make server`."
+        f"{_unmeasured('server')}",
     ]
     return "\n".join(lines) + "\n"
 
