@@ -21,8 +21,7 @@ class Costs:
     grouped_tap: one weight of one group at one pixel in a general grouped convolution, for up to 16 outputs.
     mac: one multiplication and addition of a dense product. elementwise: one element of a sum.
     strided_slice: one picked number. layer_norm: whether the runtime takes the operation whole.
-    softmax_any_axis: whether its softmax is as fast over axes that are not the last. computed_kernels: whether it takes
-    convolutions whose kernels are computed.
+    softmax_any_axis: whether its softmax is as fast over axes that are not the last.
     """
 
     depthwise: tuple[tuple[int, float], ...]
@@ -32,7 +31,6 @@ class Costs:
     strided_slice: float
     layer_norm: bool
     softmax_any_axis: bool
-    computed_kernels: bool = False
 
     def depthwise_element(self, taps: int) -> float:
         """One output element of a depthwise convolution with so many taps."""

@@ -8,8 +8,10 @@ from torch import nn
 
 from edgevit.batching import any_batch
 from edgevit.capture import capture, example_input, functional
+from edgevit.deploy import deploy
 from edgevit.errors import ExportError
-from tests.edgevit.deploy.rewriting import Function
+from tests.edgevit.deploy.rewriting import Function, settled
+from tests.families import build, spec_of
 from tests.tiny import TinyClassifier, TinySegmenter, seeded
 
 _MAP = (1, 4, 6, 6)
@@ -82,3 +84,16 @@ def test_operation_that_does_not_know_another_axis_is_named():
     one = functional(capture(net.eval(), (example_input(_MAP),), "net"))
     with pytest.raises(ExportError, match="several pictures"):
         any_batch(one)
+
+
+@pytest.mark.parametrize(
+    "family", ["cvt", "pervit", "dwnet", "dynamic_dwnet", "i_dynamic_dwnet", "local_vit", "vt_fpn"]
+)
+def test_every_family_takes_a_batch_as_servers_deploy_it(family):
+    torch.manual_seed(0)
+    network = settled(build(family))
+    deployed, _ = deploy(network, spec_of(family), kernels="server")
+    pictures = example_input((3, 3, 32, 32), seed=3)
+    with torch.no_grad():
+        wanted, together = network(pictures), any_batch(deployed)(pictures)
+    assert (together - wanted).abs().max() <= 1e-5 * wanted.abs().max()

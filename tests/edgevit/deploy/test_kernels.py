@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -88,8 +86,3 @@ def test_other_sums_over_unfolded_patches_stay():
         )
 
     assert changes_nothing(COMPUTED_KERNELS, Function(strangely_weighed), (1, 6, 6, 7), (1, 9, 42, 2))
-
-
-def test_runtimes_that_take_computed_kernels_keep_them():
-    costs = replace(XNNPACK, computed_kernels=True)
-    assert changes_nothing(COMPUTED_KERNELS, settled(DynamicDepthwise(64)), _MAP, costs=costs)
