@@ -252,13 +252,15 @@ def cost() -> str:
         cells = [_of(rows.get((model, target)), _price) for target in targets]
         params = next(row["params"] for row in result["rows"] if row["model"] == model)
         lines.append(f"| {model} | {params / 1e6:.1f} | {' | '.join(cells)} |")
+    loads = [row["load_average"] for row in result["rows"]]
     growth = (result["exponents"].get(target) for target in targets)
     cells = ["–" if one is None else f"{one['seconds']:.2f}, {one['peak_bytes']:.2f}" for one in growth]
     lines += [
         f"| growth | | {' | '.join(cells)} |",
         "",
         "Seconds and GiB of the whole command, its export and its checks among them; growth: from the first model to "
-        f"the last, as the power of the parameters that fits. {result['cpu']}, {result['cores']} cores; "
+        f"the last, as the power of the parameters that fits. {result['cpu']}, {result['cores']} cores, load average "
+        f"{min(loads):.0f} to {max(loads):.0f}; "
         f"{_tools(result['provenance']['tools'])}; made by `make cost`.",
     ]
     return "\n".join(lines) + "\n"
