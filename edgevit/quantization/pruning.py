@@ -18,7 +18,7 @@ from edgevit.quantization.ptq import card_of
 from edgevit.scoring import describe_scores
 from edgevit.sources import open_source
 from edgevit.training.checkpoint import save_checkpoint
-from edgevit.training.recipe import Augmentation, Recipe, get_recipe
+from edgevit.training.recipe import fine_tuning
 from edgevit.training.trainer import (
     TrainingResult,
     check_sets,
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from edgevit.spec import ModelSpec
-    from edgevit.training.checkpoint import CheckpointCard
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ def prune(
     train_set, test_set = (readable(open_imageset(data, split)) for split in ("train", "test"))
     check_sets(source.spec, train_set, test_set)
     card = card_of(source, weights)
-    recipe = _recipe(card, epochs, learning_rate)
+    recipe = fine_tuning("prune", card.training, epochs, learning_rate)
     teacher = copy.deepcopy(source.module)
     with stage("prune", model=source.spec.name, data=data) as running, threads_of(threads), seeded(recipe.seed):
         masked = _masked(source.module, source.spec, sparsity)
@@ -87,16 +86,6 @@ def prune(
     progress_of(out).unlink(missing_ok=True)
     seconds = time.perf_counter() - start
     return Pruned(Path(out), curve[-1].metric, curve[-1].score, recipe.epochs, seconds, tuple(curve), reached)
-
-
-def _recipe(card: CheckpointCard, epochs: int | None, learning_rate: float | None) -> Recipe:
-    recipe = get_recipe("prune")
-    return dataclasses.replace(
-        recipe,
-        epochs=epochs or recipe.epochs,
-        learning_rate=learning_rate or recipe.learning_rate,
-        augmentation=Augmentation(**card.training.get("recipe", {}).get("augmentation", {})),
-    )
 
 
 def _masked(module: nn.Module, spec: ModelSpec, sparsity: float) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from edgevit.quantization.ptq import SAMPLES, budget_facts, int8_card, post_trai
 from edgevit.quantization.trainable import finished, trainable
 from edgevit.scoring import describe_scores
 from edgevit.sources import int8_network, open_source
-from edgevit.training.checkpoint import CheckpointCard, read_checkpoint, save_checkpoint
-from edgevit.training.recipe import Augmentation, Recipe, get_recipe
+from edgevit.training.checkpoint import read_checkpoint, save_checkpoint
+from edgevit.training.recipe import fine_tuning
 from edgevit.training.trainer import (
     TrainingResult,
     check_sets,
@@ -61,7 +60,8 @@ def qat(
     train_set, test_set = (readable(open_imageset(data, split)) for split in ("train", "test"))
     check_sets(source.spec, train_set, test_set)
     checkpoint = read_checkpoint(weights)
-    recipe = _recipe(checkpoint.card, epochs, learning_rate)
+    training = {} if checkpoint.card is None else checkpoint.card.training
+    recipe = fine_tuning("qat", training, epochs, learning_rate)
     if checkpoint.int8:
         network = int8_network(source.module, source.spec, checkpoint)
     else:
@@ -91,14 +91,3 @@ def qat(
         save_checkpoint(out, source.module, int8_card(source, weights, network, facts), network.tensors())
         progress_of(out).unlink(missing_ok=True)
     return training_result(out, recipe, time.perf_counter() - start, curve)
-
-
-def _recipe(card: CheckpointCard | None, epochs: int | None, learning_rate: float | None) -> Recipe:
-    recipe = get_recipe("qat")
-    known = {} if card is None else card.training.get("recipe", {}).get("augmentation", {})
-    return dataclasses.replace(
-        recipe,
-        epochs=epochs or recipe.epochs,
-        learning_rate=learning_rate or recipe.learning_rate,
-        augmentation=Augmentation(**known),
-    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from edgevit.errors import UsageError, unknown_name
 
@@ -175,3 +177,19 @@ def get_recipe(name: str) -> Recipe:
         return RECIPES[name]
     except KeyError:
         raise unknown_name("recipe", name, RECIPES) from None
+
+
+def fine_tuning(
+    name: str, training: Mapping[str, Any], epochs: int | None = None, learning_rate: float | None = None
+) -> Recipe:
+    """The recipe called `name` for a network that is trained already, with the augmentation that it was trained with.
+
+    training: what its checkpoint's card tells of that; epochs and learning_rate stand over the recipe's own.
+    """
+    recipe = get_recipe(name)
+    return replace(
+        recipe,
+        epochs=epochs or recipe.epochs,
+        learning_rate=learning_rate or recipe.learning_rate,
+        augmentation=Augmentation(**training.get("recipe", {}).get("augmentation", {})),
+    )

@@ -56,7 +56,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", ["train", "qat"])
+@pytest.mark.parametrize("command", ["train", "qat", "prune"])
 def test_killed_process_goes_on_to_the_same_weights(folder, capsys, command):
     how = ["--recipe", folder / "recipe.toml", "--input-size", SIZE] if command == "train" else ["--epochs", EPOCHS]
     how += ["--weights", folder / "float.pt", "--data", folder / "data", "--threads", 1]
