@@ -6,7 +6,7 @@ import html
 import json
 from typing import Any
 
-from benchmarks.tables import RESULTS
+from benchmarks.tables.committed import RESULTS
 
 PLOT = RESULTS / "race.svg"
 _WIDTH, _LABELS, _VALUES = 760, 190, 70  # pixels: all, the names on the left, the numbers on the right

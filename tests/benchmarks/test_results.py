@@ -11,7 +11,8 @@ import pytest
 from benchmarks.kernel_costs import with_costs
 from benchmarks.matrix import read_matrix
 from benchmarks.plots import PLOT, draw
-from benchmarks.tables import RESULTS, ROOT, render
+from benchmarks.tables import render
+from benchmarks.tables.committed import RESULTS, ROOT
 from edgevit.deploy.costs import FILE, read_costs
 from edgevit.deploy.depthwise import cheapest_split
 from edgevit.errors import UsageError

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from benchmarks import tables
 from benchmarks.server import PLAN, Setting, read_plan, summarize
 from benchmarks.standings import CONTROL
+from benchmarks.tables import speeds
 from edgevit.errors import UsageError
 from edgevit.spec import Precision
 
@@ -55,8 +55,8 @@ def test_contender_that_is_wrong_or_failed_has_no_speed(change, cell, tmp_path, 
     result = {"cpu": "Some CPU", "cores": 2, "gpu": None, "rows": [row], "provenance": {"tools": {"torch": "2"}}}
     result["plan"] = {"timing": {"threads": 2, "rounds": 6}}
     (tmp_path / "server.json").write_text(json.dumps(result))
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    line = next(line for line in tables.server().splitlines() if line.startswith("| van_b0"))
+    monkeypatch.setattr("benchmarks.tables.committed.RESULTS", tmp_path)
+    line = next(line for line in speeds.server().splitlines() if line.startswith("| van_b0"))
     assert line.endswith(f"| 952.4 | 1904.8 | 3809.5 | {cell} | aotinductor 0.500 [0.500, 0.500] |")
 
 

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from benchmarks import tables
 from benchmarks.race import RACE
 from benchmarks.standings import CONTROL, Bar, Operations, judge_bars, judge_conversion, merged, read_race, summarize
+from benchmarks.tables import speeds
 from edgevit.errors import UsageError
 
 # Milliseconds of each contender relative to the machine's speed in a round, and its answer's error.
@@ -164,8 +164,8 @@ def test_table_shows_wrong_failed_and_unjudged(race, monkeypatch):
             {"model": "vt_resnet18", "limit": 0.5, "met": None, "error": "onnx2tf: ValueError: no"},
         ],
     }
-    monkeypatch.setattr(tables, "_result", lambda name: result)
-    lines = tables.race().splitlines()
+    monkeypatch.setattr(speeds, "committed", lambda name: result)
+    lines = speeds.race().splitlines()
     assert "| **edgevit, TFLite** | 4.40 |" in lines
     assert "| TFLite by onnx2tf | WRONG, rel. error 1.2e+00 |" in lines
     assert "| ONNX Runtime | failed |" in lines

@@ -1,0 +1,134 @@
+"""Tables of what networks and files score, and of the recipes that trained them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from benchmarks.tables.committed import committed, tools
+from edgevit.scoring import recorded_scores
+from edgevit.training.recipe import RECIPES
+
+_FORMS = {"float": "float", "ptq": "int8, post-training", "qat": "int8, trained"}
+
+
+def recipes() -> str:
+    """What sets the recipes that come with edgevit apart."""
+    columns = {
+        "epochs": lambda recipe: f"{recipe.epochs}",
+        "batch": lambda recipe: f"{recipe.batch_size}",
+        "learning rate": lambda recipe: f"{recipe.learning_rate:g}",
+        "smoothing": lambda recipe: f"{recipe.label_smoothing:g}",
+        "EMA": lambda recipe: f"{recipe.ema_decay:g}" if recipe.ema_decay else "–",
+        "mixup, cutmix": lambda recipe: f"{recipe.mixup_alpha:g}, {recipe.cutmix_alpha:g}",
+        "augmentation": lambda recipe: (
+            ", ".join(
+                f"{field.name} {value:g}"
+                for field in dataclasses.fields(recipe.augmentation)
+                if (value := getattr(recipe.augmentation, field.name)) != field.default
+            )
+            or "–"
+        ),
+    }
+    lines = ["| recipe | " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1) + "---|"]
+    for name, recipe in RECIPES.items():
+        lines.append(f"| `{name}` | " + " | ".join(cell(recipe) for cell in columns.values()) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def demo() -> str:
+    """The digits demo: accuracy of checkpoint and artifacts, parity, size, latency on the machine that ran it."""
+    rows = committed("demo")["artifacts"]
+    lines = [
+        "| artifact | top-1 checkpoint | top-1 artifact | parity with the checkpoint | MB | latency p50, 1 thread |",
+        "|---|---:|---:|---|---:|---:|",
+        *(_demo_row(row) for row in rows),
+        "",
+        "Made by `make demo`; latency is of a small shared x86 machine, not of a phone.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _demo_row(row: dict[str, Any]) -> str:
+    accuracy = row["accuracy"]
+    cells = (
+        row["name"],
+        f"{100 * accuracy['checkpoint']:.1f} %",
+        "–" if accuracy["artifact"] is None else f"{100 * accuracy['artifact']:.1f} %",
+        _agreement(row["agreement"]),
+        f"{row['size_bytes'] / 1e6:.1f}",
+        f"{row['latencies'][0]['p50_ms']:.2f} ms" if row["latencies"] else "–",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def _agreement(parity: dict[str, Any]) -> str:
+    """Relative error and SNR, and where they were measured if not in the target's own runtime."""
+    if not parity["samples"]:
+        return "checked, not executed"
+    snr = "equal to the bit" if parity["snr_db"] is None else f"{parity['snr_db']:.0f} dB"
+    place = ", interpreter" if parity["runtime"].startswith("reference") else ""
+    return f"rel. error {parity['max_relative_error']:.1e}, {snr}{place}"
+
+
+def int8() -> str:
+    """The score of every form of each model on the same pictures, and how the artifacts agree."""
+    result = committed("int8")
+    lines = [
+        "| model | form | score | points below float, 95 % interval | agreement with int8, trained | MB, of fp32 |",
+        "|---|---|---:|---|---|---|",
+    ]
+    for model in result["models"]:
+        lines += [_int8_row(model["model"], row) for row in model["rows"]]
+    agreements = [share for model in result["models"] for share in model["agreement"].values()]
+    tasks = dict.fromkeys(_int8_task(model.get("course", result.get("course")), model) for model in result["models"])
+    lines += [
+        "",
+        f"{'; '.join(tasks)}; any two targets agree on {100 * min(agreements):.1f} % of the pictures or pixels, "
+        f"or more; {result['cpu']}; {tools(result['provenance']['tools'])}; made by `make int8`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _int8_task(course: dict[str, Any], model: dict[str, Any]) -> str:
+    return f"`{course['data']}`, {model['pictures']} test pictures of {course['input_size']} pixels a side"
+
+
+def _int8_row(model: str, row: dict[str, Any]) -> str:
+    drop = row["drop"]
+    lost = "–" if row["form"] == "float" else f"{drop['points']:.2f} [{drop['low']:.2f}, {drop['high']:.2f}]"
+    agreement = size = "–"
+    if "agreement" in row:
+        closeness = "equal" if row["snr_db"] is None else f"{row['snr_db']:.0f} dB"
+        agreement = f"{100 * row['agreement']:.2f} %, {closeness}, {100 * row['equal_answers']:.1f} % to the bit"
+        size = f"{row['size_bytes'] / 1e6:.1f}, {row['size_ratio']:.2f}"
+    form = _FORMS.get(row["form"], row["form"])
+    metric, score = next(iter(recorded_scores(row).items()))
+    return f"| {model} | {form} | {100 * score:.2f} % {metric} | {lost} | {agreement} | {size} |"
+
+
+def compressed() -> str:
+    """The score of every compressed form of each model in each target, on the same pictures."""
+    result = committed("compressed")
+    tasks = dict.fromkeys(f"`{row['data']}`, {row['pictures']} test pictures" for row in result["rows"])
+    lines = [
+        "| model | form | target | score | points below float, 95 % interval | agreement with float | MB, of fp32 |",
+        "|---|---|---|---:|---|---|---|",
+        *(_compressed_row(row) for row in result["rows"]),
+        "",
+        f"{'; '.join(tasks)}; {result['cpu']}; {tools(result['provenance']['tools'])}; made by `make compressed`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _compressed_row(row: dict[str, Any]) -> str:
+    lost = agreement = size = "–"
+    if row["form"] != "float":
+        lost = f"{row['drop']['points']:.2f} [{row['drop']['low']:.2f}, {row['drop']['high']:.2f}]"
+        closeness = "equal" if row["snr_db"] is None else f"{row['snr_db']:.0f} dB"
+        agreement = f"{100 * row['agreement']:.2f} %, {closeness}"
+    if "size_bytes" in row:
+        size = f"{row['size_bytes'] / 1e6:.1f}, {row['size_ratio']:.2f}"
+    metric, score = next(iter(row["scores"].items()))
+    cells = (row["model"], row["form"], row["target"] or "–", f"{100 * score:.2f} % {metric}", lost, agreement, size)
+    return "| " + " | ".join(cells) + " |"
