@@ -168,7 +168,7 @@ def _artifacts(course: Course, files: dict[str, Path], work: Path) -> tuple[list
 
 def network_answers(name: str, weights: Path, pictures: LabelledSet, precision: Precision) -> np.ndarray:
     """Logits (N, classes, ...) of the network of a checkpoint in PyTorch."""
-    source = open_source(name, weights=weights, precision=precision)  # int8 answers one by one, as the artifacts run
+    source = open_source(name, weights=weights, precision=precision)
     tensors = np.concatenate(_tensors(pictures, source.spec.preprocess))
     with stage("answers", model=name, weights=weights.name):
         return np.concatenate([source.run(tensors[i : i + _BATCH]) for i in range(0, len(tensors), _BATCH)])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgevit.contract.manifest import DeployStep
-    from edgevit.quantization.network import Int8Network
+    from edgevit.quantization.network import Int8Network, ReferenceNetwork
     from edgevit.training.checkpoint import Checkpoint
 
 _DEFAULT_SIZE = 224
@@ -44,15 +44,17 @@ class Source:
     weights: dict[str, Any]
     steps: tuple[DeployStep, ...] | None = None
     twin: Source | None = None
-    reference: nn.Module | None = None
+    reference: ReferenceNetwork | None = None
 
     def run(self, tensor: Any) -> Any:
         """The reference: normalised images (N, 3, H, W) to logits, NumPy in and out, eval mode."""
         import torch
 
-        network = (self.reference or self.module).eval()
         pictures = torch.from_numpy(tensor)
         with torch.no_grad():
+            if self.reference is not None:
+                return self.reference(pictures).numpy()
+            network = self.module.eval()
             if self.steps is None:
                 return network(pictures).numpy()
             return torch.cat([network(picture[None]) for picture in pictures]).numpy()  # deployed for one
@@ -102,10 +104,12 @@ def open_source(
     facts = _weights_facts(module, checkpoint, random=checkpoint is None and isinstance(model, str))
     if precision is not Precision.INT8:
         return Source(module, counted, labels, facts)
+    from edgevit.quantization.network import ReferenceNetwork
+
     network = int8_network(module, counted, checkpoint)
     facts |= {"state_sha256": network.digest(), "quantization": card.quantization["method"]}
     twin = Source(network.deployed, counted, labels, facts, network.steps)
-    return Source(network.module(), counted, labels, facts, network.steps, twin, network.reference())
+    return Source(network.module(), counted, labels, facts, network.steps, twin, ReferenceNetwork(network))
 
 
 def open_spec(model: str, num_classes: int | None = None, input_size: int | None = None) -> ModelSpec:

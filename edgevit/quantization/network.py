@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # One deployment form for all targets: the scales belong to its tensors.
 INT8_PASSES = (*PASSES, SCALE_CONVOLUTIONS, SPLIT_SILU, SEPARATE_SKIPS)
 
+_FEW, _TOGETHER = 8, 16  # pictures: answered one by one, and at once
+
 
 @dataclass(frozen=True, slots=True)
 class Int8Network:
@@ -114,6 +116,28 @@ class Int8Network:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+class ReferenceNetwork:
+    """An int8 network's answers in integers, to one picture or many: what `Int8Network.reference` gives to each alone.
+
+    Its form for batches is made once more than a few pictures come: it takes seconds, and then a fraction of the time.
+    """
+
+    def __init__(self, network: Int8Network) -> None:
+        self._network = network
+        self._alone = network.reference()
+        self._together: fx.GraphModule | None = None
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """(N, 3, S, S) to logits (N, ...)."""
+        import torch
+
+        if len(pictures) <= _FEW:
+            return torch.cat([self._alone(picture[None]) for picture in pictures])
+        if self._together is None:
+            self._together = self._network.reference(batched=True)
+        return torch.cat([self._together(part) for part in pictures.split(_TOGETHER)])
 
 
 def prepare(module: nn.Module, spec: ModelSpec) -> tuple[fx.GraphModule, tuple[DeployStep, ...]]:

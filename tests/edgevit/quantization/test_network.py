@@ -11,7 +11,7 @@ from torch import nn
 
 from edgevit.errors import QuantizationError
 from edgevit.quantization.calibration import calibrate
-from edgevit.quantization.network import Int8Network, prepare, restore
+from edgevit.quantization.network import Int8Network, ReferenceNetwork, prepare, restore
 from edgevit.quantization.qdq import insert_grids
 from edgevit.quantization.scheme import ScaleTable
 from edgevit.quantization.trainable import finished, trainable
@@ -171,3 +171,20 @@ def test_nobody_is_told_that_nncf_was_used(network):
 
     assert "openvino_telemetry" not in sys.modules
     assert type(nncf.telemetry.wrapper.telemetry).__name__ == "MagicMock"
+
+
+def test_many_pictures_get_the_answers_of_each_alone(network, monkeypatch):
+    made, reference = [], Int8Network.reference
+
+    def counted(self: Int8Network, *, batched: bool = False) -> nn.Module:
+        made.append(batched)
+        return reference(self, batched=batched)
+
+    monkeypatch.setattr(Int8Network, "reference", counted)
+    answer, pictures = ReferenceNetwork(network), torch.cat([*_pictures(), *_pictures(3)])
+    with torch.no_grad():
+        together = answer(pictures)
+        assert made == [False, True]
+        assert torch.equal(together, torch.cat([answer(picture[None]) for picture in pictures]))
+        assert torch.equal(together, answer(pictures))
+    assert made == [False, True]
