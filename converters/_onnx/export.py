@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from converters._onnx.simplify import simplify
 from edgevit.errors import ConversionError
 from edgevit.inner_values import with_outputs
 from edgevit.narrowing import narrowed
@@ -43,8 +44,10 @@ def export_onnx(program: Program, path: Path, nodes: Sequence[str] = ()) -> None
                 opset_version=OPSET,
                 input_names=[spec.name for spec in program.spec.inputs],
                 output_names=[*(spec.name for spec in program.spec.outputs), *inner_names(nodes)],
+                optimize=False,
                 verbose=False,
             )
+            simplify(exported.model)
         except torch.onnx.OnnxExporterError as error:
             raise ConversionError(
                 f"{program.spec.name} does not become ONNX: {_cause(error)}", hint="--debug shows where"
