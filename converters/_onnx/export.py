@@ -43,7 +43,6 @@ def export_onnx(program: Program, path: Path, nodes: Sequence[str] = ()) -> None
                 external_data=False,
                 opset_version=OPSET,
                 input_names=[spec.name for spec in program.spec.inputs],
-                output_names=[*(spec.name for spec in program.spec.outputs), *inner_names(nodes)],
                 optimize=False,
                 verbose=False,
             )
@@ -52,6 +51,9 @@ def export_onnx(program: Program, path: Path, nodes: Sequence[str] = ()) -> None
             raise ConversionError(
                 f"{program.spec.name} does not become ONNX: {_cause(error)}", hint="--debug shows where"
             ) from error
+    results = [*(spec.name for spec in program.spec.outputs), *inner_names(nodes)]
+    for value, name in zip(exported.model.graph.outputs, results, strict=True):  # which simplifying may merge
+        value.name = name
     model = exported.model_proto
     if program.dynamic_batch:
         _name_batch(model.graph)
