@@ -16,7 +16,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from converters._coreml import classifier, compression, pixels, sharing
-from edgevit.contract.manifest import Tolerance
 from edgevit.conversion import INTERPRETER, Converted
 from edgevit.errors import ContractError, ConversionError, UsageError
 from edgevit.libraries import require
@@ -38,9 +37,6 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "model.mlpackage"
 PROGRAM_FILE = "Data/com.apple.CoreML/model.mlmodel"  # inside the package
-# Of int8: fp16 between the grids moves one value in a hundred to the neighbouring step, which grows to the noise that
-# int8 has anyway (18 to 20 dB against the float network). The graph is proven on its fp32 twin, the grids by reading.
-BETWEEN_GRIDS = Tolerance(min_snr_db=20.0)
 PREVIEW_TYPE, PREVIEW_PARAMETERS = (f"com.apple.coreml.model.preview.{key}" for key in ("type", "parameters"))
 _NAMESPACE = uuid.UUID("9c1ed8b5-9a52-4f6e-8f43-6d0b7c9d9a37")  # of the package's item identifiers
 
@@ -128,7 +124,7 @@ class CoreMLConverter:
             _lowering(package),
             classifier=classifier.OUTPUTS if options.classifier else None,
             compression="" if options.weights == FULL else options.weights,
-            tolerance=_tolerance(program.precision, options.weights),
+            tolerance=compression.TOLERANCES.get(options.weights),
         )
 
     def check(self, folder: Path, manifest: Manifest) -> dict[str, str]:
@@ -192,10 +188,6 @@ def _input(ct: ModuleType, spec: TensorSpec, *, picture: bool) -> Any:
     if picture:
         return ct.ImageType(name=spec.name, shape=spec.shape, color_layout=pixels.COLOR)
     return _float32(ct, spec.name, spec.shape)
-
-
-def _tolerance(precision: Precision, weights: str) -> Tolerance | None:
-    return BETWEEN_GRIDS if precision is Precision.INT8 else compression.TOLERANCES.get(weights)
 
 
 def _compute_precision(ct: ModuleType, precision: Precision, options: Options) -> Any:
