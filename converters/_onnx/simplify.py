@@ -41,13 +41,16 @@ def simplify(model: onnx_ir.Model) -> None:
 
 
 def _rules() -> list[RewriteRule]:
+    """Those of onnxscript's optimizer in its order, but for `slice_split_rule`."""
     from onnxscript.rewriter.rules import common as rules
 
     return [
-        rules.mul_by_1_rule,
-        rules.add_0_rule,
+        *rules.mul_by_1_rule.commute(),
+        *rules.add_0_rule.commute(),
         rules.sub_0_rule,
         rules.div_by_1_rule,
+        rules.dropout_zero_rule,
+        rules.dropout_inference_rule,
         rules.two_reshapes_matmul_reshape_rule,
         rules.one_reshape_matmul_reshape_rule,
         rules.cast_constant_of_shape_rule,
@@ -59,10 +62,10 @@ def _rules() -> list[RewriteRule]:
         rules.max_max_rule,
         rules.min_max_rule,
         rules.max_min_rule,
+        rules.successive_clip_relu_rule,
+        rules.successive_relu_clip_rule,
         rules.successive_relu_rule,
         rules.successive_clip_rule,
-        rules.successive_relu_clip_rule,
-        rules.successive_clip_relu_rule,
         rules.cast_cast_rule,
         rules.no_op_cast_rule,
         rules.no_op_expand_rule,
@@ -72,6 +75,17 @@ def _rules() -> list[RewriteRule]:
         rules.transpose_transpose_rule,
         rules.unsqueeze_unsqueeze_rule,
         rules.squeeze_reshape_1d_rule,
+        rules.no_op_dynamic_scatter_nd_rule,
+        rules.no_op_static_scatter_nd_rule,
+        rules.normalize_pad_format_conv_rule,
+        rules.normalize_pad_format_conv_integer_rule,
+        rules.fuse_pad_into_conv_rule,
+        rules.fuse_pad_into_conv_integer_rule,
+        rules.fuse_batchnorm_into_conv_rule,
+        rules.fuse_batchnorm_into_conv_transpose_rule,
+        rules.fuse_batchnorm_into_gemm_rule,
         rules.remove_optional_bias_from_conv_rule,
+        rules.remove_optional_bias_from_conv_transpose_rule,
+        rules.remove_optional_bias_from_qlinear_conv_rule,
         rules.remove_optional_bias_from_gemm_rule,
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,10 @@ import edgevit
 from edgevit.artifact import Artifact
 from edgevit.capture import capture, example_input, functional
 from edgevit.conversion import NotExecutable
+from edgevit.deploy import deploy
 from edgevit.errors import ContractError, ConversionError, DeviceError, UsageError
 from edgevit.export import export
+from tests.families import FAMILIES, build, spec_of
 from tests.tiny import TinyClassifier, TinySegmenter, classifier_spec, seeded, segmenter_spec
 from tests.untranslatable import Untranslatable
 
@@ -20,6 +24,8 @@ onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 
+from converters._onnx.export import OPSET  # noqa: E402 - after the skips
+from converters._onnx.simplify import simplify  # noqa: E402 - after the skips
 from converters.onnx import CONVERTER, MODEL_FILE, Options  # noqa: E402 - after the skips
 
 
@@ -156,3 +162,18 @@ def test_wrong_inputs_are_usage_errors(made):
         assert session.run({"image": np.zeros((7, 3, 32, 32), np.float32)})["logits"].shape == (7, 5)
     finally:
         session.close()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_simplified_graph_has_the_operations_of_the_exporters_own_optimizer(family):
+    torch.manual_seed(0)
+    deployed, _ = deploy(build(family).eval(), spec_of(family), kernels="server")
+    program = export(deployed, spec_of(family))
+
+    def exported(*, optimize: bool) -> torch.onnx.ONNXProgram:
+        return torch.onnx.export(program.exported, dynamo=True, opset_version=OPSET, verbose=False, optimize=optimize)
+
+    ours, theirs = exported(optimize=False), exported(optimize=True)
+    simplify(ours.model)
+    operations = [Counter(node.op_type for node in one.model_proto.graph.node) for one in (ours, theirs)]
+    assert operations[0] == operations[1]
