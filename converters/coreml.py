@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from edgevit.quantization.stored import StoredGrids
     from edgevit.spec import TensorSpec
 
+FP16, INTEGERS = "fp16", "integers"  # arithmetic of int8
+
 MODEL_FILE = "model.mlpackage"
 PROGRAM_FILE = "Data/com.apple.CoreML/model.mlmodel"  # inside the package
 PREVIEW_TYPE, PREVIEW_PARAMETERS = (f"com.apple.coreml.model.preview.{key}" for key in ("type", "parameters"))
@@ -47,13 +49,15 @@ class Options:
 
     deployment_target: oldest system that shall run it. image_input: the input is an RGB picture, and the program
     normalises it. classifier: also return the likeliest label and a probability by label. weights: how large
-    weights are stored, "full" or one of the compressed kinds.
+    weights are stored, "full" or one of the compressed kinds. arithmetic: of int8, "fp16" between the grids, for the
+    Neural Engine, or "integers", whole numbers in float32 for CPU and GPU, with the answers of the other targets.
     """
 
     deployment_target: str = "iOS17"
     image_input: bool = False
     classifier: bool = False
-    weights: str = field(default=FULL, metadata={"lossy": True})
+    weights: str = field(default=FULL, metadata={"numeric": True})
+    arithmetic: str = field(default=FP16, metadata={"numeric": True})
     author: str = ""
     license: str = ""
     description: str = ""
@@ -65,6 +69,8 @@ class Options:
                 f"unknown deployment target {self.deployment_target!r}", hint="one of: " + ", ".join(SPEC_VERSIONS)
             )
         require_kind(self.weights, compression.KINDS)
+        if self.arithmetic not in (FP16, INTEGERS):
+            raise UsageError(f"unknown arithmetic {self.arithmetic!r}", hint=f"one of: {FP16}, {INTEGERS}")
         if self.weights != FULL and self.deployment_target == "iOS15":
             raise UsageError("iOS15 has no compressed weights", hint="-O deployment_target=iOS16 or newer")
 
@@ -72,8 +78,8 @@ class Options:
 class CoreMLConverter:
     """Writes model.mlpackage with float32 inputs and outputs and fp32, fp16 or int8 arithmetic.
 
-    In int8 weights are stored as integers and activations quantized where the program says so; the float islands
-    between compute in fp16.
+    In int8 weights are stored as integers and activations quantized where the program says so; between the grids it
+    computes in fp16, or as `Options.arithmetic` says.
     """
 
     name = "coreml"
@@ -96,12 +102,21 @@ class CoreMLConverter:
         if options.classifier:
             classifier.require_labels(program)
         require_float(program.precision, options.weights)
+        if options.arithmetic == INTEGERS and program.precision is not Precision.INT8:
+            raise UsageError("only int8 has an arithmetic to choose", hint="--precision int8, or leave it out")
         inputs, package = program.spec.inputs, out_dir / MODEL_FILE
         if options.image_input:
             inputs = tuple(pixels.picture_spec(spec) for spec in inputs)
+        exported = program.exported
+        if options.arithmetic == INTEGERS:
+            from edgevit.quantization.whole_numbers import in_whole_numbers
+
+            exported = in_whole_numbers(exported)
+        if options.image_input:
+            exported = pixels.from_pixels(exported, program.spec.preprocess)
         with quiet():
             model = ct.convert(
-                pixels.from_pixels(program) if options.image_input else program.exported.run_decompositions({}),
+                exported.run_decompositions({}),
                 inputs=[_input(ct, spec, picture=options.image_input) for spec in program.spec.inputs],
                 outputs=[_float32(ct, spec.name) for spec in program.spec.outputs],
                 minimum_deployment_target=getattr(ct.target, options.deployment_target),
@@ -177,9 +192,17 @@ class CoreMLConverter:
     def open_traced(
         self, folder: Path, manifest: Manifest, program: Program, nodes: Sequence[str]
     ) -> TracedInterpreterSession:
-        """The file itself in the reference interpreter, on any system: Core ML does not tell its inner values."""
+        """The file itself in the reference interpreter, on any system: Core ML does not tell its inner values.
+
+        Raises UsageError for a file with other operations than its program.
+        """
         from converters._coreml.tracing import TracedInterpreterSession
 
+        if manifest.provenance.get("options", {}).get("arithmetic") == INTEGERS:
+            raise UsageError(
+                f"{manifest.name} computes in whole numbers: its operations are not those of its program",
+                hint="`edgevit verify` compares its answers; debug the same model converted without -O arithmetic",
+            )
         return TracedInterpreterSession(folder / manifest.entry, manifest, program, nodes)
 
 
@@ -192,7 +215,7 @@ def _input(ct: ModuleType, spec: TensorSpec, *, picture: bool) -> Any:
 
 def _compute_precision(ct: ModuleType, precision: Precision, options: Options) -> Any:
     """fp32, or else fp16 but for the operations that lose too much in it."""
-    if precision is Precision.FP32:
+    if precision is Precision.FP32 or options.arithmetic == INTEGERS:
         return ct.precision.FLOAT32
     if not options.image_input:
         return ct.precision.FLOAT16

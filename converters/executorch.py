@@ -36,7 +36,7 @@ _MAGIC = b"ET12"  # file identifier of the program flatbuffer, at byte 4
 class Options:
     """weights: "int8" stores large weights in int8 and computes with them in float; "full" as the precision says."""
 
-    weights: str = field(default=FULL, metadata={"lossy": True})
+    weights: str = field(default=FULL, metadata={"numeric": True})
 
     def __post_init__(self) -> None:
         require_kind(self.weights)

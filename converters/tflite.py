@@ -37,7 +37,7 @@ _DELEGATE = "DELEGATE"  # what LiteRT calls the node that stands for a delegate'
 class Options:
     """weights: "int8" stores large weights in int8 and computes with them in float; "full" as the precision says."""
 
-    weights: str = field(default=FULL, metadata={"lossy": True})
+    weights: str = field(default=FULL, metadata={"numeric": True})
 
     def __post_init__(self) -> None:
         require_kind(self.weights)

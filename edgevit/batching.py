@@ -53,6 +53,44 @@ def any_batch(one: fx.GraphModule, tolerance: float = ANSWERS) -> fx.GraphModule
     return module
 
 
+def sum_alone(module: fx.GraphModule) -> None:
+    """Let the sums in a graph of `any_batch` be those of each picture alone, to the bit, in place.
+
+    Kernels add the numbers of several pictures in another order.
+    """
+    import torch
+
+    aten = torch.ops.aten
+    summing = {
+        *(aten.linear.default, aten.conv2d.default, aten.matmul.default, aten.bmm.default, aten.mm.default),
+        *(aten.softmax.int, aten._softmax.default, aten.layer_norm.default, aten.scaled_dot_product_attention.default),
+        *(aten.mean.dim, aten.sum.dim_IntList, aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default),
+    }
+    depending: set[fx.Node] = set()
+    for node in list(module.graph.nodes):
+        if node.op != "placeholder" and not depending.intersection(node.all_input_nodes):
+            continue
+        depending.add(node)
+        if not is_call(node, *summing):
+            continue
+        parted = [argument in depending for argument in node.args]
+        with module.graph.inserting_before(node):
+            call = module.graph.call_function(_each_alone, (node.target, parted, *node.args), node.kwargs)
+        node.replace_all_uses_with(call)
+        module.graph.erase_node(node)
+        depending.add(call)
+    module.recompile()
+
+
+def _each_alone(operation: Any, parted: list[bool], *args: Any, **kwargs: Any) -> Tensor:
+    """An operation on one picture after the other. parted: which of its arguments have pictures in front."""
+    import torch
+
+    count = next(len(arg) for arg, parts in zip(args, parted, strict=True) if parts)
+    columns = [arg.split(1) if parts else [arg] * count for arg, parts in zip(args, parted, strict=True)]
+    return torch.cat([operation(*row, **kwargs) for row in zip(*columns, strict=True)])
+
+
 class _Batching:
     """One walk in execution order.
 

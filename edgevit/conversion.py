@@ -104,7 +104,7 @@ class Converter(Protocol):
     packages: tuple[str, ...]  # distributions it needs, for `edgevit doctor` and the manifest's tool versions
     runtime_modules: tuple[str, ...]  # what running (not converting) imports, so that memory can be told apart
     # Frozen dataclass of strings and booleans; the command line fills it from -O key=value. A field whose metadata
-    # says "lossy" is at its default in the fp32 twin that proves the graph, and part of the artifact's name otherwise;
+    # says "numeric" is at its default in the fp32 twin that proves the graph, and in the artifact's name elsewhere;
     # one that says "named" is part of the name alone.
     Options: type
 

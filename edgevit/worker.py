@@ -223,7 +223,7 @@ def _check_grids(program: Program, converter: Converter, manifest: Manifest, bui
 
 
 def _check_graph(program: Program, converter: Converter, options: Any, manifest: Manifest, folder: Path) -> str:
-    """The same program in fp32, no option lossy, must match the checkpoint: rounding would hide a wrong operation.
+    """The same program in fp32, no numeric option chosen, must match the checkpoint: rounding would hide an error.
 
     That of an int8 program has the weights of its grids and no grid for activations.
     The twin is thrown away; what it showed goes into the manifest's checks.
@@ -232,7 +232,7 @@ def _check_graph(program: Program, converter: Converter, options: Any, manifest:
         folder = folder / TWIN
         program = load_program(folder / program_name(converter))
     program = dataclasses.replace(program, precision=Precision.FP32)
-    options = dataclasses.replace(options, **{field.name: field.default for field in _lossy(options)})
+    options = dataclasses.replace(options, **{field.name: field.default for field in _numeric(options)})
     with tempfile.TemporaryDirectory(prefix="edgevit-twin-") as temporary:
         converted = converter.convert(program, options, Path(temporary))
         twin = dataclasses.replace(manifest, precision=Precision.FP32, entry=converted.entry, compression="")
@@ -241,14 +241,14 @@ def _check_graph(program: Program, converter: Converter, options: Any, manifest:
     return describe_parity(parity)
 
 
-def _lossy(options: Any) -> list[dataclasses.Field]:
-    """Options that trade accuracy for size; they must not hide what the fp32 twin shall show."""
-    return [field for field in dataclasses.fields(options) if field.metadata.get("lossy")]
+def _numeric(options: Any) -> list[dataclasses.Field]:
+    """Options that change what numbers come out; they must not hide what the fp32 twin shall show."""
+    return [field for field in dataclasses.fields(options) if field.metadata.get("numeric")]
 
 
 def _named(options: Any) -> list[str]:
     """ "weights-int8" for each option in use that belongs in the name: its artifact lies beside the plain one."""
-    fields = [field for field in dataclasses.fields(options) if {"lossy", "named"} & field.metadata.keys()]
+    fields = [field for field in dataclasses.fields(options) if {"numeric", "named"} & field.metadata.keys()]
     chosen = [(field, getattr(options, field.name)) for field in fields]
     return [f"{field.name}-{value}" for field, value in chosen if value != field.default]
 

@@ -1,4 +1,8 @@
-"""The int8 grids of a Core ML package: its program quantizes and dequantizes, and stores weights as integers."""
+"""The int8 grids of a Core ML package: its program quantizes and dequantizes, and stores weights as integers.
+
+A program in whole numbers (`edgevit.quantization.whole_numbers`) dequantizes by a scale of one where a kernel reads.
+Its grids stand at what quantizes, and a weight's scales are those that its factors follow from.
+"""
 
 from __future__ import annotations
 
@@ -56,6 +60,7 @@ class _FunctionReader:
         for operation in self._operations:
             for name in _operands(operation):
                 self._readers.setdefault(name, []).append(operation)
+        self._whole = self._whole_numbers()
 
     def activations(self) -> Iterator[tuple[str, StoredGrid]]:
         """The grid of each operation that goes onto one or comes from one."""
@@ -82,11 +87,35 @@ class _FunctionReader:
         """The kinds of the other operations that are not between dequantize and quantize."""
         for operation in self._operations:
             apart = operation.type.startswith("const") or operation.type in _MOVES | _WEIGHTED
+            apart = apart or operation.outputs[0].name in self._whole
             if not apart and not self._in_int8(operation):
                 yield operation.type
 
     def _weighted(self) -> Iterator[Message]:
         return (operation for operation in self._operations if operation.type in _WEIGHTED)
+
+    def _whole_numbers(self) -> set[str]:
+        """Values that are whole steps of grids, and what is computed from such alone."""
+        reads = [operation for operation in self._operations if operation.type == "dequantize"]
+        steps = [operation for operation in reads if float(self._constant(operation, "scale")) == 1]
+        if all(self._stored_scale(operation) == 1 for operation in steps):
+            return set()
+        found = {operation.outputs[0].name for operation in steps}
+        for operation in self._operations:
+            computed = [name for name in _operands(operation) if not self._is_constant(name)]
+            if operation.type != "quantize" and computed and found.issuperset(computed):
+                found.update(output.name for output in operation.outputs)
+        return found
+
+    def _stored_scale(self, operation: Message) -> float:
+        """Of the grid whose integers a dequantize reads; its own where nothing in sight made them."""
+        maker = self._maker(operation, "input")
+        while maker is not None and maker.type != "quantize":
+            maker = self._maker(maker, "x") if maker.type in _MOVES else None
+        return float(self._constant(maker or operation, "scale"))
+
+    def _is_constant(self, name: str) -> bool:
+        return name in self._makers and self._makers[name].type.startswith("const")
 
     def _weight(self, operation: Message) -> tuple[np.ndarray, np.ndarray] | None:
         """Values int8 (O, ...) and scales float32 (O,) of a layer; None for a float weight."""
@@ -99,15 +128,51 @@ class _FunctionReader:
                 f"{self._package.path}: the weight of {operation.outputs[0].name} is not on a symmetric int8 grid",
                 hint="convert again",
             )
-        scales = np.broadcast_to(np.asarray(scale, np.float32).reshape(-1), len(values))
-        return values, np.ascontiguousarray(scales)
+        scales = np.asarray(scale, np.float32).reshape(-1)
+        if operation.outputs[0].name in self._whole:
+            scales = scales * self._implied_scales(operation)
+        return values, np.ascontiguousarray(np.broadcast_to(scales, len(values)))
+
+    def _implied_scales(self, operation: Message) -> np.ndarray:
+        """The scales (O,) of a weight in whole numbers: those float16 from which the factor behind it follows.
+
+        Where there are none, the nearest float32: no scale of the scheme.
+        """
+        rescaled, data, result = self._reader(operation), self._read_grid(operation, "x"), self._written_grid(operation)
+        if data is None or result is None:
+            return np.float32(np.nan)
+        ends = np.float32(data.scale), np.float32(result.scale)
+        factor = np.asarray(self._other(rescaled), np.float32).reshape(-1)
+        implied = factor * ends[1] / ends[0]
+        halves = implied.astype(np.float16).astype(np.float32)
+        return np.where(halves * ends[0] / ends[1] == factor, halves, implied)
+
+    def _reader(self, operation: Message | None) -> Message | None:
+        """The one operation that reads a result."""
+        readers = [] if operation is None else self._readers.get(operation.outputs[0].name, [])
+        return readers[0] if len(readers) == 1 else None
+
+    def _other(self, operation: Message) -> Any:
+        """The constant operand of a product."""
+        return next((value for key in "xy" if (value := self._constant(operation, key)) is not None), None)
 
     def _read_grid(self, operation: Message, key: str) -> StoredGrid | None:
         maker = self._maker(operation, key)
         return self._grid(maker) if maker is not None and maker.type == "dequantize" else None
 
     def _written_grid(self, operation: Message) -> StoredGrid | None:
-        """The one grid that all readers take the result to, behind a rectifier where there is one."""
+        """The one grid that all readers take the result to, behind a rectifier where there is one.
+
+        In whole numbers a layer's result is rescaled and rounded before, and given the scale of that grid.
+        """
+        if operation.type in _WEIGHTED and operation.outputs[0].name in self._whole:
+            chain = [operation]
+            for kind in ("mul", "round", "mul"):
+                chain.append(self._reader(chain[-1]))
+                if chain[-1] is None or chain[-1].type != kind:
+                    return None
+            grid = self._written_grid(chain[-1])
+            return grid if grid is not None and float(self._other(chain[-1])) == grid.scale else None
         readers = self._readers.get(operation.outputs[0].name, [])
         if len(readers) == 1 and readers[0].type in _RECTIFIERS:
             return self._written_grid(readers[0])
@@ -127,7 +192,8 @@ class _FunctionReader:
         integers = operation if operation.type == "quantize" else self._maker(operation, "input")
         kind, _ = self._package.tensor_type(integers.outputs[0].type)
         zero = self._constant(operation, "zero_point")
-        scale = float(self._constant(operation, "scale"))
+        whole = operation.type == "dequantize" and operation.outputs[0].name in self._whole
+        scale = self._stored_scale(operation) if whole else float(self._constant(operation, "scale"))
         return StoredGrid(scale, int(0 if zero is None else zero) - (128 if kind.name == "uint8" else 0))
 
     def _maker(self, operation: Message, key: str) -> Message | None:

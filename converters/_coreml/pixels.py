@@ -10,13 +10,12 @@ from edgevit.spec import Layout
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-    from edgevit.program import Program
-    from edgevit.spec import TensorSpec
+    from edgevit.spec import Preprocess, TensorSpec
 
 COLOR = "RGB"
 
 
-def from_pixels(program: Program) -> ExportedProgram:
+def from_pixels(exported: ExportedProgram, contract: Preprocess) -> ExportedProgram:
     """The program with (v / 255 - mean) / std before it: pixels 0..255 (1, 3, H, W) in, logits out.
 
     One multiplication and one addition per channel, constants rounded once. An ImageType's own scale is a single
@@ -27,9 +26,10 @@ def from_pixels(program: Program) -> ExportedProgram:
     class FromPixels(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.network = program.exported.module(check_guards=False)
+            self.network = exported.module(check_guards=False)
             mean, std = (
-                torch.tensor(values, dtype=torch.float64).reshape(1, 3, 1, 1) for values in _constants(program)
+                torch.tensor(values, dtype=torch.float64).reshape(1, 3, 1, 1)
+                for values in (contract.mean, contract.std)
             )
             self.register_buffer("scale", (1 / (255 * std)).float())
             self.register_buffer("offset", (-mean / std).float())
@@ -38,7 +38,7 @@ def from_pixels(program: Program) -> ExportedProgram:
             return self.network(image * self.scale + self.offset)
 
     with torch.no_grad():
-        return torch.export.export(FromPixels(), program.example_inputs).run_decompositions({})
+        return torch.export.export(FromPixels(), exported.example_inputs[0])
 
 
 def picture_spec(spec: TensorSpec) -> TensorSpec:
@@ -56,7 +56,3 @@ def normalizes(operation: Any) -> bool:
     if operation.op_type == "add":
         return operation.x.op is not None and normalizes(operation.x.op)
     return operation.op_type == "mul" and operation.x.op is None
-
-
-def _constants(program: Program) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    return program.spec.preprocess.mean, program.spec.preprocess.std

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgevit.mil.table import axes_of, ints, number, op, place
+from edgevit.summation import plain_sums
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -58,7 +59,8 @@ def conv(
     if any(before != after for before, after in pairs):
         x = F.pad(x, _last_axis_first(pairs))
         pairs = [(0, 0)] * spatial
-    return _CONV[spatial](x, weight, bias, steps, [before for before, _ in pairs], spacing, number(groups))
+    with plain_sums(weight):
+        return _CONV[spatial](x, weight, bias, steps, [before for before, _ in pairs], spacing, number(groups))
 
 
 @op

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +24,14 @@ from edgevit.deploy.graph import Graph, is_call, only_reader
 from edgevit.errors import QuantizationError
 from edgevit.quantization.placement import Placement, origin, rectifiers
 from edgevit.quantization.scheme import ActivationGrid, ScaleTable, next_half
+from edgevit.summation import plain_sums
 
 _EXACT = 2**24  # up to here float32 holds every integer
 _LARGEST = 255  # of a value less its zero point
 _FACTOR_BITS = 21
 _LARGEST_FACTOR = 128  # of the 256 that kernels allow, because training moves scales
 _LARGEST_QUOTIENT = 512  # of 1024
-_RESIZE_BITS = 11
+RESIZE_BITS = 11
 _INT32 = 2**31 - 1
 
 Scale = Callable[[], Tensor]
@@ -167,12 +167,11 @@ class IntegerKernel(nn.Module):
         data, weights, result = scales
         x, weight = (x / data).round(), (weight / _along(weights, weight.dim(), 0)).round()
         if bias is not None:
-            bias = _integers(bias, weights.double() * data.double())
+            bias = whole_bias(bias, weights.double() * data.double())
         reach = weight.abs().flatten(1).sum(dim=1).max() * _LARGEST + (0 if bias is None else bias.abs().max())
         if reach >= _EXACT or x.device.type != "cpu":  # other devices may sum in less than float32
             x, weight = x.double(), weight.double()
-        dense = weight.shape[1] > 1 and weight[0, 0].numel() > 1
-        with _without_winograd() if dense else nullcontext():
+        with plain_sums(weight):
             summed = self._operation(x, weight, None if bias is None else bias.to(x.dtype), *rest)
         channels = 1 if _is_convolution(self._operation) else summed.dim() - 1
         factor = weights * data / result
@@ -182,27 +181,17 @@ class IntegerKernel(nn.Module):
 def bias_on_grid(bias: Tensor, data: float, weights: Tensor) -> Tensor:
     """A bias (O,) rounded to the integers that kernels add to their products. data: scale, weights: scales (O,)."""
     products = weights.double() * data
-    return (_integers(bias, products) * products).float()
+    return (whole_bias(bias, products) * products).float()
 
 
-def _integers(bias: Tensor, products: Tensor) -> Tensor:
+def whole_bias(bias: Tensor, products: Tensor) -> Tensor:
+    """A bias (O,) in steps of the products that it is added to; products: the size of one step (O,). float64."""
     return (bias.double() / products).round().clamp(-_INT32 - 1, _INT32)
 
 
 def _is_convolution(operation: Any) -> bool:
     """Whether an operation has its channels on axis 1; linear layers have them on the last."""
     return operation is torch.ops.aten.conv2d.default
-
-
-@contextmanager
-def _without_winograd() -> Iterator[None]:
-    """oneDNN turns dense convolutions into Winograd's where it can, whose sums are no integers."""
-    before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.enabled = before
 
 
 class _Instead(torch.autograd.Function):
@@ -219,12 +208,17 @@ class _Instead(torch.autograd.Function):
 
 def _sum(a: Tensor, b: Tensor, *, scales: list[Tensor], sign: int = 1) -> Tensor:
     first, second, result = scales
-    ratios = first / result, second / result
-    exponent = torch.frexp(torch.maximum(*ratios)).exponent
-    one = torch.exp2((_FACTOR_BITS - exponent).double())  # the larger factor has 21 bits
-    factors = [(ratio.double() * one).round() for ratio in ratios]
+    *factors, one = fixed_point(*scales)
     total = (a / first).round() * factors[0] + sign * (b / second).round() * factors[1]
     return torch.floor(total / one + 0.5).float() * result
+
+
+def fixed_point(first: Tensor, second: Tensor, result: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Whole factors of two summands and what stands for one in them: the larger factor has 21 bits. Scales, float64."""
+    ratios = first / result, second / result
+    exponent = torch.frexp(torch.maximum(*ratios)).exponent
+    one = torch.exp2((_FACTOR_BITS - exponent).double())
+    return (ratios[0].double() * one).round(), (ratios[1].double() * one).round(), one
 
 
 def _difference(a: Tensor, b: Tensor, *, scales: list[Tensor]) -> Tensor:
@@ -247,9 +241,9 @@ def _grown(
     """(N, C, H, W) at another size, on its own grid: first along rows, then along columns, rounded once."""
     height, width = size or [int(x.shape[axis] * factor) for axis, factor in zip((2, 3), factors, strict=True)]
     (left, right, across), (top, bottom, down) = (
-        _neighbours(x.shape[axis], length, align_corners, x.device) for axis, length in ((3, width), (2, height))
+        neighbours(x.shape[axis], length, align_corners, x.device) for axis, length in ((3, width), (2, height))
     )
-    one = 2.0**_RESIZE_BITS
+    one = 2.0**RESIZE_BITS
     steps = (x / scales[0]).round().double()
     rows = steps[..., left] * one + (steps[..., right] - steps[..., left]) * across
     upper, lower = rows[:, :, top], rows[:, :, bottom]
@@ -257,7 +251,7 @@ def _grown(
     return torch.floor(total / one**2 + 0.5).float() * scales[0]
 
 
-def _neighbours(before: int, after: int, align_corners: bool, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def neighbours(before: int, after: int, align_corners: bool, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """For each new position the old ones on both sides and the second one's weight, in steps of 2^-11."""
     positions = torch.arange(after, device=device, dtype=torch.float32)
     if align_corners:
@@ -266,7 +260,7 @@ def _neighbours(before: int, after: int, align_corners: bool, device: torch.devi
         places = (positions + 0.5) * (before / after) - 0.5
     places = places.clamp(0, before - 1)
     first = places.floor().long()
-    weights = ((places - first) * 2**_RESIZE_BITS).round().double()
+    weights = ((places - first) * 2**RESIZE_BITS).round().double()
     return first, (first + 1).clamp_max(before - 1), weights
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgevit.batching import ON_GRIDS, any_batch
+from edgevit.batching import ON_GRIDS, any_batch, sum_alone
 from edgevit.contract.manifest import DeployStep
 from edgevit.deploy import PASSES, deploy
 from edgevit.deploy.gates import SPLIT_SILU
@@ -72,7 +72,10 @@ class Int8Network:
         activations = {name: torch.tensor([grid.scale]) for name, grid in self.table.activations.items()}
         weights = {name: grid.scales for name, grid in self.table.weights.items()}
         constant = ({name: scale.detach for name, scale in scales.items()} for scales in (activations, weights))
-        return in_integers(module, integer_sites(self.deployed, self.placement()), *constant)
+        in_integers(module, integer_sites(self.deployed, self.placement()), *constant)
+        if batched:
+            sum_alone(module)
+        return module
 
     def placement(self) -> Placement:
         """Where the grids stand."""

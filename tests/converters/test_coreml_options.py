@@ -247,7 +247,13 @@ def test_nothing_to_compress_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"weights": "int3"}, {"deployment_target": "iOS9"}, {"weights": "int8", "deployment_target": "iOS15"}]
+    "wrong",
+    [
+        {"weights": "int3"},
+        {"arithmetic": "fp8"},
+        {"deployment_target": "iOS9"},
+        {"weights": "int8", "deployment_target": "iOS15"},
+    ],
 )
 def test_impossible_options_are_refused_at_once(wrong):
     with pytest.raises(UsageError):

@@ -15,12 +15,15 @@ from edgevit.errors import ContractError
 from edgevit.export import export
 from edgevit.plugins import get_converter
 from edgevit.quantization.promised import network_grids
-from edgevit.quantization.stored import compare_grids
+from edgevit.quantization.stored import StoredLayer, compare_grids
 from edgevit.spec import Precision
 from tests.tiny import classifier_spec, int8_network, residual_spec
 
 LIBRARIES = {"executorch": "executorch.exir", "tflite": "ai_edge_litert", "coreml": "coremltools", "onnx": "onnxscript"}
-NEWER_COREML = {"deployment_target": "iOS18"}  # stores int8 weights by another operation
+COREML_FORMS = (
+    {"deployment_target": "iOS18"},  # stores int8 weights by another operation
+    {"arithmetic": "integers"},  # has factors in the place of scales
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def network():
     return int8_network()
 
 
-@pytest.fixture(scope="module", params=[*((name, {}) for name in LIBRARIES), ("coreml", NEWER_COREML)], ids=str)
+@pytest.fixture(scope="module", params=[*((n, {}) for n in LIBRARIES), *(("coreml", o) for o in COREML_FORMS)], ids=str)
 def written(request, network, tmp_path_factory):
     """Converter, folder and manifest of the int8 network in one target."""
     target, options = request.param
@@ -58,12 +61,17 @@ def test_changed_byte_of_a_file_is_noticed(written, network, part, tmp_path):
     layer = converter.read_grids(folder, manifest).layers[0]  # (8, 3, 3, 3)
     forms = {
         "values": [layer.values, layer.values.transpose(0, 2, 3, 1)],
-        "scales": [layer.scales, layer.scales.astype(np.float16)],
+        "scales": [layer.scales, layer.scales.astype(np.float16), _factors(layer)],
     }
     copy = _copy_with_change(folder, tmp_path, [np.ascontiguousarray(form).tobytes() for form in forms[part]])
     comparison = compare_grids(converter.read_grids(copy, manifest), network_grids(network))
     assert comparison.weights == (4, 5)
     assert "no weight is that of conv2d (8, 3, 3, 3)" in comparison.differences
+
+
+def _factors(layer: StoredLayer) -> np.ndarray:
+    """What rescales the sums of a layer in whole numbers, float32 (O,)."""
+    return layer.scales * np.float32(layer.input.scale) / np.float32(layer.result.scale)
 
 
 def _copy_with_change(folder: Path, copy: Path, forms: list[bytes]) -> Path:

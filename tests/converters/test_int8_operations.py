@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from converters import executorch, tflite
+from converters import coreml, executorch, tflite
 from edgevit.export import export
+from edgevit.mil import Interpreter
 from edgevit.quantization.calibration import calibrate
 from edgevit.quantization.network import Int8Network, prepare
 from edgevit.spec import Precision
@@ -49,9 +50,9 @@ def _network(operation) -> tuple[Int8Network, list[torch.Tensor]]:
 
 
 def _run_tflite(path, picture: torch.Tensor) -> np.ndarray:
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert import interpreter
 
-    runner = Interpreter(str(path)).get_signature_runner()
+    runner = interpreter.Interpreter(str(path)).get_signature_runner()
     (answer,) = runner(image=np.ascontiguousarray(picture.permute(0, 2, 3, 1))).values()
     return answer
 
@@ -62,17 +63,26 @@ def _run_executorch(path, picture: torch.Tensor) -> np.ndarray:
     return _portable_lib._load_for_executorch(str(path)).forward((picture,), clone_outputs=True)[0].numpy()
 
 
+def _run_coreml(path, picture: torch.Tensor) -> np.ndarray:
+    (answer,) = Interpreter(path, mode="declared").predict({"image": picture.numpy()}).values()
+    return answer
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize(
-    ("converter", "run"),
-    [(tflite.CONVERTER, _run_tflite), (executorch.CONVERTER, _run_executorch)],
-    ids=["tflite", "executorch"],
+    ("converter", "options", "run"),
+    [
+        (tflite.CONVERTER, {}, _run_tflite),
+        (executorch.CONVERTER, {}, _run_executorch),
+        (coreml.CONVERTER, {"arithmetic": coreml.INTEGERS}, _run_coreml),
+    ],
+    ids=["tflite", "executorch", "coreml"],
 )
-def test_kernels_compute_what_the_int8_network_does(name, converter, run, tmp_path):
+def test_kernels_compute_what_the_int8_network_does(name, converter, options, run, tmp_path):
     network, pictures = _network(OPERATIONS[name])
     reference = network.reference()
     program = export(network.module(), classifier_spec(), precision=Precision.INT8)
-    converted = converter.convert(program, converter.Options(), tmp_path)
+    converted = converter.convert(program, converter.Options(**options), tmp_path)
     (grid,) = {network.table.activations[node.name] for node in network.placement().grids[-1:]}
     with torch.no_grad():
         for picture in pictures[:4]:

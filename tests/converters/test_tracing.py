@@ -44,6 +44,7 @@ def write(program, target, folder, **options):
         outputs=converted.outputs,
         precision=program.precision,
         dynamic_batch=program.dynamic_batch,
+        provenance={"options": options},
     )
     return converter, manifest
 
@@ -106,4 +107,11 @@ def test_package_that_takes_pictures_is_refused(tmp_path):
     program = float_program()
     converter, manifest = write(program, "coreml", tmp_path, image_input=True)
     with pytest.raises(UsageError, match="normalises pictures itself"):
+        converter.open_traced(tmp_path, manifest, program, [])
+
+
+def test_package_in_whole_numbers_is_refused(tmp_path):
+    program = int8_program("coreml")
+    converter, manifest = write(program, "coreml", tmp_path, arithmetic="integers")
+    with pytest.raises(UsageError, match="computes in whole numbers"):
         converter.open_traced(tmp_path, manifest, program, [])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgevit.batching import any_batch
+from edgevit.batching import any_batch, sum_alone
 from edgevit.capture import capture, example_input, functional
 from edgevit.deploy import deploy
 from edgevit.errors import ExportError
@@ -61,6 +61,18 @@ def test_every_picture_gets_its_own_answer(case):
     pictures = torch.randn(3, *_MAP[1:])
     expected = torch.cat([one(picture[None]) for picture in pictures])
     torch.testing.assert_close(any_batch(one)(pictures), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["mobile_former", "segnetr", "vt_resnet"])
+def test_sums_of_one_picture_do_not_depend_on_others(family):
+    torch.manual_seed(0)
+    deployed, _ = deploy(build(family).eval(), spec_of(family))
+    module, pictures = any_batch(deployed), torch.randn(24, 3, 32, 32)
+    with torch.no_grad():
+        alone = torch.cat([deployed(picture[None]) for picture in pictures])
+        assert not torch.equal(module(pictures), alone)
+        sum_alone(module)
+        assert torch.equal(module(pictures), alone)
 
 
 @pytest.mark.parametrize("build", [TinyClassifier, TinySegmenter])

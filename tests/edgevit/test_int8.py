@@ -19,10 +19,11 @@ from edgevit.spec import Preprocess
 from edgevit.training.checkpoint import CheckpointCard, read_checkpoint, save_checkpoint
 from tests.edgevit.cli.test_main import fails, run
 from tests.edgevit.training.test_trainer import colours
-from tests.tiny import SIZE, TinyClassifier, seeded
+from tests.tiny import SIZE, TinyClassifier, classifier_spec, seeded
 
 LABELS = ("even", "odd")
 TARGETS = ("executorch", "coreml", "tflite", "onnx")
+INTEGERS = {"arithmetic": "integers"}
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +68,54 @@ def test_all_runtimes_compute_what_was_trained(artifacts):
         assert edgevit.verify(artifact).parity.executed
 
 
-def test_executorch_and_tflite_agree_to_the_bit(artifacts):
-    by_target = {artifact.manifest.target: artifact for artifact in artifacts}
+@pytest.fixture(scope="module")
+def whole(line):
+    """Core ML's file in whole numbers."""
+    return edgevit.convert(
+        f"{line / 'net.py'}:tiny",
+        target="coreml",
+        weights=line / "qat.pt",
+        precision="int8",
+        out=line / "artifacts",
+        options=INTEGERS,
+    )
+
+
+def test_runtimes_for_phones_agree_to_the_bit(artifacts, whole):
+    by_target = {artifact.manifest.target: artifact for artifact in artifacts} | {"coreml": whole}
     for pixels in sample_pictures().values():
-        tensor = preprocess(pixels, artifacts[0].manifest.preprocess)
-        answers = [by_target[target].run(tensor) for target in ("executorch", "tflite")]
-        assert np.array_equal(*answers)
+        tensor = preprocess(pixels, whole.manifest.preprocess)
+        answers = [by_target[target].run(tensor) for target in ("executorch", "tflite", "coreml")]
+        assert np.array_equal(answers[0], answers[1])
+        assert np.array_equal(answers[0], answers[2])
+
+
+def test_core_ml_in_whole_numbers_is_the_trained_network(line, whole, artifacts):
+    manifest = whole.manifest
+    assert whole.name.endswith("-int8-coreml-arithmetic-integers")
+    assert (manifest.parity.max_relative_error, manifest.parity.snr_db) == (0, None)
+    (plain,) = (artifact for artifact in artifacts if artifact.manifest.target == "coreml")
+    assert manifest.checks["scales"] == plain.manifest.checks["scales"]
+    assert not [
+        finding
+        for finding in lint(whole.path / manifest.entry, manifest=manifest)
+        if finding.level is Level.ERROR or "fp16" in finding.message
+    ]
+    with pytest.raises(UsageError, match="only int8 has an arithmetic"):
+        edgevit.convert(seeded(TinyClassifier), spec=classifier_spec(), target="coreml", options=INTEGERS, out=line)
+
+
+def test_core_ml_in_whole_numbers_takes_pictures(line):
+    artifact = edgevit.convert(
+        f"{line / 'net.py'}:tiny",
+        target="coreml",
+        weights=line / "qat.pt",
+        precision="int8",
+        out=line / "pictures",
+        options=INTEGERS | {"image_input": "true"},
+    )
+    assert artifact.manifest.inputs[0].color == "RGB"
+    assert artifact.manifest.parity.snr_db is None or artifact.manifest.parity.snr_db > 35
 
 
 def test_every_layer_computes_in_int8(artifacts):

@@ -173,6 +173,28 @@ def test_nobody_is_told_that_nncf_was_used(network):
     assert type(nncf.telemetry.wrapper.telemetry).__name__ == "MagicMock"
 
 
+class Attending(nn.Module):
+    """Kernels that sum several pictures in another way, or would: dense 3x3, a norm, attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 64, 3, stride=4), nn.Conv2d(64, 64, 3, padding=1)
+        self.norm, self.query, self.head = nn.LayerNorm(64), nn.Linear(64, 64), nn.Linear(64, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.norm(torch.relu(self.conv(torch.relu(self.stem(x)))).flatten(2).transpose(1, 2))
+        return self.head(((self.query(tokens) @ tokens.transpose(1, 2)).softmax(-1) @ tokens).mean(1))
+
+
+def test_pictures_do_not_change_each_others_sums():
+    torch.manual_seed(0)
+    deployed, steps = prepare(Attending().eval(), classifier_spec())
+    corrected, table = calibrate(deployed, _pictures())
+    answer, pictures = ReferenceNetwork(Int8Network.settled(corrected, table, steps)), torch.cat(_pictures(64))
+    with torch.no_grad():
+        assert torch.equal(answer(pictures), torch.cat([answer(picture[None]) for picture in pictures]))
+
+
 def test_many_pictures_get_the_answers_of_each_alone(network, monkeypatch):
     made, reference = [], Int8Network.reference
 

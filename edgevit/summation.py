@@ -1,0 +1,30 @@
+"""How PyTorch sums on a CPU, where the way shows in the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@contextmanager
+def plain_sums(weight: Tensor) -> Iterator[None]:
+    """Within it, a convolution with this weight (O, I/groups, *kernel) adds the very products of its definition.
+
+    oneDNN turns dense kernels into Winograd's where it can, and so does NNPACK for 16 pictures or more: sums of whole
+    numbers are no whole numbers then.
+    """
+    from torch.backends import mkldnn, nnpack
+
+    if weight.shape[1] == 1 or weight[0, 0].numel() == 1:
+        yield
+        return
+    before, mkldnn.enabled = mkldnn.enabled, False
+    try:
+        with nnpack.flags(enabled=False):
+            yield
+    finally:
+        mkldnn.enabled = before
