@@ -14,7 +14,7 @@ import itertools
 import json
 import os
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,22 +68,30 @@ def main() -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Form:
+    """A kind of int8 file: a target, and options of its converter."""
+
+    target: str
+    options: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Course:
-    """One model's row of int8.toml: what it is trained and scored on, and how."""
+    """One model's row of int8.toml: what it is trained and scored on, how, and the int8 files made of it, by name."""
 
     model: str
     data: str
     recipe: str
     input_size: int
     qat_epochs: int
-    targets: tuple[str, ...]
+    forms: dict[str, Form]
 
 
 def read_course(path: Path) -> dict[str, Course]:
     """The rows of a TOML file by model."""
     document = tomllib.loads(path.read_text())
-    targets = tuple(document["targets"])
-    return {row["model"]: Course(**row, targets=targets) for row in document["models"]}
+    forms = {name: Form(**form) for name, form in document["forms"].items()}
+    return {row["model"]: Course(**row, forms=forms) for row in document["models"]}
 
 
 def measure_model(course: Course, work: Path) -> dict[str, Any]:
@@ -97,22 +105,21 @@ def measure_model(course: Course, work: Path) -> dict[str, Any]:
         "float": network_answers(name, files["float"], test, Precision.FP32),
         "ptq": network_answers(name, files["ptq"], test, Precision.INT8),
         "qat": network_answers(name, files["qat"], test, Precision.INT8),
-        **{artifact.manifest.target: artifact_answers(artifact, test) for artifact in int8},
+        **{form: artifact_answers(artifact, test) for form, artifact in int8.items()},
     }
-    targets = [artifact.manifest.target for artifact in int8]
     rows = []
     for form, logits in answers.items():
         row = {"form": form, "scores": score(logits, truth), "drop": drop(answers["float"], logits, truth)}
-        if form in targets:
+        if form in int8:
+            manifest = int8[form].manifest
             row |= against(logits, answers["qat"], truth)
+            row |= {
+                "size_bytes": manifest.entry_size_bytes,
+                "size_ratio": manifest.entry_size_bytes / floats[manifest.target].manifest.entry_size_bytes,
+                "runtime": manifest.parity.runtime,
+                "checks": manifest.checks,
+            }
         rows.append(row)
-    for row, artifact, full in zip(rows[-len(targets) :], int8, floats, strict=True):
-        row |= {
-            "size_bytes": artifact.manifest.entry_size_bytes,
-            "size_ratio": artifact.manifest.entry_size_bytes / full.manifest.entry_size_bytes,
-            "runtime": artifact.manifest.parity.runtime,
-            "checks": artifact.manifest.checks,
-        }
     return {
         "model": name,
         "course": dataclasses.asdict(course),
@@ -120,8 +127,7 @@ def measure_model(course: Course, work: Path) -> dict[str, Any]:
         "pictures": len(test),
         "rows": rows,
         "agreement": {
-            f"{one}, {other}": agreement(answers[one], answers[other])
-            for one, other in itertools.combinations(targets, 2)
+            f"{one}, {other}": agreement(answers[one], answers[other]) for one, other in itertools.combinations(int8, 2)
         },
         "training": read_checkpoint(files["float"]).card.training,
         "quantization": {
@@ -154,16 +160,18 @@ def float_checkpoint(course: Course, work: Path) -> Path:
     return out
 
 
-def _artifacts(course: Course, files: dict[str, Path], work: Path) -> tuple[list[Artifact], list[Artifact]]:
-    """The float and the int8 artifacts in the order of the targets; unchanged ones come from the cache."""
-    made = []
-    for form, precision in (("float", "fp32"), ("qat", "int8")):
-        made.append(
-            edgevit.convert(
-                course.model, weights=files[form], target=course.targets, precision=precision, out=work
-            )
-        )  # fmt: skip
-    return made[0], made[1]
+def _artifacts(course: Course, files: dict[str, Path], work: Path) -> tuple[dict[str, Artifact], dict[str, Artifact]]:
+    """The float artifacts by target and the int8 ones by form; unchanged ones come from the cache."""
+    floats = edgevit.convert(
+        course.model, weights=files["float"], target=sorted({form.target for form in course.forms.values()}), out=work
+    )
+    int8 = {
+        name: edgevit.convert(
+            course.model, weights=files["qat"], target=form.target, precision="int8", options=form.options, out=work
+        )
+        for name, form in course.forms.items()
+    }
+    return {artifact.manifest.target: artifact for artifact in floats}, int8
 
 
 def network_answers(name: str, weights: Path, pictures: LabelledSet, precision: Precision) -> np.ndarray:

@@ -55,15 +55,15 @@ def test_closeness_counts_noise_over_all_pictures(truth):
     assert (found["agreement"], found["equal_answers"]) == (1.0, 0.0)
 
 
-def test_course_names_models_data_and_targets_that_exist():
+def test_course_names_models_data_and_forms_that_exist():
     from edgevit.data.imageset import BUNDLED
     from edgevit.models import get_spec
-    from edgevit.plugins import converter_names
+    from edgevit.plugins import get_converter
     from edgevit.training.recipe import get_recipe
 
     for name, course in int8.read_course(int8.COURSE).items():
         assert get_spec(name).for_task(2, course.input_size)
-        assert set(course.targets) <= set(converter_names())
+        assert all(get_converter(form.target).Options(**form.options) for form in course.forms.values())
         assert get_recipe(course.recipe)
         assert course.data in BUNDLED
 
