@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from converters._coreml import classifier, compression, pixels, sharing
+from edgevit.contract.manifest import Tolerance
 from edgevit.conversion import INTERPRETER, Converted
 from edgevit.errors import ContractError, ConversionError, UsageError
 from edgevit.libraries import require
@@ -40,6 +41,7 @@ FP16, INTEGERS = "fp16", "integers"  # arithmetic of int8
 MODEL_FILE = "model.mlpackage"
 PROGRAM_FILE = "Data/com.apple.CoreML/model.mlmodel"  # inside the package
 PREVIEW_TYPE, PREVIEW_PARAMETERS = (f"com.apple.coreml.model.preview.{key}" for key in ("type", "parameters"))
+_AS_TRAINED = Tolerance(min_snr_db=35.0)  # of what equals the int8 network but where a float operation is on an edge
 _NAMESPACE = uuid.UUID("9c1ed8b5-9a52-4f6e-8f43-6d0b7c9d9a37")  # of the package's item identifiers
 
 
@@ -139,7 +141,7 @@ class CoreMLConverter:
             _lowering(package),
             classifier=classifier.OUTPUTS if options.classifier else None,
             compression="" if options.weights == FULL else options.weights,
-            tolerance=compression.TOLERANCES.get(options.weights),
+            tolerance=_AS_TRAINED if options.arithmetic == INTEGERS else compression.TOLERANCES.get(options.weights),
         )
 
     def check(self, folder: Path, manifest: Manifest) -> dict[str, str]:

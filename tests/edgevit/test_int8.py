@@ -94,6 +94,7 @@ def test_core_ml_in_whole_numbers_is_the_trained_network(line, whole, artifacts)
     manifest = whole.manifest
     assert whole.name.endswith("-int8-coreml-arithmetic-integers")
     assert (manifest.parity.max_relative_error, manifest.parity.snr_db) == (0, None)
+    assert manifest.tolerance.min_snr_db == 35
     (plain,) = (artifact for artifact in artifacts if artifact.manifest.target == "coreml")
     assert manifest.checks["scales"] == plain.manifest.checks["scales"]
     assert not [
