@@ -110,9 +110,12 @@ class _FunctionReader:
     def _stored_scale(self, operation: Message) -> float:
         """Of the grid whose integers a dequantize reads; its own where nothing in sight made them."""
         maker = self._maker(operation, "input")
-        while maker is not None and maker.type != "quantize":
-            maker = self._maker(maker, "x") if maker.type in _MOVES else None
-        return float(self._constant(maker or operation, "scale"))
+        for _ in self._operations:  # a damaged file may lead in circles
+            if maker is None or maker.type not in _MOVES or maker.type == "quantize":
+                break
+            maker = self._maker(maker, "x")
+        known = maker is not None and maker.type == "quantize"
+        return float(self._constant(maker if known else operation, "scale"))
 
     def _is_constant(self, name: str) -> bool:
         return name in self._makers and self._makers[name].type.startswith("const")
@@ -134,27 +137,30 @@ class _FunctionReader:
         return values, np.ascontiguousarray(np.broadcast_to(scales, len(values)))
 
     def _implied_scales(self, operation: Message) -> np.ndarray:
-        """The scales (O,) of a weight in whole numbers: those float16 from which the factor behind it follows.
+        """The scales (O,) of a weight in whole numbers: the float16 numbers from which the factors behind it follow.
 
-        Where there are none, the nearest float32: no scale of the scheme.
+        Where there are none, a float32 near by or no number: not a scale of the scheme.
         """
-        rescaled, data, result = self._reader(operation), self._read_grid(operation, "x"), self._written_grid(operation)
+        rescaling = self._rescaling(operation)
+        data, result = self._read_grid(operation, "x"), self._written_grid(operation)
         if data is None or result is None:
-            return np.float32(np.nan)
+            return np.array([np.nan], np.float32)
+        factor = np.asarray(rescaling[0], np.float32).reshape(-1)
         ends = np.float32(data.scale), np.float32(result.scale)
-        factor = np.asarray(self._other(rescaled), np.float32).reshape(-1)
         implied = factor * ends[1] / ends[0]
         halves = implied.astype(np.float16).astype(np.float32)
         return np.where(halves * ends[0] / ends[1] == factor, halves, implied)
 
-    def _reader(self, operation: Message | None) -> Message | None:
-        """The one operation that reads a result."""
-        readers = [] if operation is None else self._readers.get(operation.outputs[0].name, [])
-        return readers[0] if len(readers) == 1 else None
-
-    def _other(self, operation: Message) -> Any:
-        """The constant operand of a product."""
-        return next((value for key in "xy" if (value := self._constant(operation, key)) is not None), None)
+    def _rescaling(self, operation: Message) -> tuple[Any, float, Message] | None:
+        """What follows a layer in whole numbers: its factors, the scale of its grid, and the product with that."""
+        steps, constants = operation, []
+        for kind in ("mul", "round", "mul"):
+            readers = self._readers.get(steps.outputs[0].name, [])
+            if len(readers) != 1 or readers[0].type != kind:
+                return None
+            steps = readers[0]
+            constants += [value for key in "xy" if (value := self._constant(steps, key)) is not None]
+        return (constants[0], float(constants[1]), steps) if len(constants) == 2 else None
 
     def _read_grid(self, operation: Message, key: str) -> StoredGrid | None:
         maker = self._maker(operation, key)
@@ -166,13 +172,9 @@ class _FunctionReader:
         In whole numbers a layer's result is rescaled and rounded before, and given the scale of that grid.
         """
         if operation.type in _WEIGHTED and operation.outputs[0].name in self._whole:
-            chain = [operation]
-            for kind in ("mul", "round", "mul"):
-                chain.append(self._reader(chain[-1]))
-                if chain[-1] is None or chain[-1].type != kind:
-                    return None
-            grid = self._written_grid(chain[-1])
-            return grid if grid is not None and float(self._other(chain[-1])) == grid.scale else None
+            rescaling = self._rescaling(operation)
+            grid = None if rescaling is None else self._written_grid(rescaling[2])
+            return grid if grid is not None and grid.scale == rescaling[1] else None
         readers = self._readers.get(operation.outputs[0].name, [])
         if len(readers) == 1 and readers[0].type in _RECTIFIERS:
             return self._written_grid(readers[0])
