@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def plain_sums(weight: Tensor) -> Iterator[None]:
+def plain_sums(weight: Tensor, strides: Sequence[int]) -> Iterator[None]:
     """Within it, a convolution with this weight (O, I/groups, *kernel) adds the very products of its definition.
 
-    oneDNN turns dense kernels into Winograd's where it can, and so does NNPACK for 16 pictures or more: sums of whole
-    numbers are no whole numbers then.
+    oneDNN turns dense kernels that skip no place into Winograd's, and so does NNPACK for 16 pictures or more: sums of
+    whole numbers are no whole numbers then.
     """
     from torch.backends import mkldnn, nnpack
 
-    if weight.shape[1] == 1 or weight[0, 0].numel() == 1:
+    if weight.shape[1] == 1 or weight[0, 0].numel() == 1 or max(strides) > 1:
         yield
         return
     before, mkldnn.enabled = mkldnn.enabled, False

@@ -59,7 +59,7 @@ def conv(
     if any(before != after for before, after in pairs):
         x = F.pad(x, _last_axis_first(pairs))
         pairs = [(0, 0)] * spatial
-    with plain_sums(weight):
+    with plain_sums(weight, steps):
         return _CONV[spatial](x, weight, bias, steps, [before for before, _ in pairs], spacing, number(groups))
 
 

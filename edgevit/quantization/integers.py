@@ -171,7 +171,7 @@ class IntegerKernel(nn.Module):
         reach = weight.abs().flatten(1).sum(dim=1).max() * _LARGEST + (0 if bias is None else bias.abs().max())
         if reach >= _EXACT or x.device.type != "cpu":  # other devices may sum in less than float32
             x, weight = x.double(), weight.double()
-        with plain_sums(weight):
+        with plain_sums(weight, rest[0] if rest else (1,)):
             summed = self._operation(x, weight, None if bias is None else bias.to(x.dtype), *rest)
         channels = 1 if _is_convolution(self._operation) else summed.dim() - 1
         factor = weights * data / result

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks.int8 import COURSE, read_course
 from benchmarks.kernel_costs import with_costs
 from benchmarks.matrix import read_matrix
 from benchmarks.plots import PLOT, draw
@@ -123,6 +125,24 @@ def test_van_kernel_is_split_as_readme_says():
     pieces = cheapest_split(7, 7, read_costs("xnnpack"))
     assert sorted((rows.count, columns.count) for rows, columns in pieces) == [(3, 7), (4, 2), (4, 5)]
     assert "VAN's 7x7 becomes 4x5 + 3x7 + 4x2" in (ROOT / "README.md").read_text()
+
+
+def test_int8_files_in_whole_numbers_answer_as_what_was_trained():
+    models = json.loads((RESULTS / "int8.json").read_text())["models"]
+    assert {model["model"] for model in models} == set(read_course(COURSE))
+    for model in models:
+        rows = {row["form"]: row for row in model["rows"]}
+        assert rows.keys() == {"float", "ptq", "qat", *model["course"]["forms"]}
+        for form in ("executorch", "tflite", "coreml-integers"):
+            assert rows[form]["agreement"] >= 0.995
+            assert rows[form]["snr_db"] is None or rows[form]["snr_db"] >= 35
+        whole = [share for pair, share in model["agreement"].items() if "coreml" not in pair.split(", ")]
+        assert len(whole) == 3
+        assert min(whole) >= 0.99
+        for form in model["course"]["forms"]:
+            numbers = re.findall(r"(\d+) of (\d+) ", rows[form]["checks"]["scales"])
+            assert len(numbers) == 3  # weights, activation grids, layers in int8
+            assert all(done == total for done, total in numbers)
 
 
 def test_transposes_that_readme_tells_are_those_of_the_matrix(rows):
