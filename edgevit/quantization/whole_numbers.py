@@ -4,8 +4,9 @@ Quantize and dequantize pairs around float arithmetic leave a value near the mid
 there a deep network drifts (see `integers`). Here convolutions and linear layers sum products of whole numbers, which
 float32 holds up to 2^24, with a whole bias, and are rescaled by one float32 factor, half to even; sums and bilinear
 growth have fixed-point factors, half up: what XNNPACK computes, operation by operation. Any runtime that multiplies and
-adds in float32 then gives the same answers to the bit. Scales stand where they always do, at what goes onto a grid;
-what is read from it comes in steps, by a scale of one.
+adds in float32 then gives the same answers to the bit; only a sum beyond 2^24, which takes thousands of products at
+their ends, is rounded. Scales stand where they always do, at what goes onto a grid; what is read from it comes in
+steps, by a scale of one.
 """
 
 from __future__ import annotations
@@ -114,16 +115,12 @@ class _Weighted(nn.Module):
         data, self._zero_point = grid
         self._operation, self._result, self._rest = operation, result, tuple(rest)
         self.register_buffer("values", values)
-        self.register_buffer("one", torch.ones_like(scales))
-        self.register_buffer("zero_points", torch.zeros(len(scales), dtype=torch.int8))
         self.register_buffer("bias", None if bias is None else whole_bias(bias, scales.double() * data).float())
         factor = scales * torch.tensor(data) / torch.tensor(result)
         self.register_buffer("factor", factor.reshape(-1, 1, 1) if operation is _aten.conv2d.default else factor)
 
     def forward(self, stored: Tensor) -> Tensor:
-        weight = _quantized.dequantize_per_channel.default(
-            self.values, self.one, self.zero_points, 0, WEIGHT_LOW, WEIGHT_HIGH, torch.int8
-        )
+        weight = _quantized.dequantize_per_tensor.default(self.values, 1.0, 0, WEIGHT_LOW, WEIGHT_HIGH, torch.int8)
         summed = self._operation(_steps(stored, self._zero_point), weight, self.bias, *self._rest)
         return (summed * self.factor).round() * self._result
 
