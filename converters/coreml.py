@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from converters._coreml import classifier, compression, pixels, sharing
+from converters._coreml import classifier, compression, pixels, slimming
 from edgevit.contract.manifest import Tolerance
 from edgevit.conversion import INTERPRETER, Converted
 from edgevit.errors import ContractError, ConversionError, UsageError
@@ -51,15 +51,15 @@ class Options:
 
     deployment_target: oldest system that shall run it. image_input: the input is an RGB picture, and the program
     normalises it. classifier: also return the likeliest label and a probability by label. weights: how large
-    weights are stored, "full" or one of the compressed kinds. arithmetic: of int8, "fp16" between the grids, for the
-    Neural Engine, or "integers", whole numbers in float32 for CPU and GPU, with the answers of the other targets.
+    weights are stored, "full" or one of the compressed kinds. arithmetic: of int8, "integers", whole numbers in float32
+    for CPU and GPU, with the answers of the other targets, or "fp16" between the grids, for the Neural Engine too.
     """
 
     deployment_target: str = "iOS17"
     image_input: bool = False
     classifier: bool = False
     weights: str = field(default=FULL, metadata={"numeric": True})
-    arithmetic: str = field(default=FP16, metadata={"numeric": True})
+    arithmetic: str = field(default=INTEGERS, metadata={"numeric": True})
     author: str = ""
     license: str = ""
     description: str = ""
@@ -71,8 +71,8 @@ class Options:
                 f"unknown deployment target {self.deployment_target!r}", hint="one of: " + ", ".join(SPEC_VERSIONS)
             )
         require_kind(self.weights, compression.KINDS)
-        if self.arithmetic not in (FP16, INTEGERS):
-            raise UsageError(f"unknown arithmetic {self.arithmetic!r}", hint=f"one of: {FP16}, {INTEGERS}")
+        if self.arithmetic not in (INTEGERS, FP16):
+            raise UsageError(f"unknown arithmetic {self.arithmetic!r}", hint=f"one of: {INTEGERS}, {FP16}")
         if self.weights != FULL and self.deployment_target == "iOS15":
             raise UsageError("iOS15 has no compressed weights", hint="-O deployment_target=iOS16 or newer")
 
@@ -81,7 +81,7 @@ class CoreMLConverter:
     """Writes model.mlpackage with float32 inputs and outputs and fp32, fp16 or int8 arithmetic.
 
     In int8 weights are stored as integers and activations quantized where the program says so; between the grids it
-    computes in fp16, or as `Options.arithmetic` says.
+    computes as `Options.arithmetic` says.
     """
 
     name = "coreml"
@@ -104,16 +104,17 @@ class CoreMLConverter:
         if options.classifier:
             classifier.require_labels(program)
         require_float(program.precision, options.weights)
-        if options.arithmetic == INTEGERS and program.precision is not Precision.INT8:
+        if options.arithmetic != INTEGERS and program.precision is not Precision.INT8:
             raise UsageError("only int8 has an arithmetic to choose", hint="--precision int8, or leave it out")
+        whole = program.precision is Precision.INT8 and options.arithmetic == INTEGERS
         inputs, package = program.spec.inputs, out_dir / MODEL_FILE
         if options.image_input:
             inputs = tuple(pixels.picture_spec(spec) for spec in inputs)
         exported = program.exported
-        if options.arithmetic == INTEGERS:
+        if whole:
             from edgevit.quantization.whole_numbers import in_whole_numbers
 
-            exported = in_whole_numbers(exported)
+            exported, _ = in_whole_numbers(exported)
         if options.image_input:
             exported = pixels.from_pixels(exported, program.spec.preprocess)
         with quiet():
@@ -122,13 +123,15 @@ class CoreMLConverter:
                 inputs=[_input(ct, spec, picture=options.image_input) for spec in program.spec.inputs],
                 outputs=[_float32(ct, spec.name) for spec in program.spec.outputs],
                 minimum_deployment_target=getattr(ct.target, options.deployment_target),
-                compute_precision=_compute_precision(ct, program.precision, options),
+                compute_precision=_compute_precision(
+                    ct, halves=not whole and program.precision is not Precision.FP32, picture=options.image_input
+                ),
                 pass_pipeline=_passes(ct, options),
                 skip_model_load=True,
             )
             _describe(model, program, options)
             model.save(str(package))
-        sharing.share_constants(package / PROGRAM_FILE)
+        slimming.slim(package / PROGRAM_FILE)
         if options.classifier:
             classifier.add_classifier(package / PROGRAM_FILE, program.labels, program.spec.outputs[0].name)
         _make_reproducible(package)
@@ -141,7 +144,7 @@ class CoreMLConverter:
             _lowering(package),
             classifier=classifier.OUTPUTS if options.classifier else None,
             compression="" if options.weights == FULL else options.weights,
-            tolerance=_AS_TRAINED if options.arithmetic == INTEGERS else compression.TOLERANCES.get(options.weights),
+            tolerance=_AS_TRAINED if whole else compression.TOLERANCES.get(options.weights),
         )
 
     def check(self, folder: Path, manifest: Manifest) -> dict[str, str]:
@@ -200,11 +203,6 @@ class CoreMLConverter:
         """
         from converters._coreml.tracing import TracedInterpreterSession
 
-        if manifest.provenance.get("options", {}).get("arithmetic") == INTEGERS:
-            raise UsageError(
-                f"{manifest.name} computes in whole numbers: its operations are not those of its program",
-                hint="`edgevit verify` compares its answers; debug the same model converted without -O arithmetic",
-            )
         return TracedInterpreterSession(folder / manifest.entry, manifest, program, nodes)
 
 
@@ -215,11 +213,11 @@ def _input(ct: ModuleType, spec: TensorSpec, *, picture: bool) -> Any:
     return _float32(ct, spec.name, spec.shape)
 
 
-def _compute_precision(ct: ModuleType, precision: Precision, options: Options) -> Any:
-    """fp32, or else fp16 but for the operations that lose too much in it."""
-    if precision is Precision.FP32 or options.arithmetic == INTEGERS:
+def _compute_precision(ct: ModuleType, *, halves: bool, picture: bool) -> Any:
+    """fp32, or fp16 but for the operations that lose too much in it."""
+    if not halves:
         return ct.precision.FLOAT32
-    if not options.image_input:
+    if not picture:
         return ct.precision.FLOAT16
     return ct.transform.FP16ComputePrecision(op_selector=lambda operation: not pixels.normalizes(operation))
 

@@ -121,10 +121,10 @@ def debug(
 ) -> LayerReport:
     """Run an artifact beside its checkpoint, compare them layer by layer, and rank the layers by the error they add.
 
-    The reference is the deployed network of the checkpoint in PyTorch: of an int8 artifact the int8 network in
-    fake-quantized arithmetic, else the float one. data: "digits", "photos" or a folder, of which up to `samples`
-    pictures of `split` are taken, evenly spread; without it the artifact's own goldens. model: "file.py:factory" of
-    a network that is not ours. The result also lands in `out`, by default results/ beside the artifact.
+    The reference is the deployed network of the checkpoint in PyTorch: of an int8 artifact the int8 network in whole
+    numbers, else the float one. data: "digits", "photos" or a folder, of which up to `samples` pictures of `split` are
+    taken, evenly spread; without it the artifact's own goldens. model: "file.py:factory" of a network that is not
+    ours. The result also lands in `out`, by default results/ beside the artifact.
     Raises UsageError for weights that the artifact was not made from, and ContractError if its file is not what this
     version of edgevit makes of them.
     """

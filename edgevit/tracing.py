@@ -13,6 +13,7 @@ from edgevit.deploy.graph import is_call, only_reader
 from edgevit.program import Program, module_path
 from edgevit.quantization.placement import is_move
 from edgevit.quantization.stored import StoredGrid
+from edgevit.spec import Precision
 
 if TYPE_CHECKING:
     from torch import fx
@@ -86,10 +87,14 @@ def _operation(node: fx.Node) -> str:
 
 
 class ProgramTrace:
-    """A program evaluated node by node in PyTorch, for one picture at a time."""
+    """A program evaluated node by node in PyTorch, for one picture at a time; an int8 one in whole numbers."""
 
     def __init__(self, program: Program) -> None:
-        exported = program.exported
+        exported, called = program.exported, {}
+        if program.precision is Precision.INT8:
+            from edgevit.quantization.whole_numbers import in_whole_numbers
+
+            exported, called = in_whole_numbers(exported)
         signature = exported.graph_signature
         names = (
             signature.inputs_to_parameters | signature.inputs_to_buffers | signature.inputs_to_lifted_tensor_constants
@@ -97,7 +102,7 @@ class ProgramTrace:
         stored = exported.state_dict | exported.constants
         self._constants = {placeholder: stored[name].detach() for placeholder, name in names.items()}
         self._nodes = list(exported.graph.nodes)
-        self._layers = {layer.node for layer in layers_of(program)}
+        self._layers = {called.get(layer.node, layer.node): layer.node for layer in layers_of(program)}
 
     def run(self, tensor: np.ndarray) -> dict[str, np.ndarray]:
         """The value of every layer for a normalised picture (1, 3, H, W): int8 where it lies on a grid."""
@@ -123,8 +128,9 @@ class ProgramTrace:
                 elif node.op == "call_function":
                     arguments, options = map_arg((node.args, node.kwargs), known.__getitem__)
                     known[node] = node.target(*arguments, **options)
-                if node.name in self._layers:
-                    made[node.name] = known[node].numpy()
-                    if node.name in values:
-                        known[node] = torch.from_numpy(values[node.name])
+                layer = self._layers.get(node.name)
+                if layer is not None:
+                    made[layer] = known[node].numpy()
+                    if layer in values:
+                        known[node] = torch.from_numpy(values[layer])
         return made

@@ -13,10 +13,9 @@ _FORMS = {
     "float": "float",
     "ptq": "int8, post-training",
     "qat": "int8, trained",
-    "coreml": "coreml, fp16 between the grids",
-    "coreml-integers": "coreml, integers",
+    "coreml-fp16": "coreml, fp16 between the grids",
 }
-_IN_HALVES = "coreml"  # the one form that computes in fp16
+_IN_HALVES = "coreml-fp16"  # the one form that does not compute in whole numbers
 
 
 def recipes() -> str:

@@ -1,13 +1,14 @@
 """An .mlpackage in the reference interpreter that also tells its inner values, by the names of the program's nodes.
 
 coremltools names an operation's result after the node that it came from, with a suffix where it computes in fp16. What
-goes onto a grid has a name of its own: it is found behind the result that it quantizes.
+goes onto a grid has a name of its own: it is found behind the result that it quantizes. In whole numbers other nodes
+were converted, which are called otherwise.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ import numpy as np
 
 from converters._coreml.sessions import InterpreterSession
 from edgevit.errors import UsageError
-from edgevit.mil.package import body, walk
+from edgevit.mil.package import Package, body, walk
+from edgevit.quantization.whole_numbers import in_whole_numbers
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -39,8 +41,7 @@ class TracedInterpreterSession(InterpreterSession):
         super().__init__(path, manifest)
         self._check = self._observe
         self._observe = self._keep
-        (function,) = self._interpreter.package.functions.values()
-        self._names = _value_names(list(walk(body(function))), program, nodes)
+        self._names = _value_names(self._interpreter.package, program, nodes)
         self._wanted = frozenset(self._names.values())
         self._kept: dict[str, np.ndarray] = {}
 
@@ -61,8 +62,10 @@ def _integers(stored: np.ndarray) -> np.ndarray:
     return (stored.astype(np.int16) - (128 if stored.dtype == np.uint8 else 0)).astype(np.int8)
 
 
-def _value_names(operations: Iterable[Message], program: Program, nodes: Sequence[str]) -> dict[str, str]:
+def _value_names(package: Package, program: Program, nodes: Sequence[str]) -> dict[str, str]:
     """The value in the package of each node that has one there, in the shape that the node's result has."""
+    (function,) = package.functions.values()
+    operations = list(walk(body(function)))
     values = {output.name: output for operation in operations for output in operation.outputs}
     quantized = {
         argument.name: operation.outputs[0].name
@@ -73,12 +76,15 @@ def _value_names(operations: Iterable[Message], program: Program, nodes: Sequenc
     known = {node.name: node for node in program.exported.graph.nodes}
     renamed = dict(zip(program.exported.graph_signature.user_outputs, program.spec.outputs, strict=True))
     renamed |= dict(zip(program.exported.graph_signature.user_inputs, program.spec.inputs, strict=True))
+    reads = (operation.outputs[0].type for operation in operations if operation.type == "dequantize")
+    whole = any(package.tensor_type(read)[0].name == "fp32" for read in reads)
+    called = in_whole_numbers(program.exported)[1] if whole else {}
     found = {}
     for name in nodes:
         on_grid = str(known[name].target) == _QUANTIZE
         part = known[name].target is operator.getitem  # of a norm, which is one value there
         source = known[name].args[0].name if on_grid or part else name
-        stem = renamed[source].name if source in renamed else source
+        stem = renamed[source].name if source in renamed else called.get(source, source)
         candidates = [f"{stem}{suffix}" for suffix in _SUFFIXES]
         if on_grid:
             candidates = [quantized.get(candidate, "") for candidate in candidates]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from torch.export import ExportedProgram
 
+_KERNEL = "whole_"  # begins the names of the modules that compute in whole numbers
 _HALF, _BYTE = 2**11, 2**8  # where factors and differences are cut, so that float32 holds the products of either part
 
 _quantized, _aten = torch.ops.quantized_decomposed, torch.ops.aten
@@ -35,14 +36,17 @@ _quantized, _aten = torch.ops.quantized_decomposed, torch.ops.aten
 _Grid = tuple[float, int]  # scale and zero point
 
 
-def in_whole_numbers(exported: ExportedProgram) -> ExportedProgram:
-    """The program with such a kernel for every operation that reads and writes int8; the others stay as they are."""
+def in_whole_numbers(exported: ExportedProgram) -> tuple[ExportedProgram, dict[str, str]]:
+    """The program with such a kernel for every operation that reads and writes int8; the others stay as they are.
+
+    And the new names of its nodes: of those that stay, and of the results of those that became kernels.
+    """
     module = exported.module(check_guards=False)
     for node in list(module.graph.nodes):
         kernel = _kernel(module, node)
         if kernel is None:
             continue
-        name = f"whole_{node.name}"
+        name = f"{_KERNEL}{node.name}"
         module.add_submodule(name, kernel)
         stored = tuple(one.args[0] for one in node.args if _is_read(one))
         with module.graph.inserting_before(node):
@@ -51,7 +55,22 @@ def in_whole_numbers(exported: ExportedProgram) -> ExportedProgram:
     module.graph.eliminate_dead_code()
     module.recompile()
     with torch.no_grad():
-        return torch.export.export(module, exported.example_inputs[0])
+        whole = torch.export.export(module, exported.example_inputs[0])
+    return whole, _new_names(module, whole)
+
+
+def _new_names(module: fx.GraphModule, whole: ExportedProgram) -> dict[str, str]:
+    """What the nodes of a module with kernels are called in the program exported from it, which keeps their order."""
+    names, stayed = {}, []
+    for node in whole.graph.nodes:
+        if node.op == "call_function":
+            owner = list(node.meta["nn_module_stack"].values())[-1][0]  # path of the innermost module
+            if owner.startswith(_KERNEL):
+                names[owner.removeprefix(_KERNEL)] = node.name  # the last one is the kernel's result
+            else:
+                stayed.append(node.name)
+    known = (node.name for node in module.graph.nodes if node.op == "call_function")
+    return names | dict(zip(known, stayed, strict=True))
 
 
 def _kernel(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:

@@ -133,10 +133,10 @@ def test_int8_files_in_whole_numbers_answer_as_what_was_trained():
     for model in models:
         rows = {row["form"]: row for row in model["rows"]}
         assert rows.keys() == {"float", "ptq", "qat", *model["course"]["forms"]}
-        for form in ("executorch", "tflite", "coreml-integers"):
+        for form in ("executorch", "tflite", "coreml"):
             assert rows[form]["agreement"] >= 0.995
             assert rows[form]["snr_db"] is None or rows[form]["snr_db"] >= 35
-        whole = [share for pair, share in model["agreement"].items() if "coreml" not in pair.split(", ")]
+        whole = [share for pair, share in model["agreement"].items() if "coreml-fp16" not in pair.split(", ")]
         assert len(whole) == 3
         assert min(whole) >= 0.99
         for form in model["course"]["forms"]:

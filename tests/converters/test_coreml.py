@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from converters._coreml import sharing
+from converters._coreml import slimming
 from converters.coreml import CONVERTER, PROGRAM_FILE, Options
 from edgevit.artifact import file_entries
 from edgevit.capture import example_input
@@ -72,19 +72,19 @@ def test_equal_constants_are_stored_once(half):
     assert len(contents) == len(constants) > 5
 
 
-def test_sharing_constants_changes_no_answer_and_no_value_in_place(tmp_path, monkeypatch):
-    monkeypatch.setattr(sharing, "share_constants", lambda path: None)
+def test_slimming_changes_no_answer_and_no_value_in_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(slimming, "slim", lambda path: None)
     _convert(tmp_path, Precision.FP16, classifier=True)
     monkeypatch.undo()
     image = {"image": example_input((1, 3, 32, 32)).numpy()}
     package = tmp_path / "model.mlpackage"
     before, stored = Interpreter(package).predict(image), _program(tmp_path)
-    sharing.share_constants(package / PROGRAM_FILE)
-    after, shared = Interpreter(package).predict(image), _program(tmp_path)
-    assert len(body(shared).operations) < len(body(stored).operations)
+    slimming.slim(package / PROGRAM_FILE)
+    after, slimmed = Interpreter(package).predict(image), _program(tmp_path)
+    assert len(body(slimmed).operations) < len(body(stored).operations)
     assert np.array_equal(after["logits"], before["logits"])
     assert after["label"] == before["label"]
-    given = [next(one for one in walk(body(function)) if one.type == "classify") for function in (stored, shared)]
+    given = [next(one for one in walk(body(function)) if one.type == "classify") for function in (stored, slimmed)]
     assert given[1].inputs["classes"] == given[0].inputs["classes"]
     assert given[1].inputs["classes"].arguments[0].WhichOneof("binding") == "value"
 

@@ -70,19 +70,19 @@ def _run_coreml(path, picture: torch.Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize(
-    ("converter", "options", "run"),
+    ("converter", "run"),
     [
-        (tflite.CONVERTER, {}, _run_tflite),
-        (executorch.CONVERTER, {}, _run_executorch),
-        (coreml.CONVERTER, {"arithmetic": coreml.INTEGERS}, _run_coreml),
+        (tflite.CONVERTER, _run_tflite),
+        (executorch.CONVERTER, _run_executorch),
+        (coreml.CONVERTER, _run_coreml),
     ],
     ids=["tflite", "executorch", "coreml"],
 )
-def test_kernels_compute_what_the_int8_network_does(name, converter, options, run, tmp_path):
+def test_kernels_compute_what_the_int8_network_does(name, converter, run, tmp_path):
     network, pictures = _network(OPERATIONS[name])
     reference = network.reference()
     program = export(network.module(), classifier_spec(), precision=Precision.INT8)
-    converted = converter.convert(program, converter.Options(**options), tmp_path)
+    converted = converter.convert(program, converter.Options(), tmp_path)
     (grid,) = {network.table.activations[node.name] for node in network.placement().grids[-1:]}
     with torch.no_grad():
         for picture in pictures[:4]:

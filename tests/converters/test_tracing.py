@@ -18,6 +18,7 @@ from edgevit.tracing import ProgramTrace, layers_of
 from tests.tiny import TinyClassifier, classifier_spec, int8_network, residual_spec, seeded
 
 LIBRARIES = {"executorch": "executorch.exir", "tflite": "ai_edge_litert", "coreml": "coremltools", "onnx": "onnxscript"}
+HALVES = {"arithmetic": "fp16"}
 PICTURE = example_input((1, 3, 32, 32), seed=3).numpy()
 
 
@@ -57,10 +58,10 @@ def run(session, manifest):
         session.close()
 
 
-@pytest.mark.parametrize("target", LIBRARIES)
-def test_every_layer_of_an_int8_network_tells_its_integers(target, tmp_path):
+@pytest.mark.parametrize(("target", "options"), [*((target, {}) for target in LIBRARIES), ("coreml", HALVES)])
+def test_every_layer_of_an_int8_network_tells_its_integers(target, options, tmp_path):
     program = int8_program(target)
-    converter, manifest = write(program, target, tmp_path)
+    converter, manifest = write(program, target, tmp_path, **options)
     layers = layers_of(program)
     traced = run(converter.open_traced(tmp_path, manifest, program, [layer.node for layer in layers]), manifest)
     plain = run(converter.open(tmp_path, manifest), manifest)
@@ -107,11 +108,4 @@ def test_package_that_takes_pictures_is_refused(tmp_path):
     program = float_program()
     converter, manifest = write(program, "coreml", tmp_path, image_input=True)
     with pytest.raises(UsageError, match="normalises pictures itself"):
-        converter.open_traced(tmp_path, manifest, program, [])
-
-
-def test_package_in_whole_numbers_is_refused(tmp_path):
-    program = int8_program("coreml")
-    converter, manifest = write(program, "coreml", tmp_path, arithmetic="integers")
-    with pytest.raises(UsageError, match="computes in whole numbers"):
         converter.open_traced(tmp_path, manifest, program, [])
