@@ -17,7 +17,6 @@ from edgevit.log import stage
 from edgevit.plugins import get_converter
 from edgevit.quantization import kinds
 from edgevit.references import open_source_of, remembering
-from edgevit.spec import Precision
 from edgevit.storage import write_json
 from edgevit.verification import Verification, check_parity, examine
 
@@ -88,7 +87,7 @@ def _references(
     found = []
     for artifact in opened:
         manifest, ladder = artifact.manifest, {}
-        if manifest.precision is Precision.INT8 or manifest.compression == kinds.INT8:
+        if kinds.holds_grids(manifest):
             key = manifest.compression, get_converter(manifest.target).kernels
             if key not in ladders:
                 ladders[key] = ladder_of(artifact, source, weights, model)

@@ -200,7 +200,7 @@ def examine(
         raise UsageError(f"no interpreter evaluates {manifest.target} artifacts", hint="it is for Core ML alone")
     converter = get_converter(manifest.target)
     checks = converter.check(artifact.path, manifest)
-    if manifest.precision is Precision.INT8 or manifest.compression == kinds.INT8:
+    if kinds.holds_grids(manifest):
         grids = converter.read_grids(artifact.path, manifest)
         grids.require_scheme(str(artifact.path))
         checks["scales"] = grids.summary()

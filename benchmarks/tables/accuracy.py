@@ -85,7 +85,7 @@ def int8() -> str:
         "|---|---|---:|---|---|---|",
     ]
     for model in result["models"]:
-        lines += [_int8_row(model["model"], row) for row in model["rows"]]
+        lines += [_int8_row(model, row) for row in model["rows"]]
     agreements = {
         (model["model"], pair): share for model in result["models"] for pair, share in model["agreement"].items()
     }
@@ -104,7 +104,7 @@ def _int8_task(course: dict[str, Any], model: dict[str, Any]) -> str:
     return f"`{course['data']}`, {model['pictures']} test pictures of {course['input_size']} pixels a side"
 
 
-def _int8_row(model: str, row: dict[str, Any]) -> str:
+def _int8_row(model: dict[str, Any], row: dict[str, Any]) -> str:
     drop = row["drop"]
     lost = "–" if row["form"] == "float" else f"{drop['points']:.2f} [{drop['low']:.2f}, {drop['high']:.2f}]"
     agreement = size = "–"
@@ -113,8 +113,10 @@ def _int8_row(model: str, row: dict[str, Any]) -> str:
         agreement = f"{100 * row['agreement']:.2f} %, {closeness}, {100 * row['equal_answers']:.1f} % to the bit"
         size = f"{row['size_bytes'] / 1e6:.1f}, {row['size_ratio']:.2f}"
     form = _FORMS.get(row["form"], row["form"])
+    if row["form"] == "budget":
+        form = f"int8, post-training, {len(model['quantization']['budget']['floating'])} layers in float"
     metric, score = next(iter(recorded_scores(row).items()))
-    return f"| {model} | {form} | {100 * score:.2f} % {metric} | {lost} | {agreement} | {size} |"
+    return f"| {model['model']} | {form} | {100 * score:.2f} % {metric} | {lost} | {agreement} | {size} |"
 
 
 def compressed() -> str:

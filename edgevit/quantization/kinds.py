@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from edgevit.errors import UsageError
 from edgevit.spec import Precision
+
+if TYPE_CHECKING:
+    from edgevit.contract.manifest import Manifest
 
 FULL = "full"  # as many bits as the precision says
 INT8 = "int8"  # on the grids of int8, computed with in float; see weight_only.py
@@ -23,3 +27,8 @@ def require_float(precision: Precision, kind: str) -> None:
     """Raise UsageError for weights of an int8 network that shall be compressed once more."""
     if precision is Precision.INT8 and kind != FULL:
         raise UsageError("int8 weights are not compressed again", hint="leave -O weights out")
+
+
+def holds_grids(manifest: Manifest) -> bool:
+    """Whether an artifact's file holds int8 grids: of an int8 network, or of int8 weights alone."""
+    return manifest.precision is Precision.INT8 or manifest.compression == INT8
