@@ -47,16 +47,18 @@ def climb(answers: Mapping[str, np.ndarray], truth: np.ndarray | None) -> tuple[
 
 def header(steps: Sequence[DriftStep]) -> tuple[str, ...]:
     """The words above the cells of `row`."""
-    return "step", steps[0].metric or "score", "agreement", "SNR", "max. abs. error"
+    return "step", steps[0].metric or "score", "agreement", "SNR", "cosine", "max. abs. error"
 
 
 def row(step: DriftStep) -> tuple[str, ...]:
     """The cells under `header`."""
     share = "-" if step.score is None else f"{100 * step.score:.2f} %"
     if step.agreement is None:
-        return step.name, share, "-", "-", "-"
+        return step.name, share, "-", "-", "-", "-"
     closeness = "equal" if step.snr_db is None else f"{step.snr_db:.1f} dB"
-    return step.name, share, f"{100 * step.agreement:.2f} %", closeness, f"{step.max_abs_error:.2e}"
+    agreement = f"{100 * step.agreement:.2f} %"
+    same = f"{100 * step.agreement:.2f} %"
+    return step.name, share, same, closeness, f"{step.cosine:.5f}", f"{step.max_abs_error:.2e}"
 
 
 def _against(logits: np.ndarray, before: np.ndarray) -> tuple[float, float | None, float, float]:

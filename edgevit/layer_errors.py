@@ -2,7 +2,8 @@
 
 Two errors are told of every layer. What it gives differs from what the reference gives: that much has come together up
 to there. And what it gives differs from what the reference's own operation makes of the very values that the artifact
-handed to it: that much is new at this layer, and ranks it.
+handed to it: that much is new at this layer, and ranks it. The reference is the network that the artifact shall equal,
+which shows what a runtime does otherwise, or of int8 the float network, which shows what the grids cost and where.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ import numpy as np
 from edgevit.artifact import Artifact, load_artifact
 from edgevit.data.imageset import open_imageset
 from edgevit.data.preprocess import preprocess
-from edgevit.errors import UsageError
+from edgevit.errors import UsageError, unknown_name
 from edgevit.log import stage
-from edgevit.pipeline import program_of
+from edgevit.pipeline import float_program_of, program_of
 from edgevit.plugins import get_converter
-from edgevit.references import open_source_of
-from edgevit.spec import Layout
+from edgevit.references import open_checkpoint, open_source_of
+from edgevit.spec import Layout, Precision
 from edgevit.storage import write_json
 from edgevit.tracing import Layer, ProgramTrace, layers_of
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SAMPLES = 16
+AGAINST = CHECKPOINT, FLOAT = "checkpoint", "float"  # networks to compare with
 HEADER = ("layer", "operation", "new", "so far", "new, max.", "so far, max.", "new steps", "steps so far")
 KIND_HEADER = ("operation", "layers", "new noise / signal, sum", "new steps")
 
@@ -44,7 +46,7 @@ class ErrorSize:
     """How far values are from those that they should be.
 
     snr_db: None where they are equal. max_abs_error: in the layer's own unit. steps: the share of values that lie on
-    another step of their int8 grid, None for what has no grid.
+    another step of their int8 grid than the nearest one, None for what has no grid.
     """
 
     snr_db: float | None
@@ -68,10 +70,10 @@ class LayerError:
 
 @dataclass(frozen=True, slots=True)
 class LayerReport:
-    """The layers of one artifact, those that add most error first; NAME.debug.json in results/.
+    """The layers of one artifact, those that add most error first; NAME.debug.json or NAME.float.debug.json.
 
     same_answers: whether the copy that tells its inner values gives the artifact's own answers to the bit. untold:
-    layers that the file has no value for, by the names of their nodes.
+    layers that the file has no value for, by the names of their nodes. against: CHECKPOINT or FLOAT.
     """
 
     artifact: str
@@ -82,6 +84,7 @@ class LayerReport:
     same_answers: bool
     layers: tuple[LayerError, ...]
     untold: tuple[str, ...]
+    against: str
 
     def kinds(self) -> list[tuple[str, list[LayerError]]]:
         """The layers by their operation, on a grid or in float apart; what adds most noise first."""
@@ -95,9 +98,10 @@ class LayerReport:
         adding = sum(error.new.snr_db is not None for error in self.layers)
         answers = "the artifact's to the bit" if self.same_answers else "NOT the artifact's to the bit"
         untold = f", {len(self.untold)} not told" if self.untold else ""
+        network = " to the float network's" if self.against == FLOAT else ""
         return (
-            f"{adding} of {len(self.layers)} layers add error{untold}; {self.pictures} pictures of {self.source} "
-            f"in {self.runtime}, whose answers are {answers}"
+            f"{adding} of {len(self.layers)} layers add error{network}{untold}; {self.pictures} pictures of "
+            f"{self.source} in {self.runtime}, whose answers are {answers}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -117,29 +121,39 @@ def debug(
     model: str | None = None,
     split: str = "test",
     samples: int = SAMPLES,
+    against: str = CHECKPOINT,
     out: str | Path | None = None,
 ) -> LayerReport:
     """Run an artifact beside its checkpoint, compare them layer by layer, and rank the layers by the error they add.
 
     The reference is the deployed network of the checkpoint in PyTorch: of an int8 artifact the int8 network in whole
-    numbers, else the float one. data: "digits", "photos" or a folder, of which up to `samples` pictures of `split` are
-    taken, evenly spread; without it the artifact's own goldens. model: "file.py:factory" of a network that is not
-    ours. The result also lands in `out`, by default results/ beside the artifact.
+    numbers, or where `against` is "float" the float network that it was made from; else the float one. data: "digits",
+    "photos" or a folder, of which up to `samples` pictures of `split` are taken, evenly spread; without it the
+    artifact's own goldens. model: "file.py:factory" of a network that is not ours. The result also lands in `out`, by
+    default results/ beside the artifact.
     Raises UsageError for weights that the artifact was not made from, and ContractError if its file is not what this
     version of edgevit makes of them.
     """
     opened = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
     pictures = _pictures(opened, data, split, samples)
+    if against not in AGAINST:
+        raise unknown_name("reference", against, AGAINST)
+    if against == FLOAT and opened.manifest.precision is not Precision.INT8:
+        raise UsageError(f"{opened.name} is no int8 artifact", hint="leave --against out: its network is a float one")
     program = program_of(opened, open_source_of([opened], weights, model))
+    floats = None
+    if against == FLOAT:
+        floats = float_program_of(opened, open_checkpoint(opened, weights, model, None))
     with stage("debug", artifact=opened.name) as running:
-        report = _compared(opened, program, pictures, data or "its goldens")
+        report = _compared(opened, program, floats, pictures, data or "its goldens")
         running.result = report.summary()
     if not report.same_answers:
         log.warning(
             "WARNING   telling inner values changed the answers of %s: the ranking is of that copy", opened.name
         )
     folder = opened.path.parent / "results" if out is None else Path(out)
-    write_json(folder / f"{opened.name}.debug.json", report.to_json())
+    kind = "debug" if against == CHECKPOINT else f"{against}.debug"
+    write_json(folder / f"{opened.name}.{kind}.json", report.to_json())
     return report
 
 
@@ -188,14 +202,18 @@ def _pictures(artifact: Artifact, data: str | None, split: str, samples: int) ->
     return [preprocess(image, manifest.preprocess, Layout.NCHW) for image in chosen]
 
 
-def _compared(artifact: Artifact, program: Program, pictures: list[np.ndarray], source: str) -> LayerReport:
+def _compared(
+    artifact: Artifact, program: Program, floats: Program | None, pictures: list[np.ndarray], source: str
+) -> LayerReport:
+    """floats: the program to compare with instead of the artifact's own."""
     manifest, layers = artifact.manifest, layers_of(program)
+    reference = ProgramTrace(program) if floats is None else ProgramTrace(floats, layers)
     converter = get_converter(manifest.target)
     traced = converter.open_traced(artifact.path, manifest, program, [layer.node for layer in layers])
     try:
         plain = converter.open(artifact.path, manifest, traced.accelerator)
         try:
-            tallies, same = _tallied(artifact, program, layers, (traced, plain), pictures)
+            tallies, same = _tallied(artifact, reference, layers, (traced, plain), pictures)
         finally:
             plain.close()
     finally:
@@ -210,18 +228,18 @@ def _compared(artifact: Artifact, program: Program, pictures: list[np.ndarray], 
         same,
         tuple(sorted(errors, key=lambda error: -error.new_noise)),
         tuple(layer.node for layer in layers if layer.node not in tallies),
+        CHECKPOINT if floats is None else FLOAT,
     )
 
 
 def _tallied(
     artifact: Artifact,
-    program: Program,
+    reference: ProgramTrace,
     layers: tuple[Layer, ...],
     sessions: tuple[Session, Session],
     pictures: list[np.ndarray],
 ) -> tuple[dict[str, _Tally], bool]:
     """The layers that have a value in the artifact, by node; whether both sessions always gave the same answers."""
-    reference = ProgramTrace(program)
     answered = artifact.manifest.outputs[0]
     tallies: dict[str, _Tally] = {}
     same = True
@@ -248,13 +266,14 @@ class _Tally:
 
     def add(self, told: np.ndarray, wanted: np.ndarray, made: np.ndarray) -> None:
         """One picture: the artifact's values, the reference's, and what the reference makes of the artifact's."""
-        value, truth, step = self._real(told), self._real(wanted), self._real(made)
+        value, truth, step = map(self._real, (told, wanted, made))
         errors = np.stack([(value - step).ravel(), (value - truth).ravel()])
         self._signal += float(np.square(truth).sum())
         self._values += value.size
         self._noise += np.square(errors).sum(axis=1)
         self._largest = np.maximum(self._largest, np.abs(errors).max(axis=1))
-        self._steps += (errors != 0).sum(axis=1)
+        if self._grid is not None:
+            self._steps += (np.abs(errors) > self._grid.scale / 2).sum(axis=1)
 
     def sizes(self) -> Iterator[ErrorSize]:
         """The new error, and all of it."""
@@ -263,6 +282,6 @@ class _Tally:
             snr = None if noise == 0 else float(10 * np.log10(max(self._signal, 1e-30) / noise))
             yield ErrorSize(snr, float(largest), float(steps / self._values) if self._grid else None)
 
-    def _real(self, stored: np.ndarray) -> np.ndarray:
-        numbers = stored.astype(np.float64)
-        return numbers if self._grid is None else (numbers - self._grid.zero_point) * self._grid.scale
+    def _real(self, value: np.ndarray) -> np.ndarray:
+        """Float64; the float network's values are real numbers for layers with a grid, too."""
+        return self._grid.real(value) if value.dtype == np.int8 else value.astype(np.float64)

@@ -30,6 +30,7 @@ from edgevit.log import logger, stage
 from edgevit.plugins import converter_names, get_converter
 from edgevit.program import Program, save_program
 from edgevit.quantization.kinds import INT8
+from edgevit.quantization.network import prepare
 from edgevit.quantization.weight_only import rounded_program
 from edgevit.reuse import Reuse
 from edgevit.sources import Source, model_tier, open_source
@@ -133,6 +134,12 @@ def program_of(artifact: Artifact, source: Source) -> Program:
         module, spec, precision=manifest.precision, labels=manifest.labels, dynamic_batch=manifest.dynamic_batch
     )
     return rounded_program(program) if manifest.compression == INT8 else program
+
+
+def float_program_of(artifact: Artifact, source: Source) -> Program:
+    """The float network of an int8 artifact's checkpoint, by the operations of its program; source: opened in float."""
+    deployed, _ = prepare(source.module, source.spec)
+    return export(deployed, source.spec, labels=artifact.manifest.labels, dynamic_batch=artifact.manifest.dynamic_batch)
 
 
 def _targets(target: str | Sequence[str], model: str | nn.Module, spec: ModelSpec | None) -> list[str]:

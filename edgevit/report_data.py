@@ -140,8 +140,12 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class WorstLayer:
-    """A layer that adds error of its own, as `edgevit debug` ranked it: new there, and all that came together."""
+    """A layer that adds error of its own, as `edgevit debug` ranked it: new there, and all that came together.
 
+    against: the network that it was compared with, "checkpoint" or "float".
+    """
+
+    against: str
     place: str
     node: str
     operation: str

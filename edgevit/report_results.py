@@ -111,12 +111,15 @@ def _drift(step: dict[str, Any]) -> Drift:
 def _ranked_layers(document: dict[str, Any], source: Source) -> RankedLayers:
     _require(document, "edgevit.debug")
     adding = [error for error in document["layers"] if error["new"]["snr_db"] is not None]
-    return RankedLayers(document["artifact_sha256"], tuple(map(_worst_layer, adding[:_SHOWN_LAYERS])))
+    against = str(document["against"])
+    layers = tuple(_worst_layer(error, against) for error in adding[:_SHOWN_LAYERS])
+    return RankedLayers(document["artifact_sha256"], layers)
 
 
-def _worst_layer(error: dict[str, Any]) -> WorstLayer:
+def _worst_layer(error: dict[str, Any], against: str) -> WorstLayer:
     layer, new = error["layer"], error["new"]
     return WorstLayer(
+        against=against,
         place=str(layer["place"]),
         node=str(layer["node"]),
         operation=str(layer["operation"]),
@@ -214,7 +217,8 @@ def _file(row: Verification | Latency | Comparison | RankedLayers, results: Resu
     elif isinstance(row, Latency):
         results.latencies.setdefault(row.artifact_sha256, []).append(row)
     elif isinstance(row, RankedLayers):
-        results.worst_layers[row.artifact_sha256] = row.layers
+        known = results.worst_layers.get(row.artifact_sha256, ())
+        results.worst_layers[row.artifact_sha256] = (*known, *row.layers)
     else:
         known = results.verifications.get(row.artifact_sha256)
         older, newer = (row, known) if known is not None and known.started_utc >= row.started_utc else (known, row)

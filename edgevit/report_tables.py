@@ -61,8 +61,8 @@ def drift(data: ReportData) -> Table:
 
 
 def worst_layers(data: ReportData) -> Table:
-    """The layers that compute something else than the checkpoint's, as far as `edgevit debug` was run."""
-    columns = ("Artifact", "Layer", "Operation", "New error", "Error so far", "New steps")
+    """The layers that compute something else than the checkpoint's or the float network's, where `debug` was run."""
+    columns = ("Artifact", "Against", "Layer", "Operation", "New error", "Error so far", "New steps")
     rows = [_layer_row(row, layer) for row in data.artifacts for layer in row.worst_layers]
     return Table("Layers that add most error", columns, tuple(rows))
 
@@ -212,6 +212,7 @@ def _drift_row(row: ArtifactRow, step: Drift, *, first: bool) -> tuple[Cell, ...
 def _layer_row(row: ArtifactRow, layer: WorstLayer) -> tuple[Cell, ...]:
     return (
         Cell(row.name, kind="code"),
+        Cell(layer.against),
         Cell(f"{layer.place} {layer.node}".strip(), kind="code"),
         Cell(layer.operation),
         _number(layer.new_snr_db, lambda v: f"{v:.1f} dB", "nothing new"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 class Layer:
     """A node of a program's graph whose value counts.
 
-    node: its name; of a tensor on an int8 grid that of the node which quantizes it. operation: "conv2d", with a
-    rectifier that follows "conv2d relu". place: the path of its module, "" outside of all.
+    node: its name; of a tensor on an int8 grid that of the node which quantizes it. source: the node that computes the
+    value. operation: "conv2d", with a rectifier that follows "conv2d relu". place: the path of its module, "" outside
+    of all.
     """
 
     node: str
+    source: str
     operation: str
     place: str
     grid: StoredGrid | None
@@ -55,9 +57,10 @@ def _layers(program: Program) -> Iterator[Layer]:
         if is_call(node, quantize):
             source = node.args[0]
             if not is_move(source):
-                yield Layer(node.name, _operation(source), module_path(source), StoredGrid(*node.args[1:3]))
+                grid = StoredGrid(*node.args[1:3])
+                yield Layer(node.name, source.name, _operation(source), module_path(source), grid)
         elif _computes(node) and not is_call(only_reader(node), quantize, *_rectifiers()):
-            yield Layer(node.name, _operation(node), module_path(node), None)
+            yield Layer(node.name, node.name, _operation(node), module_path(node), None)
 
 
 def _computes(node: fx.Node) -> bool:
@@ -87,9 +90,13 @@ def _operation(node: fx.Node) -> str:
 
 
 class ProgramTrace:
-    """A program evaluated node by node in PyTorch, for one picture at a time; an int8 one in whole numbers."""
+    """A program evaluated node by node in PyTorch, for one picture at a time; an int8 one in whole numbers.
 
-    def __init__(self, program: Program) -> None:
+    layers: of an int8 program with the same operations, which have the names there; given integers count as what they
+    stand for.
+    """
+
+    def __init__(self, program: Program, layers: Sequence[Layer] | None = None) -> None:
         exported, called = program.exported, {}
         if program.precision is Precision.INT8:
             from edgevit.quantization.whole_numbers import in_whole_numbers
@@ -102,7 +109,12 @@ class ProgramTrace:
         stored = exported.state_dict | exported.constants
         self._constants = {placeholder: stored[name].detach() for placeholder, name in names.items()}
         self._nodes = list(exported.graph.nodes)
-        self._layers = {called.get(layer.node, layer.node): layer.node for layer in layers_of(program)}
+        self._grids: dict[str, StoredGrid | None] = {}
+        if layers is None:
+            self._layers = {called.get(layer.node, layer.node): layer.node for layer in layers_of(program)}
+        else:
+            self._layers = {layer.source: layer.node for layer in layers}
+            self._grids = {layer.node: layer.grid for layer in layers}
 
     def run(self, tensor: np.ndarray) -> dict[str, np.ndarray]:
         """The value of every layer for a normalised picture (1, 3, H, W): int8 where it lies on a grid."""
@@ -132,5 +144,6 @@ class ProgramTrace:
                 if layer is not None:
                     made[layer] = known[node].numpy()
                     if layer in values:
-                        known[node] = torch.from_numpy(values[layer])
+                        grid, value = self._grids.get(layer), values[layer]
+                        known[node] = torch.from_numpy(value if grid is None else grid.real(value).astype(np.float32))
         return made

@@ -28,6 +28,10 @@ class StoredGrid(NamedTuple):
     def __str__(self) -> str:
         return f"{self.scale:.6g} @ {self.zero_point}"
 
+    def real(self, stored: np.ndarray) -> np.ndarray:
+        """What integers on the grid stand for, float64 of the same shape."""
+        return (stored.astype(np.float64) - self.zero_point) * self.scale
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredLayer:

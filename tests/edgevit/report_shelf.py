@@ -110,7 +110,15 @@ def write_verification(
 def write_debug(artifact: Artifact, layers: tuple[LayerError, ...]) -> Path:
     """The artifact's debug.json with layers that were ranked already."""
     report = LayerReport(
-        artifact.name, artifact.manifest_sha256, "executorch 1.4.1", 16, "digits", True, layers, untold=()
+        artifact.name,
+        artifact.manifest_sha256,
+        "executorch 1.4.1",
+        16,
+        "digits",
+        True,
+        layers,
+        untold=(),
+        against="checkpoint",
     )
     path = artifact.path.parent / "results" / f"{artifact.name}.debug.json"
     write_json(path, report.to_json())

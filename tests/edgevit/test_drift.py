@@ -25,4 +25,4 @@ def test_steps_are_compared_with_the_step_before():
 def test_equal_answers_have_no_noise():
     _, same = climb({"a": FIRST, "b": FIRST.copy()}, TARGETS)
     assert (same.snr_db, same.max_abs_error, same.agreement) == (None, 0.0, 1.0)
-    assert row(same) == ("b", "75.00 %", "100.00 %", "equal", "0.00e+00")
+    assert row(same) == ("b", "75.00 %", "100.00 %", "equal", "1.00000", "0.00e+00")

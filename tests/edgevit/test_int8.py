@@ -168,12 +168,22 @@ def test_layers_are_compared_by_the_command(line, artifacts, halves, capsys):
         assert {"input", "conv2d", "gelu"} <= {error["layer"]["operation"] for error in told["layers"]}
         written = artifact.path.parent / "results" / f"{artifact.name}.debug.json"
         assert json.loads(written.read_text()) == told
+    code, out, _ = run(capsys, "debug", artifacts[2].path, *weights, "--against", "float", "--json")
+    told = json.loads(out)
+    assert (code, told["against"], told["untold"]) == (0, "float", [])
+    noise = [error["new"]["snr_db"] for error in told["layers"]]
+    assert noise == sorted(noise)
+    assert 15 < noise[0] < noise[-1] < 70
+    assert (artifacts[2].path.parent / "results" / f"{artifacts[2].name}.float.debug.json").is_file()
     code, out, _ = run(capsys, "verify", artifacts[2].path, *weights)
     assert code == 0
     assert out.splitlines()[1] == f"scales: {artifacts[2].manifest.checks['scales']}"
     assert [row.split("  ")[0] for row in out.splitlines()[-3:]] == ["exported graph", "int8 network", "artifact"]
     fails(
         capsys, "debug", artifacts[2].path, *weights[:3], line / "ptq.pt", code=2, says=["was not made from"]
+    )  # fmt: skip
+    fails(
+        capsys, "debug", artifacts[2].path, *weights, "--against", "floats", code=2, says=["floats", "float"]
     )  # fmt: skip
 
 

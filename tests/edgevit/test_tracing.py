@@ -61,3 +61,19 @@ def test_a_given_value_moves_the_layers_behind_it_alone(program):
     assert layers[2] not in differing
     assert layers[3] in differing
     assert not differing & set(layers[:2])
+
+
+def test_the_float_network_is_followed_by_the_layers_of_the_int8_one(program, network):
+    layers = layers_of(program)
+    trace = ProgramTrace(export(network.deployed, residual_spec()), layers)
+    values = trace.run(PICTURE)
+    assert list(values) == [layer.node for layer in layers]
+    with torch.no_grad():
+        answer = network.deployed(torch.from_numpy(PICTURE)).numpy()
+    assert np.array_equal(values[layers[-1].node], answer)
+    told = ProgramTrace(program).run(PICTURE)
+    made = trace.follow(PICTURE, told)
+    gelu = next(layer for layer in layers if layer.operation == "gelu")
+    inside = (told[gelu.node] > -128) & (told[gelu.node] < 127)  # beyond its ends a grid has no nearest step
+    rounded = (gelu.grid.real(told[gelu.node]) - made[gelu.node])[inside]
+    assert 0 < np.abs(rounded).max() <= gelu.grid.scale / 2 * 1.01
