@@ -56,7 +56,6 @@ def row(step: DriftStep) -> tuple[str, ...]:
     if step.agreement is None:
         return step.name, share, "-", "-", "-", "-"
     closeness = "equal" if step.snr_db is None else f"{step.snr_db:.1f} dB"
-    agreement = f"{100 * step.agreement:.2f} %"
     same = f"{100 * step.agreement:.2f} %"
     return step.name, share, same, closeness, f"{step.cosine:.5f}", f"{step.max_abs_error:.2e}"
 
