@@ -40,7 +40,6 @@ from edgevit.training.recipe import get_recipe
 COURSE = Path(__file__).with_suffix(".toml")
 RESULT = Path(__file__).parent / "results" / "int8.json"
 WORK = Path(__file__).resolve().parent.parent / "artifacts" / "int8"
-_INT8_CHECKPOINTS = ("ptq", "budget", "qat")  # post-training, the same within max_drop, trained
 _RESAMPLES = 10_000
 _BATCH = 64
 
@@ -80,7 +79,7 @@ class Form:
 class Course:
     """One model's row of int8.toml: what it is trained and scored on, how, and the int8 files made of it, by name.
 
-    max_drop: points that post-training int8 may lose where layers may stay in float.
+    max_drop: points that post-training int8 may lose where layers may stay in float; None is not tried.
     """
 
     model: str
@@ -88,15 +87,15 @@ class Course:
     recipe: str
     input_size: int
     qat_epochs: int
-    max_drop: float
     forms: dict[str, Form]
+    max_drop: float | None = None
 
 
 def read_course(path: Path) -> dict[str, Course]:
     """The rows of a TOML file by model."""
     document = tomllib.loads(path.read_text())
     forms = {name: Form(**form) for name, form in document["forms"].items()}
-    return {row["model"]: Course(**row, max_drop=document["max_drop"], forms=forms) for row in document["models"]}
+    return {row["model"]: Course(**row, forms=forms) for row in document["models"]}
 
 
 def measure_model(course: Course, work: Path) -> dict[str, Any]:
@@ -108,7 +107,7 @@ def measure_model(course: Course, work: Path) -> dict[str, Any]:
     floats, int8 = _artifacts(course, files, work)
     answers = {
         "float": network_answers(name, files["float"], test, Precision.FP32),
-        **{form: network_answers(name, files[form], test, Precision.INT8) for form in _INT8_CHECKPOINTS},
+        **{form: network_answers(name, files[form], test, Precision.INT8) for form in files if form != "float"},
         **{form: artifact_answers(artifact, test) for form, artifact in int8.items()},
     }
     rows = []
@@ -136,7 +135,8 @@ def measure_model(course: Course, work: Path) -> dict[str, Any]:
         "training": read_checkpoint(files["float"]).card.training,
         "quantization": {
             form: {k: v for k, v in read_checkpoint(files[form]).card.quantization.items() if k != "activations"}
-            for form in _INT8_CHECKPOINTS
+            for form in files
+            if form != "float"
         },
     }
 
@@ -144,9 +144,10 @@ def measure_model(course: Course, work: Path) -> dict[str, Any]:
 def _checkpoints(course: Course, work: Path) -> dict[str, Path]:
     """The float checkpoint and the int8 ones, by form; what exists is not made again."""
     name, data = course.model, course.data
-    files = {form: work / f"{name}-{form}.pt" for form in _INT8_CHECKPOINTS}
-    files["float"] = float_checkpoint(course, work)
-    for form, max_drop in (("ptq", None), ("budget", course.max_drop)):
+    post_training = {"ptq": None} | ({} if course.max_drop is None else {"budget": course.max_drop})
+    files = {"float": float_checkpoint(course, work)}
+    files |= {form: work / f"{name}-{form}.pt" for form in (*post_training, "qat")}
+    for form, max_drop in post_training.items():
         if not files[form].is_file():
             edgevit.quantize(name, weights=files["float"], data=data, out=files[form], max_drop=max_drop)
     if not files["qat"].is_file():
