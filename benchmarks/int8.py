@@ -27,6 +27,7 @@ from edgevit.data.imageset import LabelledSet, open_imageset, truths
 from edgevit.data.preprocess import preprocess
 from edgevit.devices.host import describe_host
 from edgevit.drift import climb
+from edgevit.errors import ParityError
 from edgevit.log import stage
 from edgevit.models import get_spec
 from edgevit.provenance import provenance
@@ -104,7 +105,7 @@ def measure_model(course: Course, work: Path) -> dict[str, Any]:
     test = open_imageset(course.data, "test")
     files = _checkpoints(course, work)
     truth = truths(test, read_checkpoint(files["float"]).card.preprocess)
-    floats, int8 = _artifacts(course, files, work)
+    floats, int8, refused = _artifacts(course, files, work)
     answers = {
         "float": network_answers(name, files["float"], test, Precision.FP32),
         **{form: network_answers(name, files[form], test, Precision.INT8) for form in files if form != "float"},
@@ -123,6 +124,7 @@ def measure_model(course: Course, work: Path) -> dict[str, Any]:
                 "checks": manifest.checks,
             }
         rows.append(row)
+    rows += [{"form": form, "refused": why} for form, why in refused.items()]
     return {
         "model": name,
         "course": dataclasses.asdict(course),
@@ -166,18 +168,25 @@ def float_checkpoint(course: Course, work: Path) -> Path:
     return out
 
 
-def _artifacts(course: Course, files: dict[str, Path], work: Path) -> tuple[dict[str, Artifact], dict[str, Artifact]]:
-    """The float artifacts by target and the int8 ones by form; unchanged ones come from the cache."""
+def _artifacts(
+    course: Course, files: dict[str, Path], work: Path
+) -> tuple[dict[str, Artifact], dict[str, Artifact], dict[str, str]]:
+    """The float artifacts by target, the int8 ones by form, and why the others were refused.
+
+    Unchanged ones come from the cache.
+    """
     floats = edgevit.convert(
         course.model, weights=files["float"], target=sorted({form.target for form in course.forms.values()}), out=work
     )
-    int8 = {
-        name: edgevit.convert(
-            course.model, weights=files["qat"], target=form.target, precision="int8", options=form.options, out=work
-        )
-        for name, form in course.forms.items()
-    }
-    return {artifact.manifest.target: artifact for artifact in floats}, int8
+    int8, refused = {}, {}
+    for name, form in course.forms.items():
+        try:
+            int8[name] = edgevit.convert(
+                course.model, weights=files["qat"], target=form.target, precision="int8", options=form.options, out=work
+            )
+        except ParityError as error:  # a finding of this benchmark
+            refused[name] = error.message
+    return {artifact.manifest.target: artifact for artifact in floats}, int8, refused
 
 
 def network_answers(name: str, weights: Path, pictures: LabelledSet, precision: Precision) -> np.ndarray:

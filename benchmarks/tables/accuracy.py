@@ -105,6 +105,9 @@ def _int8_task(course: dict[str, Any], model: dict[str, Any]) -> str:
 
 
 def _int8_row(model: dict[str, Any], row: dict[str, Any]) -> str:
+    if "refused" in row:
+        reason = row["refused"].rpartition("computes: ")[2]
+        return f"| {model['model']} | {_FORMS.get(row['form'], row['form'])} | – | – | refused: {reason} | – |"
     drop = row["drop"]
     lost = "–" if row["form"] == "float" else f"{drop['points']:.2f} [{drop['low']:.2f}, {drop['high']:.2f}]"
     agreement = size = "–"

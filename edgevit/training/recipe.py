@@ -130,7 +130,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name="tiles",  # segmentation from scratch at 64x64: some minutes on two cores
-            epochs=8,
+            epochs=4,
             batch_size=16,
             learning_rate=2e-3,
             label_smoothing=0.0,
