@@ -104,11 +104,12 @@ def measure_model(course: Course, work: Path) -> dict[str, Any]:
     name = course.model
     test = open_imageset(course.data, "test")
     files = _checkpoints(course, work)
+    quantized = [form for form in files if form != "float"]
     truth = truths(test, read_checkpoint(files["float"]).card.preprocess)
     floats, int8, refused = _artifacts(course, files, work)
     answers = {
         "float": network_answers(name, files["float"], test, Precision.FP32),
-        **{form: network_answers(name, files[form], test, Precision.INT8) for form in files if form != "float"},
+        **{form: network_answers(name, files[form], test, Precision.INT8) for form in quantized},
         **{form: artifact_answers(artifact, test) for form, artifact in int8.items()},
     }
     rows = []
@@ -137,8 +138,7 @@ def measure_model(course: Course, work: Path) -> dict[str, Any]:
         "training": read_checkpoint(files["float"]).card.training,
         "quantization": {
             form: {k: v for k, v in read_checkpoint(files[form]).card.quantization.items() if k != "activations"}
-            for form in files
-            if form != "float"
+            for form in quantized
         },
     }
 
