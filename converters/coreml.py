@@ -114,7 +114,7 @@ class CoreMLConverter:
         if whole:
             from edgevit.quantization.whole_numbers import in_whole_numbers
 
-            exported, _ = in_whole_numbers(exported)
+            exported = in_whole_numbers(exported)
         if options.image_input:
             exported = pixels.from_pixels(exported, program.spec.preprocess)
         with quiet():

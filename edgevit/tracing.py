@@ -99,9 +99,9 @@ class ProgramTrace:
     def __init__(self, program: Program, layers: Sequence[Layer] | None = None) -> None:
         exported, called = program.exported, {}
         if program.precision is Precision.INT8:
-            from edgevit.quantization.whole_numbers import in_whole_numbers
+            from edgevit.quantization.whole_numbers import named_in_whole_numbers
 
-            exported, called = in_whole_numbers(exported)
+            exported, called = named_in_whole_numbers(exported)
         signature = exported.graph_signature
         names = (
             signature.inputs_to_parameters | signature.inputs_to_buffers | signature.inputs_to_lifted_tensor_constants

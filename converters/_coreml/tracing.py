@@ -17,7 +17,7 @@ import numpy as np
 from converters._coreml.sessions import InterpreterSession
 from edgevit.errors import UsageError
 from edgevit.mil.package import Package, body, walk
-from edgevit.quantization.whole_numbers import in_whole_numbers
+from edgevit.quantization.whole_numbers import named_in_whole_numbers
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -78,7 +78,7 @@ def _value_names(package: Package, program: Program, nodes: Sequence[str]) -> di
     renamed |= dict(zip(program.exported.graph_signature.user_inputs, program.spec.inputs, strict=True))
     reads = (operation.outputs[0].type for operation in operations if operation.type == "dequantize")
     whole = any(package.tensor_type(read)[0].name == "fp32" for read in reads)
-    called = in_whole_numbers(program.exported)[1] if whole else {}
+    called = named_in_whole_numbers(program.exported)[1] if whole else {}
     found = {}
     for name in nodes:
         on_grid = str(known[name].target) == _QUANTIZE

@@ -36,11 +36,19 @@ _quantized, _aten = torch.ops.quantized_decomposed, torch.ops.aten
 _Grid = tuple[float, int]  # scale and zero point
 
 
-def in_whole_numbers(exported: ExportedProgram) -> tuple[ExportedProgram, dict[str, str]]:
-    """The program with such a kernel for every operation that reads and writes int8; the others stay as they are.
+def in_whole_numbers(exported: ExportedProgram) -> ExportedProgram:
+    """The program with such a kernel for every operation that reads and writes int8; the others stay as they are."""
+    return _rewritten(exported)[1]
 
-    And the new names of its nodes: of those that stay, and of the results of those that became kernels.
-    """
+
+def named_in_whole_numbers(exported: ExportedProgram) -> tuple[ExportedProgram, dict[str, str]]:
+    """`in_whole_numbers`, and the new names of the nodes: those that stay, and the results of those made kernels."""
+    module, whole = _rewritten(exported)
+    return whole, _new_names(module, whole)
+
+
+def _rewritten(exported: ExportedProgram) -> tuple[fx.GraphModule, ExportedProgram]:
+    """The graph with the kernels as modules, and the program exported from it."""
     module = exported.module(check_guards=False)
     for node in list(module.graph.nodes):
         kernel = _kernel(module, node)
@@ -55,8 +63,7 @@ def in_whole_numbers(exported: ExportedProgram) -> tuple[ExportedProgram, dict[s
     module.graph.eliminate_dead_code()
     module.recompile()
     with torch.no_grad():
-        whole = torch.export.export(module, exported.example_inputs[0])
-    return whole, _new_names(module, whole)
+        return module, torch.export.export(module, exported.example_inputs[0])
 
 
 def _new_names(module: fx.GraphModule, whole: ExportedProgram) -> dict[str, str]:
