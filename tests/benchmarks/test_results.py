@@ -138,8 +138,7 @@ def test_int8_files_in_whole_numbers_answer_as_what_was_trained():
             assert rows[form]["agreement"] >= 0.995
             assert rows[form]["snr_db"] is None or rows[form]["snr_db"] >= 35
             assert rows[form]["drop"]["points"] <= (1.0 if model["metric"] == "mIoU" else 0.5)
-            before_short_names = (model["model"], form) == ("segnetr_32", "coreml")  # to be measured again
-            assert rows[form]["size_ratio"] <= (0.305 if before_short_names else 0.30)
+            assert rows[form]["size_ratio"] <= 0.30
         whole = [share for pair, share in model["agreement"].items() if "coreml-fp16" not in pair.split(", ")]
         assert len(whole) == 3
         assert min(whole) >= 0.99
