@@ -24,6 +24,13 @@ Data = Annotated[
         show_default=False,
     ),
 ]
+Epochs = Annotated[
+    int | None,
+    typer.Option("--epochs", min=1, help="Passes over the training set; default: the recipe's.", show_default=False),
+]
+LearningRate = Annotated[
+    float | None, typer.Option("--learning-rate", help="Peak; default: the recipe's.", show_default=False)
+]
 TrainingThreads = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores.", show_default=False)
 ]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.options import AsJson, Data, Resume, TrainingThreads, print_json
+from edgevit.cli.options import AsJson, Data, Epochs, LearningRate, Resume, TrainingThreads, print_json
 
 
 def prune(
@@ -16,12 +16,8 @@ def prune(
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="Pruned float checkpoint to write.", show_default=False)],
     sparsity: Annotated[float, typer.Option("--sparsity", help="Share of the weights to set to zero.")] = 0.5,
-    epochs: Annotated[
-        int | None, typer.Option("--epochs", min=1, help="Passes over the training set; default 3.", show_default=False)
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", help="Peak; default 5e-4.", show_default=False)
-    ] = None,
+    epochs: Epochs = None,
+    learning_rate: LearningRate = None,
     threads: TrainingThreads = None,
     resume: Resume = False,
     as_json: AsJson = False,

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.options import AsJson, Data, Devices, Logs, MaxDrop, Resume, TrainingThreads, print_json
+from edgevit.cli.options import (
+    AsJson,
+    Data,
+    Devices,
+    Epochs,
+    LearningRate,
+    Logs,
+    MaxDrop,
+    Resume,
+    TrainingThreads,
+    print_json,
+)
 
 
 def qat(
@@ -17,12 +28,8 @@ def qat(
     ],
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="Int8 checkpoint to write.", show_default=False)],
-    epochs: Annotated[
-        int | None, typer.Option("--epochs", min=1, help="Passes over the training set; default 3.", show_default=False)
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", help="Peak; default 2e-4.", show_default=False)
-    ] = None,
+    epochs: Epochs = None,
+    learning_rate: LearningRate = None,
     threads: TrainingThreads = None,
     devices: Devices = 1,
     logs: Logs = None,

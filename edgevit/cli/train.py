@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.options import AsJson, Data, Devices, Logs, Resume, TrainingThreads, Weights, print_json
+from edgevit.cli.options import (
+    AsJson,
+    Data,
+    Devices,
+    Epochs,
+    LearningRate,
+    Logs,
+    Resume,
+    TrainingThreads,
+    Weights,
+    print_json,
+)
 from edgevit.errors import UsageError
 
 
@@ -18,6 +29,8 @@ def train(
     recipe: Annotated[
         str, typer.Option("--recipe", help="How to train: digits, photos, tiles, mobile, or a .toml file.")
     ] = "digits",
+    epochs: Epochs = None,
+    learning_rate: LearningRate = None,
     input_size: Annotated[
         int | None,
         typer.Option("--input-size", help="Pixels of each side; default: the model's own.", show_default=False),
@@ -47,13 +60,14 @@ def train(
     from edgevit.log import is_first_process, stage
     from edgevit.scoring import describe_scores
     from edgevit.sources import open_spec
+    from edgevit.training.recipe import adjusted
     from edgevit.training.recipe_file import open_recipe
     from edgevit.training.teacher import open_teacher
     from edgevit.training.trainer import train as train_model
 
     if (teacher is None) != (teacher_weights is None):
         raise UsageError("--teacher and --teacher-weights belong together", hint="give both, or neither")
-    chosen = open_recipe(recipe)
+    chosen = adjusted(open_recipe(recipe), epochs, learning_rate)
     train_set, test_set = (readable(open_imageset(data, split)) for split in ("train", "test"))
     spec = open_spec(model, len(train_set.labels), input_size)
     network = None if teacher is None else open_teacher(teacher, teacher_weights, spec, train_set.labels)

@@ -78,13 +78,19 @@ def open_imageset(source: str, split: str) -> LabelledSet:
     A folder has train/ and test/ (or val/), each with one subfolder per class, or each with images/ and masks/ (see
     `open_mask_folder`); without them it holds such subfolders itself and serves both splits, with a warning. Class
     names in sorted order are the labels.
-    Raises UsageError for a missing folder, an empty class, a file that is no image, or splits with other classes.
+    Raises UsageError for a missing folder, one that is called like a bundled set, an empty class, a file that is no
+    image, or splits with other classes.
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
-    if source in BUNDLED:
-        return BUNDLED[source](split)
     folder = Path(source)
+    if source in BUNDLED:
+        if folder.is_dir():
+            raise UsageError(
+                f'"{source}" is a bundled set and a folder here',
+                hint=f"write ./{source} for the folder, or start from elsewhere for the bundled set",
+            )
+        return BUNDLED[source](split)
     if not folder.is_dir():
         names = ", ".join(f'"{name}"' for name in BUNDLED)
         raise UsageError(

@@ -179,6 +179,17 @@ def get_recipe(name: str) -> Recipe:
         raise unknown_name("recipe", name, RECIPES) from None
 
 
+def adjusted(recipe: Recipe, epochs: int | None = None, learning_rate: float | None = None) -> Recipe:
+    """The recipe with other epochs and another peak, where given; the warm-up keeps its share of a shorter run."""
+    epochs = recipe.epochs if epochs is None else epochs
+    return replace(
+        recipe,
+        epochs=epochs,
+        warmup_epochs=round(recipe.warmup_epochs * min(1.0, epochs / recipe.epochs)),
+        learning_rate=recipe.learning_rate if learning_rate is None else learning_rate,
+    )
+
+
 def fine_tuning(
     name: str, training: Mapping[str, Any], epochs: int | None = None, learning_rate: float | None = None
 ) -> Recipe:
@@ -186,10 +197,5 @@ def fine_tuning(
 
     training: what its checkpoint's card tells of that; epochs and learning_rate stand over the recipe's own.
     """
-    recipe = get_recipe(name)
-    return replace(
-        recipe,
-        epochs=epochs or recipe.epochs,
-        learning_rate=learning_rate or recipe.learning_rate,
-        augmentation=Augmentation(**training.get("recipe", {}).get("augmentation", {})),
-    )
+    augmentation = Augmentation(**training.get("recipe", {}).get("augmentation", {}))
+    return replace(adjusted(get_recipe(name), epochs, learning_rate), augmentation=augmentation)

@@ -41,6 +41,16 @@ def test_folder_with_splits_sorts_classes_and_files(tmp_path):
     assert train.name == f"{tmp_path.name}/train"
 
 
+def test_folder_called_like_a_bundled_set_is_not_taken_for_it(tmp_path, monkeypatch):
+    make_classes(tmp_path / "photos", {"cat": ["a.png"], "dog": ["b.png"]})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UsageError, match=r'"photos" is a bundled set and a folder here \(write ./photos for the folder'
+    ):
+        open_imageset("photos", "train")
+    assert open_imageset("./photos", "train").labels == ("cat", "dog")
+
+
 def test_val_serves_as_test(tmp_path):
     make_classes(tmp_path / "train", {"cat": ["a.png"]})
     make_classes(tmp_path / "val", {"cat": ["b.png", "c.png"]})
