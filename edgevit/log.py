@@ -7,11 +7,13 @@ import os
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 logger = logging.getLogger("edgevit")
+_CHATTY = ("torchao", "torch.utils._pytree")  # on import, of GPU kernels that this machine has no use for
 
 
 @dataclass(slots=True)
@@ -50,6 +52,9 @@ def configure(level: int = logging.INFO) -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(level)
     logger.propagate = False
+    for chatty in _CHATTY:
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")  # torch's, about its own TreeSpec
 
 
 @contextmanager
