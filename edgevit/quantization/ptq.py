@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from edgevit.quantization.calibration import calibrate
 from edgevit.quantization.network import Int8Network, prepare
 from edgevit.scoring import describe_scores, score
 from edgevit.sources import Source, open_source
+from edgevit.spec import Task
 from edgevit.training.checkpoint import CheckpointCard, read_checkpoint, save_checkpoint
 from edgevit.training.trainer import PreprocessedSet
 
@@ -132,6 +134,8 @@ def within_budget(
         log.warning("WARNING   %d pictures set ranges and judge them too: there are no others", len(pictures))
         unused = sorted(used)
     judges = readable(spread(pictures.subset(unused), _JUDGES))
+    if source.spec.task is Task.CLASSIFY:
+        _warn_of_coarse_steps(len(judges), max_drop)
     with stage("budget", model=source.spec.name, max_drop=max_drop, pictures=len(judges)) as running:
         chosen = PreprocessedSet(judges, source.spec)
         images, targets = zip(*(chosen[index] for index in range(len(judges))), strict=True)
@@ -145,6 +149,15 @@ def budget_facts(budgeted: Budgeted | None) -> dict[str, Any]:
     if budgeted is None:
         return {}
     return {"floating": [dataclasses.asdict(cost) for cost in budgeted.floating], "budget": budgeted.summary()}
+
+
+def _warn_of_coarse_steps(count: int, max_drop: float) -> None:
+    """Say so where one picture more or less is a longer step than the drop that `count` pictures shall show."""
+    if 0 < max_drop < 100 / count:
+        log.warning(
+            "WARNING   %d pictures judge in steps of %.1f points: a drop of %g takes %d; give more training pictures",
+            *(count, 100 / count, max_drop, math.ceil(100 / max_drop)),
+        )
 
 
 def _warn_of_constants(pictures: list[Tensor]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from edgevit.errors import QuantizationError
 from edgevit.export import export
 from edgevit.plugins import get_converter
+from edgevit.quantization import ptq
 from edgevit.quantization.budget import fit_budget, row
 from edgevit.quantization.calibration import calibrate
 from edgevit.quantization.network import Int8Network, prepare, restore
@@ -122,3 +124,11 @@ def test_masks_have_a_budget_in_points_of_their_own_score():
     strict = fit_budget(network, list(PICTURES), masks, kept.drop / 2)
     assert strict.floating
     assert strict.drop <= kept.drop / 2
+
+
+@pytest.mark.parametrize(("count", "max_drop", "warned"), [(32, 0.5, True), (200, 0.5, False), (32, 0.0, False)])
+def test_few_judges_are_told_of_with_the_steps_that_they_see(count, max_drop, warned, caplog):
+    with caplog.at_level(logging.WARNING):
+        ptq._warn_of_coarse_steps(count, max_drop)
+    told = "32 pictures judge in steps of 3.1 points: a drop of 0.5 takes 200"
+    assert (told in caplog.text) is warned
