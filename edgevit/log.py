@@ -46,7 +46,10 @@ def is_first_process() -> bool:
 
 
 def configure(level: int = logging.INFO) -> None:
-    """Send edgevit's log lines to stderr, bare; called by the command line and by workers only."""
+    """Send edgevit's log lines to stderr, bare, and hold back what libraries say of themselves on import.
+
+    Called by the command line and by workers only.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers[:] = [handler]

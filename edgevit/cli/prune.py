@@ -22,7 +22,7 @@ def prune(
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
-    """Set single weights to zero and train the others (NNCF magnitude pruning); the result converts like any other."""
+    """Set single weights to zero and train the others (NNCF magnitude pruning) by the recipe `prune`."""
     import dataclasses
 
     from edgevit.quantization.pruning import prune as prune_model

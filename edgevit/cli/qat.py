@@ -37,7 +37,7 @@ def qat(
     max_drop: MaxDrop = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train with int8 grids (NNCF quantizers); `convert --precision int8` takes the result."""
+    """Train with int8 grids (NNCF quantizers) by the recipe `qat`; `convert --precision int8` takes the result."""
     import dataclasses
 
     from edgevit.log import is_first_process
