@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converters._executorch.moves import without_idle_moves
+from converters._executorch.moves import Moves
+from converters._executorch.packing import name_packed_weights
+from converters._executorch.partitioning import with_own_operands, xnnpack_partitioner
+from converters._executorch.serializing import rewritten
 from converters._executorch.weights import narrow_weights, take_grids
 from edgevit.conversion import Converted, input_arrays
 from edgevit.errors import ContractError, ConversionError, DeviceError, UsageError
@@ -29,6 +33,9 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "model.pte"
 _BINDINGS = "executorch.extension.pybindings._portable_lib"
+# Every weight is a segment of its own. XNNPACK asks constants to be aligned to 16 bytes, what it packs it aligns itself;
+# the default of 128 is mostly padding in small networks.
+_SEGMENT_ALIGNMENT = 16
 _MAGIC = b"ET12"  # file identifier of the program flatbuffer, at byte 4
 
 
@@ -173,8 +180,7 @@ def _lowered(program: Program, traced: Sequence[str] = ()) -> tuple[bytes, Lower
     traced: nodes of it whose values become further outputs.
     """
     require("executorch.exir", "executorch")
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+    from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
 
     from edgevit.inner_values import with_outputs
 
@@ -185,18 +191,19 @@ def _lowered(program: Program, traced: Sequence[str] = ()) -> tuple[bytes, Lower
         exported, grids = take_grids(exported)
     if traced:
         exported = with_outputs(exported, traced)
-    half = program.precision is Precision.FP16
-    with narrow_weights(grids, half=half), without_idle_moves() as moves, shared_node_origins():
+    moves = Moves()
+    narrow = functools.partial(narrow_weights, grids=grids, half=program.precision is Precision.FP16)
+    with rewritten(moves.take_out, narrow, name_packed_weights), shared_node_origins():
         edge = to_edge_transform_and_lower(
-            exported,
-            partitioner=[XnnpackPartitioner()],
+            with_own_operands(exported),
+            partitioner=[xnnpack_partitioner()],
             compile_config=EdgeCompileConfig(_check_ir_validity=False),
         )
     graph_module = edge.exported_program().graph_module
     _require_kernels(graph_module, program.spec.name)
     # Before memory planning, which adds operations of its own to the graph.
     lowering = _lowering(graph_module, moves.transposes)
-    return edge.to_executorch().buffer, lowering
+    return edge.to_executorch(ExecutorchBackendConfig(segment_alignment=_SEGMENT_ALIGNMENT)).buffer, lowering
 
 
 @contextmanager

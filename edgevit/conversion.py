@@ -44,6 +44,17 @@ class Converted:
     accelerator: str = "cpu"
 
 
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What a model file shows, without being run, of how phones' builds of its runtime will treat it.
+
+    summary: one line of facts; faults: a line for everything that will go wrong there.
+    """
+
+    summary: str
+    faults: tuple[str, ...] = ()
+
+
 class Session(Protocol):
     """An artifact loaded on an accelerator. Arrays have the names, shapes, dtypes and layouts of the manifest.
 

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgevit.errors import ContractError
 
@@ -30,8 +30,34 @@ class Delegate:
         """The bytes behind a constant buffer's index, which is not 0."""
         entry = self.graph["constant_data"][index]
         if entry["named_key"]:
-            return self._named[entry["named_key"]][: entry["size"]]
+            return self.named(index)[: entry["size"]]
         return self._inline[entry["offset"] : entry["offset"] + entry["size"]]
+
+    def key(self, index: int) -> str:
+        """The name that the runtime finds a constant by, "" for one that lies in the delegate itself."""
+        return self.graph["constant_data"][index]["named_key"]
+
+    def named(self, index: int) -> bytes:
+        """All bytes that are stored under a constant's name, b"" for one without."""
+        return self._named[self.key(index)] if index > 0 and self.key(index) else b""
+
+
+class Value(NamedTuple):
+    """A value of a delegate's graph: kind of its quantization ("" for none), its tensor, its quantization."""
+
+    kind: str
+    tensor: Json
+    qparams: Json
+
+
+def values_of(graph: Json) -> dict[int, Value]:
+    """The values of a graph by their ids, which are the delegate's own."""
+    found = {}
+    for entry in graph["xvalues"]:
+        union = entry["xvalue_union"]
+        value = Value(union.get("quant_params_type", ""), union.get("tensor_value", union), union.get("quant_params", {}))
+        found[value.tensor["id_out"]] = value
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from converters._executorch.delegate import Delegate, Json, KernelCall, read_contents
+from converters._executorch.delegate import Delegate, Json, KernelCall, read_contents, values_of
+from converters._executorch.packing import PACKED
 from edgevit.quantization.stored import (
     StoredGrid,
     StoredGrids,
@@ -17,7 +18,6 @@ from edgevit.quantization.stored import (
     is_average,
 )
 
-_WEIGHTED = frozenset(f"XNN{name}" for name in ("Conv2d", "DepthwiseConv2d", "FullyConnected", "ConvTranspose2d"))
 _MOVES = ("Convert", "Copy", "Reshape", "Transpose", "Slice", "Concatenate", "ConstantPad", "MaxPooling")
 _LAYER_KERNELS = ("aten::convolution", "aten::linear", "aten::addmm")
 _MOVE_KERNELS = ("aten::cat", "aten::clone", "aten::max_pool2d_with_indices", "aten::constant_pad_nd")
@@ -60,13 +60,9 @@ class _DelegateReader:
 
     def __init__(self, delegate: Delegate, index: int) -> None:
         self._delegate, self._index = delegate, index
-        self._tensors: dict[int, Json] = {}
-        self._quantization: dict[int, Json] = {}
-        for entry in delegate.graph["xvalues"]:
-            value = entry["xvalue_union"]
-            tensor = value.get("tensor_value", value)
-            self._tensors[tensor["id_out"]] = tensor
-            self._quantization[tensor["id_out"]] = value.get("quant_params", {})
+        values = values_of(delegate.graph)
+        self._tensors = {id_: value.tensor for id_, value in values.items()}
+        self._quantization = {id_: value.qparams for id_, value in values.items()}
 
     def activations(self) -> dict[str, StoredGrid]:
         """The grid of each int8 tensor that is no constant."""
@@ -110,13 +106,13 @@ class _DelegateReader:
         for entry in self._delegate.graph["xnodes"]:
             kind, node = entry["xnode_union_type"], entry["xnode_union"]
             result = node.get("output_id", node.get("output_value_id"))
-            if kind not in _WEIGHTED and not any(move in kind for move in _MOVES) and self._kind(result) != "qint8":
+            if kind not in PACKED and not any(move in kind for move in _MOVES) and self._kind(result) != "qint8":
                 yield kind
 
     def _weighted(self) -> Iterator[tuple[str, Json]]:
         nodes = [(entry["xnode_union_type"], entry["xnode_union"]) for entry in self._delegate.graph["xnodes"]]
         for index, (kind, node) in enumerate(nodes):
-            if kind in _WEIGHTED:
+            if kind in PACKED:
                 yield f"{kind.removeprefix('XNN')} {self._index}.{index}", node
 
     def _kind(self, id_: int) -> str:

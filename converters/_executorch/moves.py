@@ -9,8 +9,6 @@ of size 1, reshapes of reshapes, and a transposed second factor of a matrix prod
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from converters._executorch.values import input_names, kind, tensor
@@ -24,33 +22,14 @@ _IN_INTEGERS = ("XNNGelu", "XNNSigmoid", "XNNTanh", "XNNHardswish", "XNNStaticRe
 
 @dataclasses.dataclass
 class Moves:
-    """What was left after the idle moves were taken out: transposes in all delegates together."""
+    """Takes idle moves out of graphs, and counts what is left: transposes in all delegates together."""
 
     transposes: int = 0
 
-
-@contextmanager
-def without_idle_moves() -> Iterator[Moves]:
-    """While active, every XNNPACK graph that ExecuTorch serializes is simplified first; gives what is left.
-
-    ExecuTorch has no hook there, so the one function that its preprocessing calls is wrapped.
-    """
-    from executorch.backends.xnnpack import xnnpack_preprocess
-
-    serialize = xnnpack_preprocess.serialize_xnnpack_binary
-
-    moves = Moves()
-
-    def simplified(graph: Any, *arguments: Any) -> bytes:
+    def take_out(self, graph: Any, store: Any) -> None:
+        """Simplify a graph that is about to be written; it keeps its constants."""
         simplify(graph)
-        moves.transposes += sum(kind(node) == "XNNStaticTranspose" for node in graph.xnodes)
-        return serialize(graph, *arguments)
-
-    xnnpack_preprocess.serialize_xnnpack_binary = simplified
-    try:
-        yield moves
-    finally:
-        xnnpack_preprocess.serialize_xnnpack_binary = serialize
+        self.transposes += sum(kind(node) == "XNNStaticTranspose" for node in graph.xnodes)
 
 
 def simplify(graph: Any) -> None:

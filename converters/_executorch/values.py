@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
+import numbers
+import struct
 from collections.abc import Sequence
 from typing import Any
+
+_UNIONS = ("xnode_union", "xvalue_union", "quant_params")  # fields that a flatbuffer's JSON form names the type of
 
 
 def kind(node: Any) -> str:
@@ -27,7 +32,7 @@ def add_value(graph: Any, shape: Sequence[int], datatype: str, buffer: int = 0, 
     )
     from executorch.backends.xnnpack.utils.xnnpack_constants import XNN_INVALID_VALUE_ID
 
-    id_ = 1 + max(tensor(value).id_out for value in graph.xvalues)
+    id_ = unused_id(graph)
     plain = XNNTensorValue(
         getattr(XNNDatatype, f"xnn_datatype_{datatype}"),
         len(shape),
@@ -41,7 +46,37 @@ def add_value(graph: Any, shape: Sequence[int], datatype: str, buffer: int = 0, 
     return id_
 
 
+def unused_id(graph: Any) -> int:
+    """An id that no value of the graph has."""
+    return 1 + max(tensor(value).id_out for value in graph.xvalues)
+
+
 def input_names(operation: Any) -> list[str]:
     """The fields of a node that name values it reads: input_id, input1_id, filter_id, ..."""
     names = [field.name for field in dataclasses.fields(operation)]
     return [name for name in names if name.endswith("_id") and name != "output_id"]
+
+
+def constant_fields(graph: Any) -> list[tuple[Any, str]]:
+    """Where the graph's values name constant buffers: (object, field) of data, and of scales that lie apart.
+
+    A field is 0 or less where there is none.
+    """
+    found = [(tensor(value), "constant_buffer_idx") for value in graph.xvalues]
+    qparams = [getattr(value.xvalue_union, "quant_params", None) for value in graph.xvalues]
+    return found + [(one, "scale_buffer_idx") for one in qparams if hasattr(one, "scale_buffer_idx")]
+
+
+def as_json(part: Any) -> Any:
+    """A graph, or a part of one, in the JSON form that `delegate` reads from a file: a float is the integer of its bits."""
+    if isinstance(part, enum.Enum):
+        return part.name
+    if isinstance(part, (list, tuple)):
+        return [as_json(item) for item in part]
+    if isinstance(part, numbers.Real) and not isinstance(part, numbers.Integral):
+        return struct.unpack("<I", struct.pack("<f", part))[0]
+    if not dataclasses.is_dataclass(part):
+        return part
+    fields = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+    types = {f"{name}_type": type(value).__name__ for name, value in fields.items() if name in _UNIONS}
+    return {name: as_json(value) for name, value in fields.items()} | types

@@ -11,13 +11,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from converters._executorch.gathering import gathered_taps
+from converters._executorch.serializing import add_constant, drop_unused_constants, stored_constant
 from converters._executorch.values import add_value, input_names, kind, tensor
 from edgevit.errors import ConversionError
 from edgevit.quantization.scheme import WeightGrid
@@ -51,36 +51,13 @@ def take_grids(exported: ExportedProgram) -> tuple[ExportedProgram, Grids]:
     return constant_prop_pass(copy.deepcopy(exported), custom_skip_targets=set()), grids  # it works in place
 
 
-@contextmanager
-def narrow_weights(grids: Grids, *, half: bool) -> Iterator[None]:
-    """While active, every XNNPACK graph that ExecuTorch serializes stores weights of `grids` in int8.
+def narrow_weights(graph: Any, store: Any, *, grids: Grids, half: bool) -> None:
+    """Let a graph that is about to be written hold weights of `grids` in int8; half: the other large ones in float16.
 
-    half: the other large weights in float16. Raises ConversionError for a weight that float16 cannot hold.
+    Raises ConversionError for a weight that float16 cannot hold.
     """
-    from executorch.backends.xnnpack import xnnpack_preprocess
-
-    serialize, store_type = xnnpack_preprocess.serialize_xnnpack_binary, xnnpack_preprocess.NamedDataStore
-    stores: list[Any] = []
-
-    class RecordedStore(store_type):
-        """The constants of the graph that is being made; preprocessing has no other way to them."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            stores.append(self)
-
-    def narrowed(graph: Any, *arguments: Any) -> bytes:
-        if grids or half:
-            _Narrowing(graph, stores[-1], grids, half).run()
-        return serialize(graph, *arguments)
-
-    xnnpack_preprocess.serialize_xnnpack_binary = narrowed
-    xnnpack_preprocess.NamedDataStore = RecordedStore
-    try:
-        yield
-    finally:
-        xnnpack_preprocess.serialize_xnnpack_binary = serialize
-        xnnpack_preprocess.NamedDataStore = store_type
+    if grids or half:
+        _Narrowing(graph, store, grids, half).run()
 
 
 class _Narrowing:
@@ -112,8 +89,7 @@ class _Narrowing:
         return [node]
 
     def _on_grid(self, node: Any, weight: np.ndarray, grid: WeightGrid) -> list[Any]:
-        from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNAdd, XNNFullyConnected, XNode
-        from executorch.backends.xnnpack.utils.xnnpack_constants import XNN_INVALID_VALUE_ID
+        from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNFullyConnected, XNode
 
         layer, before = node.xnode_union, []
         source = layer.input1_id
@@ -121,14 +97,24 @@ class _Narrowing:
             source, before = gathered_taps(self._graph, layer)
         values = grid.values.permute(0, 2, 3, 1) if grid.values.dim() == 4 else grid.values
         matrix = values.reshape(len(values), -1).contiguous().numpy()  # (O, kH kW I)
-        filter_id = self._once(layer.filter_id, "int8", lambda: self._add_int8(matrix, grid.scales.numpy()))
-        result, after = layer.output_id, []
-        if layer.bias_id != XNN_INVALID_VALUE_ID:  # apart: these kernels would multiply it by the scale, too
-            result = add_value(self._graph, tensor(self._values[layer.output_id]).dims, "fp32")
-            after = [XNode(XNNAdd(result, layer.bias_id, layer.output_id, 0), node.debug_handle, node.output_min_max)]
-        product = XNNFullyConnected(source, filter_id, XNN_INVALID_VALUE_ID, result, 0)
-        limits = None if after else node.output_min_max
-        return [*before, XNode(product, node.debug_handle, limits), *after]
+        scales = grid.scales.numpy()
+        filter_id = self._once(layer.filter_id, "int8", lambda: self._add_int8(matrix, scales))
+        bias_id = self._scaled_bias(layer.bias_id, scales)
+        product = XNNFullyConnected(source, filter_id, bias_id, layer.output_id, 0)
+        return [*before, XNode(product, node.debug_handle, node.output_min_max)]
+
+    def _scaled_bias(self, bias_id: int, scales: np.ndarray) -> int:
+        """These kernels begin their sum with the bias and multiply it all by the scale (O,): so divide by it before.
+
+        An addition behind them would read its constant in place, which the runtime may have freed (see packing.py).
+        """
+        from executorch.backends.xnnpack.utils.xnnpack_constants import XNN_INVALID_VALUE_ID
+
+        if bias_id == XNN_INVALID_VALUE_ID:
+            return bias_id
+        bias = (self._constant(bias_id).astype(np.float64) / scales).astype(np.float32)
+        form = f"over {hashlib.sha256(scales.tobytes()).hexdigest()}"
+        return self._once(bias_id, form, lambda: add_value(self._graph, bias.shape, "fp32", self._add_bytes(bias)))
 
     def _in_half(self, node: Any, weight: np.ndarray) -> None:
         from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNConv2d
@@ -167,15 +153,8 @@ class _Narrowing:
 
     def _add_bytes(self, array: np.ndarray) -> int:
         """Index of a constant buffer with the array's bytes; equal ones are stored once."""
-        from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import ConstantDataOffset
-        from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import CONSTANT_TENSOR_ALIGNMENT
-        from executorch.backends.xnnpack.utils.xnnpack_constants import UINT64_MAX
-
         data = np.ascontiguousarray(array).tobytes()
-        key = hashlib.sha256(data).hexdigest()
-        self._store.add_named_data(key, data, CONSTANT_TENSOR_ALIGNMENT)
-        self._graph.constant_data.append(ConstantDataOffset(UINT64_MAX, len(data), key))
-        return len(self._graph.constant_data) - 1
+        return add_constant(self._graph, self._store, hashlib.sha256(data).hexdigest(), data, len(data))
 
     def _drop_unread(self) -> None:
         """Values that no node reads, and bytes that no value has: the float32 weights."""
@@ -184,18 +163,7 @@ class _Narrowing:
             getattr(node.xnode_union, name) for node in self._graph.xnodes for name in input_names(node.xnode_union)
         }
         self._graph.xvalues[:] = [v for v in self._graph.xvalues if tensor(v).id_out not in replaced - read]
-        buffers = {tensor(value).constant_buffer_idx for value in self._graph.xvalues}
-        buffers |= {
-            getattr(value.xvalue_union.quant_params, "scale_buffer_idx", 0)
-            for value in self._graph.xvalues
-            if tensor(value) is not value.xvalue_union
-        }
-        named = {self._graph.constant_data[index].named_key for index in buffers if index > 0}
-        kept = type(self._store).__bases__[0]()
-        for key in (key for key in self._store.pte_data if key in named):
-            entry = self._store.pte_data[key]
-            kept.add_named_data(key, self._store.buffers[entry.buffer_index], entry.alignment)
-        self._store.__dict__.update(kept.__dict__)
+        drop_unused_constants(self._graph, self._store)
 
     def _is_float(self, id_: int) -> bool:
         value = tensor(self._values[id_])
@@ -203,8 +171,8 @@ class _Narrowing:
 
     def _constant(self, id_: int) -> np.ndarray:
         value = tensor(self._values[id_])
-        entry = self._store.pte_data[self._graph.constant_data[value.constant_buffer_idx].named_key]
-        return np.frombuffer(self._store.buffers[entry.buffer_index], np.float32).reshape(value.dims)
+        data = stored_constant(self._graph, self._store, value.constant_buffer_idx)
+        return np.frombuffer(data, np.float32).reshape(value.dims)
 
 
 def _digest(weight: np.ndarray) -> bytes:

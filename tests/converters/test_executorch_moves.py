@@ -23,7 +23,8 @@ from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import (
 )
 from torch import nn
 
-from converters._executorch.moves import simplify, without_idle_moves
+from converters._executorch.moves import Moves, simplify
+from converters._executorch.serializing import rewritten
 from converters.executorch import CONVERTER, Options
 from edgevit.deploy import deploy
 from edgevit.errors import EdgevitError
@@ -221,11 +222,12 @@ def test_input_that_nothing_reads_stays_an_input():
 
 
 def test_patch_is_undone_whatever_happens():
-    serialize = xnnpack_preprocess.serialize_xnnpack_binary
-    with pytest.raises(EdgevitError, match="inside"), without_idle_moves() as moves:
-        assert xnnpack_preprocess.serialize_xnnpack_binary is not serialize
+    moves = Moves()
+    before = xnnpack_preprocess.serialize_xnnpack_binary, xnnpack_preprocess.NamedDataStore
+    with pytest.raises(EdgevitError, match="inside"), rewritten(moves.take_out):
+        assert xnnpack_preprocess.serialize_xnnpack_binary is not before[0]
         raise EdgevitError("inside")
-    assert xnnpack_preprocess.serialize_xnnpack_binary is serialize
+    assert (xnnpack_preprocess.serialize_xnnpack_binary, xnnpack_preprocess.NamedDataStore) == before
     assert moves.transposes == 0
 
 
