@@ -9,20 +9,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from converters._executorch import switches
+from converters._executorch.delegate import read_contents
 from converters._executorch.moves import Moves
 from converters._executorch.packing import name_packed_weights
 from converters._executorch.partitioning import with_own_operands, xnnpack_partitioner
 from converters._executorch.serializing import rewritten
+from converters._executorch.switches import BINDINGS
 from converters._executorch.weights import narrow_weights, take_grids
-from edgevit.conversion import Converted, input_arrays
+from edgevit.conversion import Audit, Converted, ModelFile, input_arrays
 from edgevit.errors import ContractError, ConversionError, DeviceError, UsageError
 from edgevit.libraries import require, version
 from edgevit.log import captured_native_output
 from edgevit.program import Program, module_path
 from edgevit.quantization.kinds import FULL, require_float, require_kind
-from edgevit.spec import Precision
+from edgevit.spec import Precision, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,10 +35,11 @@ if TYPE_CHECKING:
     from edgevit.quantization.stored import StoredGrids
 
 MODEL_FILE = "model.pte"
-_BINDINGS = "executorch.extension.pybindings._portable_lib"
 # Every weight is a segment of its own. XNNPACK asks constants to be aligned to 16 bytes, what it packs it aligns itself;
 # the default of 128 is mostly padding in small networks.
 _SEGMENT_ALIGNMENT = 16
+_METHOD = "forward"
+_DTYPES = {0: "uint8", 1: "int8", 3: "int32", 4: "int64", 5: "float16", 6: "float32", 11: "bool"}  # of ScalarType
 _MAGIC = b"ET12"  # file identifier of the program flatbuffer, at byte 4
 
 
@@ -54,8 +58,8 @@ class ExecuTorchSession:
 
     accelerator = "cpu"
 
-    def __init__(self, path: Path, manifest: Manifest, threads: int) -> None:
-        bindings = require(_BINDINGS, "executorch")
+    def __init__(self, path: Path, manifest: Manifest | ModelFile, threads: int) -> None:
+        bindings = require(BINDINGS, "executorch")
         self.runtime = f"executorch {version('executorch')}"
         self._manifest = manifest
         with captured_native_output() as native:
@@ -63,7 +67,7 @@ class ExecuTorchSession:
             self.threads = int(bindings._threadpool_get_thread_count())
             try:
                 self._module = bindings._load_for_executorch(str(path))
-                self._module.method_meta("forward")  # loading is lazy: this reads the program
+                self._module.method_meta(_METHOD)  # loading is lazy: this reads the program
             except RuntimeError as error:
                 raise DeviceError(
                     f"ExecuTorch cannot load {path}: {_last_line(native(), error)}",
@@ -118,8 +122,9 @@ class ExecuTorchConverter:
     precisions = frozenset({Precision.FP32, Precision.FP16, Precision.INT8})
     extra = "executorch"
     packages = ("executorch",)
-    runtime_modules = ("torch", _BINDINGS)
+    runtime_modules = ("torch", BINDINGS)
     Options = Options
+    settings = switches.SETTINGS
 
     def convert(self, program: Program, options: Options, out_dir: Path) -> Converted:
         """Lower to XNNPACK and write model.pte. Raises ConversionError naming every op without a kernel.
@@ -139,29 +144,64 @@ class ExecuTorchConverter:
             magic = file.read(8)[4:8]
         if magic[:2] != _MAGIC[:2]:
             raise ContractError(f"{path} is not an ExecuTorch program (identifier {magic!r})", hint="convert again")
-        bindings = require(_BINDINGS, "executorch")
-        with captured_native_output():
-            meta = bindings._load_for_executorch(str(path)).method_meta("forward")
-        inputs = [tuple(meta.input_tensor_meta(i).sizes()) for i in range(meta.num_inputs())]
-        outputs = [tuple(meta.output_tensor_meta(i).sizes()) for i in range(meta.num_outputs())]
-        for kind, found, specs in (("inputs", inputs, manifest.inputs), ("outputs", outputs, manifest.outputs)):
-            declared = [spec.shape for spec in specs]
+        described = self.describe(path)
+        facts = {}
+        for kind in ("inputs", "outputs"):
+            found, declared = ([spec.shape for spec in getattr(one, kind)] for one in (described, manifest))
             if found != declared:
                 raise ContractError(f"{path} has {kind} {found}, its manifest says {declared}", hint="convert again")
-        return {"identifier": magic.decode(), "method": meta.name(), "inputs": str(inputs), "outputs": str(outputs)}
+            facts[kind] = str(found)
+        return {"identifier": magic.decode(), "method": _METHOD, **facts}
+
+    def audit(self, path: Path) -> Audit:
+        """Whether XNNPACK's weights cache, which phones have on, will find each weight's own packing in the file."""
+        from converters._executorch.packing import audit
+
+        require(BINDINGS, "executorch")
+        return audit(read_contents(path).delegates)
+
+    def describe(self, path: Path) -> ModelFile:
+        """Tensors of the file's method, called input0, ... and output0, ..., because it has no names for them."""
+        bindings = require(BINDINGS, "executorch")
+        with captured_native_output() as native:
+            try:
+                meta = bindings._load_for_executorch(str(path)).method_meta(_METHOD)
+                sides = (
+                    ("input", meta.num_inputs(), meta.input_tensor_meta),
+                    ("output", meta.num_outputs(), meta.output_tensor_meta),
+                )
+                inputs, outputs = (
+                    tuple(_tensor(f"{side}{index}", get(index)) for index in range(count)) for side, count, get in sides
+                )
+            except RuntimeError as error:
+                raise DeviceError(
+                    f"ExecuTorch cannot load {path}: {_last_line(native(), error)}",
+                    hint=f"a whole .pte with a method {_METHOD!r} on tensors can be checked",
+                ) from error
+        return ModelFile(path.name, inputs, outputs)
+
+    def switch(self, settings: Mapping[str, str]) -> None:
+        """Change this process for good: see switches.py."""
+        switches.switch(settings)
+
+    def confirm(self, settings: Mapping[str, str], path: Path) -> None:
+        """Read the options back, and look whether the file is mapped."""
+        switches.confirm(settings, path)
 
     def read_grids(self, folder: Path, manifest: Manifest) -> StoredGrids:
         """The int8 grids in the model file. Raises ContractError if it is damaged."""
         from converters._executorch.grids import read_grids
 
-        require(_BINDINGS, "executorch")
+        require(BINDINGS, "executorch")
         return read_grids(folder / manifest.entry)
 
     def runs_here(self) -> str:
         """The runtime comes with the package, for every system that has it."""
         return ""
 
-    def open(self, folder: Path, manifest: Manifest, accelerator: str = "cpu", threads: int = 1) -> ExecuTorchSession:
+    def open(
+        self, folder: Path, manifest: Manifest | ModelFile, accelerator: str = "cpu", threads: int = 1
+    ) -> ExecuTorchSession:
         """Load with `threads` CPU threads; XNNPACK is the delegate that the file asks for."""
         if accelerator != "cpu":
             raise UsageError(f"executorch runs on cpu here, not on {accelerator!r}", hint="use --accelerator cpu")
@@ -268,7 +308,7 @@ def _lowering(graph_module: fx.GraphModule, transposes: int) -> Lowering:
 def _require_kernels(graph_module: fx.GraphModule, model: str) -> None:
     """Raise ConversionError naming every op that neither XNNPACK takes nor the runtime has a kernel for."""
     with captured_native_output():
-        known = {name.split(".")[0] for name in require(_BINDINGS, "executorch")._get_operator_names()}
+        known = {name.split(".")[0] for name in require(BINDINGS, "executorch")._get_operator_names()}
     missing = [
         f"{_op_name(node)} at {module_path(node) or 'top level'}"
         for node in _operations(graph_module.graph)
@@ -279,6 +319,12 @@ def _require_kernels(graph_module: fx.GraphModule, model: str) -> None:
             f"executorch has no kernel for {len(missing)} op(s) of {model}: {'; '.join(missing)}",
             hint="rewrite those modules with plain arithmetic, convolutions and matrix products",
         )
+
+
+def _tensor(name: str, info: Any) -> TensorSpec:
+    if info.dtype() not in _DTYPES:
+        raise RuntimeError(f"{name} has scalar type {info.dtype()}")
+    return TensorSpec(name, tuple(info.sizes()), _DTYPES[info.dtype()])
 
 
 def _last_line(native: str, error: Exception) -> str:

@@ -41,6 +41,26 @@ class Artifact:
         """The manifest's labels, or "class 0", "class 1", ... where the checkpoint had none."""
         return self.manifest.labels or tuple(f"class {i}" for i in range(self.manifest.model.num_classes))
 
+    @property
+    def remake(self) -> str:
+        """How to make it again: the command, as far as the manifest knows its arguments."""
+        from edgevit.models import iter_specs
+
+        manifest, weights = self.manifest, self.manifest.provenance["weights"]
+        known = manifest.model.name in {spec.name for spec in iter_specs()}
+        if weights["source"] == "memory":
+            return f"convert the module again with edgevit.convert, target {manifest.target!r}"
+        words = ["edgevit convert", manifest.model.name if known else "FILE.py:FACTORY"]
+        if weights["source"] == "checkpoint":
+            words += ["--weights", str(weights.get("file", "CHECKPOINT"))]
+        else:
+            words += [f"--classes {manifest.model.num_classes} --input-size {manifest.model.input_size}"]
+        words += ["--target", manifest.target, "--precision", str(manifest.precision)]
+        defaults = get_converter(manifest.target).Options()
+        options = manifest.provenance["options"].items()
+        words += [f"-O {name}={value}" for name, value in options if value != getattr(defaults, name, None)]
+        return f"make it again: {' '.join(words)}"
+
     def open(self, accelerator: str | None = None, threads: int = 1) -> Session:
         """Load in the target's own runtime, by default on the accelerator that the artifact was made for.
 

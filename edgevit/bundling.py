@@ -6,8 +6,11 @@ import shutil
 from pathlib import Path
 
 from edgevit.artifact import Artifact, load_artifact
-from edgevit.errors import UsageError, unknown_name
+from edgevit.errors import MissingDependency, UsageError, unknown_name
+from edgevit.log import logger
+from edgevit.phone_settings import audit_of, execution_of, file_without_manifest
 from edgevit.storage import atomic_folder, storage_errors
+from edgevit.verification import examine_file
 
 # App -> the git-ignored folder that its build packs, and the targets whose runtime it holds.
 APPS = {
@@ -16,16 +19,20 @@ APPS = {
 }
 
 
-def bundle(app: str, artifact: Artifact | str | Path, *, root: str | Path = ".") -> Path:
+def bundle(
+    app: str, artifact: Artifact | str | Path, *, root: str | Path = ".", unverified: bool = False
+) -> Path:
     """Copy one artifact, whole and verified, into an app of the checkout at `root`; returns the copy's folder.
 
-    An older copy of the same name is replaced in one step. Raises UsageError for an unknown app or a target that
-    the app has no runtime for, ContractError for a damaged artifact, StorageError if it cannot be written.
+    A file of a target whose runtime is built otherwise in apps is run as it is there, see `prove`. An older copy of the
+    same name is replaced in one step. Raises UsageError for an unknown app, a target that the app has no runtime for,
+    and a file that could not be run as in apps unless `unverified`; ContractError for a damaged artifact, ParityError
+    for a file that is wrong or crashes in apps, StorageError if it cannot be written.
     """
     if app not in APPS:
         raise unknown_name("app", app, APPS)
     folder, targets = APPS[app]
-    opened = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
+    opened = artifact if isinstance(artifact, Artifact) else _opened(artifact)
     if opened.manifest.target not in targets:
         raise UsageError(
             f"the {app} app has no runtime for {opened.manifest.target}", hint=f"convert to {' or '.join(targets)}"
@@ -33,8 +40,44 @@ def bundle(app: str, artifact: Artifact | str | Path, *, root: str | Path = ".")
     app_folder = Path(root) / "apps" / app
     if not app_folder.is_dir():
         raise UsageError(f"no {app_folder} here", hint="run in a checkout of edgevit, or give it with --root")
+    _prove(opened, unverified)
     destination = Path(root) / folder / opened.name
     with atomic_folder(destination) as building, storage_errors(destination):
         shutil.copytree(opened.path, building, dirs_exist_ok=True)
         load_artifact(building)
     return destination
+
+
+def _opened(path: str | Path) -> Artifact:
+    """The artifact at a path. A model file alone is checked all the same, and then refused: apps know manifests only."""
+    file = file_without_manifest(path)
+    if file is None:
+        return load_artifact(path)
+    examine_file(file).require()
+    raise UsageError(
+        f"{file} came without a manifest, and the apps read every fact from one",
+        hint="convert the model with edgevit, and bundle the folder that it writes",
+    )
+
+
+def _prove(artifact: Artifact, unverified: bool) -> None:
+    """Raise unless the file is right under all settings of phones, or may go there `unverified`."""
+    try:
+        audit = audit_of(artifact)
+        if audit is None:
+            return
+        execution = execution_of(artifact)
+    except MissingDependency as error:
+        reason = error.message
+    else:
+        for failure in (audit.failure(artifact.name, artifact.remake), execution.failure):
+            if failure is not None:
+                raise failure
+        reason = execution.unproven
+    if reason and not unverified:
+        raise UsageError(
+            f"{artifact.name} was not run under the settings of phones: {reason}",
+            hint="bundle it where that is possible, or take it as it is with --unverified",
+        )
+    if reason:
+        logger.warning("WARNING   %s goes into the app unverified: %s", artifact.name, reason)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgevit.errors import DeviceError, UsageError
+from edgevit.errors import DeviceError, ParityError, UsageError
+from edgevit.spec import Layout, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from edgevit.contract.manifest import Classifier, Lowering, Manifest, Tolerance
     from edgevit.program import Program
     from edgevit.quantization.stored import StoredGrids
-    from edgevit.spec import Precision, TensorSpec
+    from edgevit.spec import Precision
 
 # The accelerator that is none: a reference interpreter evaluates the file. Its numbers count, its time does not.
 INTERPRETER = "interpreter"
@@ -23,6 +25,36 @@ INTERPRETER = "interpreter"
 
 class NotExecutable(DeviceError):
     """This machine has no runtime for the artifact's format; static checks are all that can be done."""
+
+
+class NotSwitchable(DeviceError):
+    """This runtime cannot be run under a setting that phones' builds of it have; says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """What a session must know of a model file: the part of a manifest that the file itself tells as well."""
+
+    entry: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    dynamic_batch: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, for another process."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> ModelFile:
+        """What `to_json` wrote."""
+        tensors = {
+            kind: tuple(
+                TensorSpec(**spec | {"shape": tuple(spec["shape"]), "layout": Layout(spec["layout"])})
+                for spec in document[kind]
+            )
+            for kind in ("inputs", "outputs")
+        }
+        return cls(**document | tensors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +86,12 @@ class Audit:
     summary: str
     faults: tuple[str, ...] = ()
 
+    def failure(self, name: str, remedy: str) -> ParityError | None:
+        """The faults of the file called so as one error, None if there are none; remedy: how to make it again."""
+        if not self.faults:
+            return None
+        return ParityError(f"{name} is wrong on phones: {'; '.join(self.faults)}", hint=remedy)
+
 
 class Session(Protocol):
     """An artifact loaded on an accelerator. Arrays have the names, shapes, dtypes and layouts of the manifest.
@@ -72,7 +110,7 @@ class Session(Protocol):
         """Free the runtime's memory; the session is unusable afterwards."""
 
 
-def input_arrays(inputs: Mapping[str, np.ndarray], manifest: Manifest) -> list[np.ndarray]:
+def input_arrays(inputs: Mapping[str, np.ndarray], manifest: Manifest | ModelFile) -> list[np.ndarray]:
     """A session's inputs in the order of the manifest, contiguous and writable.
 
     Raises UsageError for a name that is missing or unknown, and for another shape or dtype than the manifest's.
@@ -118,6 +156,10 @@ class Converter(Protocol):
     # says "numeric" is at its default in the fp32 twin that proves the graph, and in the artifact's name elsewhere;
     # one that says "named" is part of the name alone.
     Options: type
+    # What phones' builds of the runtime do otherwise than the one here, one mapping of names to values for each way to
+    # run a file that they have; none where there is no such difference. A plug-in without the field has none, and needs
+    # neither `audit` nor `describe`, `switch` and `confirm`.
+    settings: tuple[Mapping[str, str], ...]
 
     def convert(self, program: Program, options: Any, out_dir: Path) -> Converted:
         """Write the model file(s) into out_dir. Raises ConversionError naming every op it cannot take."""
@@ -128,10 +170,24 @@ class Converter(Protocol):
     def read_grids(self, folder: Path, manifest: Manifest) -> StoredGrids:
         """The int8 grids that the file itself holds, nothing taken from the manifest. Raises ContractError."""
 
+    def audit(self, path: Path) -> Audit:
+        """What a model file, whoever made it, shows of how those builds will treat it. Raises ContractError."""
+
+    def describe(self, path: Path) -> ModelFile:
+        """The tensors of a model file, whoever made it. Raises DeviceError if its runtime cannot load it."""
+
+    def switch(self, settings: Mapping[str, str]) -> None:
+        """Load and run under one of `settings` from now on, in this process. Raises NotSwitchable."""
+
+    def confirm(self, settings: Mapping[str, str], path: Path) -> None:
+        """Raise NotSwitchable unless the open model file was loaded under the settings, as the runtime tells."""
+
     def runs_here(self) -> str:
         """ "" if this machine can execute artifacts of this target, else why not."""
 
-    def open(self, folder: Path, manifest: Manifest, accelerator: str = "cpu", threads: int = 1) -> Session:
+    def open(
+        self, folder: Path, manifest: Manifest | ModelFile, accelerator: str = "cpu", threads: int = 1
+    ) -> Session:
         """Load for inference. Raises NotExecutable where the runtime does not exist, DeviceError if it fails."""
 
     def open_traced(self, folder: Path, manifest: Manifest, program: Program, nodes: Sequence[str]) -> Session:

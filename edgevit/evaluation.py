@@ -18,7 +18,7 @@ from edgevit.plugins import get_converter
 from edgevit.quantization import kinds
 from edgevit.references import open_source_of, remembering
 from edgevit.storage import write_json
-from edgevit.verification import Verification, check_parity, examine
+from edgevit.verification import Verification, examine
 
 if TYPE_CHECKING:
     from edgevit.references import Reference
@@ -70,8 +70,8 @@ def evaluate(
         folder = artifact.path.parent / "results" if out is None else Path(out)
         write_json(folder / f"{artifact.name}.evaluate.json", result.to_json())
         results.append(result)
-    for artifact, result in zip(opened, results, strict=True):
-        check_parity(result.parity, artifact.manifest.tolerance, artifact.name)
+    for result in results:
+        result.require()
     return results
 
 

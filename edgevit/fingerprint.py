@@ -14,7 +14,7 @@ from typing import Any
 from edgevit.plugins import converter_package
 from edgevit.storage import list_files, sha256_file
 
-_FORMAT = 1  # of the keys; a new number forgets every cached artifact
+_FORMAT = 2  # of the keys; a new number forgets every cached artifact. 1: nothing was run under phones' settings
 _code_in_memory: dict[str, str] = {}  # package -> digest of its files when this process first looked
 
 

@@ -17,6 +17,7 @@ from typing import IO
 from edgevit.errors import DeviceError
 
 _POLL_S = 0.1  # how often a stoppable run looks for its stop
+_WATCH_S = 0.2  # how often a process looks for its parent
 
 
 class TimedOut(DeviceError):
@@ -73,6 +74,17 @@ def run(
             _kill_group(process)
             raise
         return Completed(returncode, _text(stdout), _text(stderr))
+
+
+def end_with(parent: int) -> None:
+    """From now on end this process as soon as its parent is gone: nobody would take the result."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _start(

@@ -13,16 +13,26 @@ import numpy as np
 
 from edgevit.artifact import Artifact, load_artifact
 from edgevit.contract.golden import check_goldens
-from edgevit.contract.manifest import Manifest, Parity, Tolerance
+from edgevit.contract.manifest import Executed, Manifest, Parity, Tolerance
 from edgevit.conversion import INTERPRETER, NotExecutable
 from edgevit.data.postprocess import segment_mask
 from edgevit.drift import ARTIFACT, DriftStep, climb
-from edgevit.errors import ParityError, UsageError
+from edgevit.errors import EdgevitError, ParityError, UsageError
 from edgevit.layout import to_layout
+from edgevit.parity import NOT_FINITE, Distance, distance, worst
+from edgevit.phone_settings import (
+    Execution,
+    audit_of,
+    converter_of,
+    execution_of,
+    execution_of_file,
+    file_without_manifest,
+)
 from edgevit.plugins import get_converter
 from edgevit.quantization import kinds
 from edgevit.scoring import METRICS, agreement, score
 from edgevit.spec import Layout, Precision, Task
+from edgevit.storage import sha256_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -83,17 +93,28 @@ class Verification:
     compression: str = ""  # of the stored weights, as in the manifest
     interpreter: Parity | None = None  # of the runtime's outputs with the reference interpreter's, where asked for
     drift: tuple[DriftStep, ...] = ()  # where the forms of its checkpoint ran on the same inputs
+    executed: tuple[Executed, ...] = ()  # under the settings of phones, where they were tried
+    failures: tuple[EdgevitError, ...] = ()  # what keeps it from being called right, worst first; not in the document
     started_utc: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
 
     def to_json(self) -> dict[str, Any]:
         """The document as written, schema edgevit.verification."""
-        return {"schema": "edgevit.verification", "schema_version": 1, **dataclasses.asdict(self)}
+        fields = dataclasses.asdict(dataclasses.replace(self, failures=()))
+        del fields["failures"]
+        return {"schema": "edgevit.verification", "schema_version": 1, **fields}
+
+    def require(self) -> None:
+        """Raise the first failure: ParityError beyond the tolerance, or for what went wrong as phones run it."""
+        for failure in self.failures:
+            raise failure
 
     def summary(self) -> str:
         """One line for people."""
         parts = [describe_parity(self.parity, self.compression)]
         if self.interpreter is not None:
             parts.append(f"against the interpreter: {describe_parity(self.interpreter)}")
+        if self.executed:
+            parts.append(self.checks["phone settings"])
         if self.data is not None:
             parts.append(f"on {self.data.samples} pictures: {self.data.summary()}")
         return "; ".join(parts)
@@ -125,51 +146,77 @@ def measure(actual: np.ndarray, expected: np.ndarray, *, task: Task, runtime: st
     A value that is not finite makes max_relative_error infinite in effect: it is reported as an error of 1e30.
     """
     if actual.shape != expected.shape or not np.isfinite(actual).all():
-        return Parity(True, runtime, len(expected), 1e30, 1e30, -300.0, 0.0, 0.0, "wrong shape or values not finite")
-    a, b = (array.reshape(len(array), -1).astype(np.float64) for array in (actual, expected))
-    error = np.abs(a - b).max(axis=1)
-    noise, signal = ((a - b) ** 2).sum(axis=1), (b**2).sum(axis=1)
-    cosine = (a * b).sum(axis=1) / np.maximum(np.sqrt((a**2).sum(axis=1) * signal), 1e-30)
-    worst_noise = (noise / np.maximum(signal, 1e-30)).max()
-    return Parity(
-        executed=True,
-        runtime=runtime,
-        samples=len(b),
-        max_abs_error=float(error.max()),
-        max_relative_error=float((error / np.maximum(np.abs(b).max(axis=1), 1e-30)).max()),
-        snr_db=None if worst_noise == 0 else float(-10 * np.log10(worst_noise)),
-        cosine=float(cosine.min()),
-        agreement=_agreement(actual, expected, task),
-    )
+        return Parity(
+            True, runtime, len(expected), **_numbers(NOT_FINITE), agreement=0.0, reason="wrong shape or values not finite"
+        )
+    found = worst([distance(one, other) for one, other in zip(actual, expected, strict=True)])
+    return Parity(True, runtime, len(expected), **_numbers(found), agreement=_agreement(actual, expected, task))
+
+
+def _numbers(found: Distance) -> dict[str, float | None]:
+    return dataclasses.asdict(found)
 
 
 def check_parity(parity: Parity, tolerance: Tolerance, name: str) -> None:
     """Raise ParityError, which carries the numbers, if an executed artifact misses its tolerance."""
+    if (failure := parity_failure(parity, tolerance, name)) is not None:
+        raise failure
+
+
+def parity_failure(parity: Parity, tolerance: Tolerance, name: str) -> ParityError | None:
+    """That error, None if the artifact is within its tolerance or was not executed."""
     if not parity.executed:
-        return
-    misses = []
-    if tolerance.max_relative_error is not None and not parity.max_relative_error <= tolerance.max_relative_error:
-        misses.append(
-            f"max rel. error {parity.max_relative_error:.2e}, at most {tolerance.max_relative_error:.0e} allowed"
-        )
-    if tolerance.min_snr_db is not None and parity.snr_db is not None and not parity.snr_db >= tolerance.min_snr_db:
-        misses.append(f"SNR {parity.snr_db:.1f} dB, at least {tolerance.min_snr_db:.0f} dB needed")
-    if misses:
-        raise ParityError(
-            f"{name} does not compute what its checkpoint computes: {'; '.join(misses)}",
-            hint="do not ship it; convert another precision or input size, and report the model",
-            parity=parity,
-        )
+        return None
+    measured = Distance(parity.max_abs_error, parity.max_relative_error, parity.snr_db, parity.cosine)
+    if not (misses := measured.misses(tolerance)):
+        return None
+    return ParityError(
+        f"{name} does not compute what its checkpoint computes: {'; '.join(misses)}",
+        hint="do not ship it; convert another precision or input size, and report the model",
+        parity=parity,
+    )
 
 
 def verify(
     artifact: Artifact | str | Path, *, accelerator: str | None = None, threads: int = 1, interpreter: bool = False
 ) -> Verification:
-    """`examine`, then hold the numbers to the tolerance of the manifest: raises ParityError beyond it."""
-    opened = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
-    result = examine(opened, accelerator=accelerator, threads=threads, interpreter=interpreter)
-    check_parity(result.parity, opened.manifest.tolerance, opened.name)
+    """`examine`, under the settings of phones too, then hold the numbers to the tolerance of the manifest.
+
+    A model file that came without a manifest is held to itself, see `examine_file`. Raises ParityError beyond the
+    tolerance, and for a file that is wrong or crashes under one of these settings, or that can be seen to be.
+    """
+    file = None if isinstance(artifact, Artifact) else file_without_manifest(artifact)
+    if file is not None:
+        result = examine_file(file)
+    else:
+        result = examine(artifact, accelerator=accelerator, threads=threads, interpreter=interpreter, settings=True)
+    result.require()
     return result
+
+
+def examine_file(path: Path) -> Verification:
+    """What can be said of a model file that came without a manifest: `file_without_manifest` found it.
+
+    How phones' builds of its runtime will treat it, and whether it gives the same outputs under all their settings.
+    """
+    started = time.perf_counter()
+    converter = converter_of(path)
+    audit = converter.audit(path)
+    execution = execution_of_file(path, converter)
+    return Verification(
+        path.name,
+        sha256_file(path),
+        {"packing": audit.summary, "phone settings": execution.summary()},
+        Parity(False, converter.name, reason="it came without a manifest, so nothing says what it should compute"),
+        None,
+        time.perf_counter() - started,
+        executed=execution.rows,
+        failures=_failures(audit.failure(path.name, execution.remedy), execution.failure),
+    )
+
+
+def _failures(*errors: EdgevitError | None) -> tuple[EdgevitError, ...]:
+    return tuple(error for error in errors if error is not None)
 
 
 def examine(
@@ -182,6 +229,7 @@ def examine(
     threads: int = 1,
     interpreter: bool = False,
     ladder: Mapping[str, Reference] | None = None,
+    settings: bool = False,
 ) -> Verification:
     """Check files, format and preprocessing, run the artifact, and compare it with its checkpoint.
 
@@ -190,6 +238,7 @@ def examine(
     accelerator: by default the one that the artifact was made for.
     interpreter: also compare the runtime with the reference interpreter, which Core ML artifacts have. ladder: the
     forms of the checkpoint in order, of `ladder`; each runs on the data, or on the goldens without any.
+    settings: also look at how phones' builds of the runtime will treat the file, and run it as they do.
     Raises ContractError if files, format or preprocessing are not what the manifest says. Where this machine has
     no runtime for the format, the parity says executed=False and why.
     """
@@ -205,7 +254,11 @@ def examine(
         grids.require_scheme(str(artifact.path))
         checks["scales"] = grids.summary()
     checks["goldens"] = f"{check_goldens(artifact)} pictures preprocessed to the bit"
-    against = goldens = None
+    against = goldens = seen = None
+    execution = Execution(())
+    if settings and (audit := audit_of(artifact)) is not None:
+        seen, execution = audit.failure(artifact.name, artifact.remake), execution_of(artifact)
+        checks |= {"packing": audit.summary, "phone settings": execution.summary()}
     try:
         session = artifact.open(accelerator, threads)
     except NotExecutable as reason:
@@ -230,6 +283,8 @@ def examine(
         manifest.compression,
         against,
         _drift(artifact, data, ladder or {}, goldens if data is None else answers),
+        execution.rows,
+        _failures(seen, execution.failure, parity_failure(parity, manifest.tolerance, artifact.name)),
     )
 
 

@@ -15,19 +15,19 @@ import json
 import os
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgevit import errors
+from edgevit import errors, shell
 from edgevit.artifact import Artifact, file_entries, load_artifact
 from edgevit.contract.golden import Reference, write_goldens
-from edgevit.contract.manifest import Manifest, ModelFacts, Parity, deploy_step_from_json
+from edgevit.contract.manifest import Executed, Manifest, ModelFacts, Parity, deploy_step_from_json
 from edgevit.conversion import Converted, NotExecutable, program_name
 from edgevit.data.preprocess import normalize_table
+from edgevit.phone_settings import Child, audit_of, execution_of, waiting_child
 from edgevit.plugins import get_converter
 from edgevit.program import Program, load_program, runner
 from edgevit.provenance import provenance
@@ -50,7 +50,7 @@ _GC_THRESHOLD = 200_000
 
 def main(folder: Path, target: str, parent: int) -> None:
     """Convert and record the outcome; errors with a remedy become part of the result."""
-    _die_with(parent)
+    shell.end_with(parent)
     gc.set_threshold(_GC_THRESHOLD)
     request = json.loads((folder / f"{target}.request.json").read_text())
     try:
@@ -74,7 +74,7 @@ def convert(program: Program, folder: Path, target: str, request: dict[str, Any]
     if getattr(options, "weights", FULL) == INT8:
         program, answering = _rounded(program, folder)
     destination = Path(request["out"]) / name
-    with atomic_folder(destination) as building:
+    with atomic_folder(destination) as building, waiting_child(converter) as child:
         started = time.perf_counter()
         converted = converter.convert(program, options, building)
         seconds = time.perf_counter() - started
@@ -93,8 +93,11 @@ def convert(program: Program, folder: Path, target: str, request: dict[str, Any]
         if manifest.dynamic_batch:
             checks["batch sizes"] = ", ".join(map(str, batch_sizes(manifest)))
         manifest = dataclasses.replace(manifest, checks=checks)
-        parity = _execute(Artifact(building, manifest), answering)
+        artifact = Artifact(building, manifest)
+        parity = _execute(artifact, answering)
         check_parity(parity, manifest.tolerance, name)
+        if child is not None:
+            manifest = dataclasses.replace(manifest, executed=_run_as_phones(artifact, child))
         dataclasses.replace(manifest, parity=parity).write(building)
         manifest_sha256 = load_artifact(building).manifest_sha256
     return destination, manifest_sha256
@@ -209,6 +212,22 @@ def _execute(artifact: Artifact, folder: Path) -> Parity:
         session.close()
 
 
+def _run_as_phones(artifact: Artifact, child: Child) -> tuple[Executed, ...]:
+    """Look at the file as phones' builds of the runtime will treat it, run it so, and raise whatever goes wrong."""
+    audit = audit_of(artifact)
+    artifact.manifest.checks["packing"] = audit.summary
+    if audit.faults:
+        raise errors.ConversionError(
+            f"{artifact.name} would be wrong on phones: {'; '.join(audit.faults)}",
+            hint="write those modules otherwise, as plain arithmetic, convolutions and matrix products; report the model",
+        )
+    execution = execution_of(artifact, child)
+    if execution.failure is not None:
+        raise execution.failure
+    artifact.manifest.checks["phone settings"] = execution.summary()
+    return execution.rows
+
+
 def _check_grids(program: Program, converter: Converter, manifest: Manifest, building: Path) -> str:
     """The file must hold the program's weights and grids to the bit. Raises ParityError naming what differs."""
     from edgevit.quantization.promised import program_grids
@@ -251,17 +270,6 @@ def _named(options: Any) -> list[str]:
     fields = [field for field in dataclasses.fields(options) if {"numeric", "named"} & field.metadata.keys()]
     chosen = [(field, getattr(options, field.name)) for field in fields]
     return [f"{field.name}-{value}" for field, value in chosen if value != field.default]
-
-
-def _die_with(parent: int) -> None:
-    """End as soon as the process that asked for the work is gone: nobody would take the result."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":

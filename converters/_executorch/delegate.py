@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from edgevit.errors import ContractError
 
 Json = dict[str, Any]
+_BACKEND = "XnnpackBackend"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class KernelCall:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Of the file's one method."""
+    """Of all methods of a file; delegates of other backends than XNNPACK are left out."""
 
     delegates: tuple[Delegate, ...]
     calls: tuple[KernelCall, ...]
@@ -85,9 +86,12 @@ def read_contents(path: Path) -> Contents:
         named = {}
         if file.named_data is not None:
             named = {key: file.named_data.buffers[e.buffer_index] for key, e in file.named_data.pte_data.items()}
-        plan = file.program.execution_plan[0]
-        blobs = [bytes(file.program.backend_delegate_data[one.processed.index].data) for one in plan.delegates]
-        return Contents(tuple(_delegate(blob, named) for blob in blobs), tuple(_calls(plan)))
+        plans, data = file.program.execution_plan, file.program.backend_delegate_data
+        blobs = [
+            bytes(data[one.processed.index].data) for plan in plans for one in plan.delegates if one.id == _BACKEND
+        ]
+        calls = tuple(call for plan in plans for call in _calls(plan))
+        return Contents(tuple(_delegate(blob, named) for blob in blobs), calls)
     except Exception as error:  # a damaged flatbuffer sends its reader anywhere: each type means the same
         raise ContractError(
             f"{path} is damaged: its program cannot be read ({type(error).__name__})",

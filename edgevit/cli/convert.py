@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgevit.cli.options import AsJson, Weights, print_json, print_table, table_lines
+from edgevit.cli.options import AsJson, Weights, print_executed, print_json, print_table, table_lines
 
 if TYPE_CHECKING:
     from edgevit.contract.manifest import DeployStep, Manifest
@@ -97,6 +97,8 @@ def convert(
         print_json([{"path": str(a.path), **a.manifest.to_json()} for a in artifacts])
         return
     print_table(("artifact", "MB", "parity with the checkpoint"), [_row(artifact) for artifact in artifacts])
+    for artifact in artifacts:
+        print_executed(artifact.name, artifact.manifest.executed)
     if explain:
         print("\n".join(explanation([artifact.manifest for artifact in artifacts])))
 

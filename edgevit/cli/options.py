@@ -6,9 +6,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from edgevit.contract.manifest import Executed
 
 ArtifactPath = Annotated[Path, typer.Argument(help="Artifact folder that `edgevit convert` wrote.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -69,6 +72,26 @@ def print_json(document: Any) -> None:
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print `table_lines`."""
     print("\n".join(table_lines(header, rows)))
+
+
+def print_executed(name: str, executed: Sequence[Executed]) -> None:
+    """A row for each way in which an artifact was run; nothing if it was run in no other way than its parity says."""
+    if not executed:
+        return
+    runtime, cpu = executed[0].runtime, executed[0].settings.get("cpu")
+    where = f" on {cpu}" if cpu else ""
+    print(f"\n{name} under the settings of phones, {runtime.name} {runtime.version}{where}:")
+    settings = [setting for setting in executed[0].settings if setting != "cpu"]
+    rows = [
+        (*(row.settings[setting] for setting in settings), row.outcome, *_numbers(row), row.reason or "")
+        for row in executed
+    ]
+    print_table((*(setting.replace("_", " ") for setting in settings), "outcome", "rel. error", "dB", ""), rows)
+
+
+def _numbers(row: Executed) -> tuple[str, str]:
+    error = "" if row.max_relative_error is None else f"{row.max_relative_error:.1e}"
+    return error, "" if row.snr_db is None else f"{row.snr_db:.1f}"
 
 
 def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgevit.cli.options import Accelerator, AsJson, Threads, Weights, print_json, print_table
+from edgevit.cli.options import Accelerator, AsJson, Threads, Weights, print_executed, print_json, print_table
+
+if TYPE_CHECKING:
+    from edgevit.artifact import Artifact
+    from edgevit.quantization.inspection import ScaleReport
+    from edgevit.verification import Verification
 
 
 def verify(
-    artifacts: Annotated[list[Path], typer.Argument(help="Artifact folders.", show_default=False)],
+    artifacts: Annotated[
+        list[Path], typer.Argument(help="Artifact folders, or model files without a manifest.", show_default=False)
+    ],
     interpreter: Annotated[
         bool, typer.Option("--interpreter", help="Also compare Core ML with the reference interpreter.")
     ] = False,
@@ -29,40 +36,68 @@ def verify(
 ) -> None:
     """Check files, format and preprocessing, run the artifact, compare it with its checkpoint.
 
-    What it should answer is stored beside it; `edgevit evaluate` scores it on labelled pictures. With --weights each
-    form on the way from checkpoint to file answers too: what became of the answers, step by step. And int8 grids are
-    read back from the file and compared with the checkpoint's.
+    What it should answer is stored beside it; `edgevit evaluate` scores it on labelled pictures. An ExecuTorch file is
+    also run as phones' builds of its runtime do, each of their settings in turn; one that came without a manifest is
+    held to itself. With --weights each form on the way from checkpoint to file answers too: what became of the answers,
+    step by step. And int8 grids are read back from the file and compared with the checkpoint's.
     """
-    from edgevit import drift
     from edgevit.artifact import load_artifact
-    from edgevit.ladder import open_ladder
-    from edgevit.log import stage
-    from edgevit.quantization.inspection import inspect_scales, require_equal
-    from edgevit.quantization.kinds import holds_grids
+    from edgevit.phone_settings import file_without_manifest
+    from edgevit.quantization.inspection import require_equal
     from edgevit.storage import write_json
-    from edgevit.verification import check_parity, examine
 
     documents = []
-    for artifact in [load_artifact(path) for path in artifacts]:
-        with stage("verify", artifact=artifact.name) as running:
-            ladder = None if weights is None else open_ladder(artifact, weights, model)
-            result = examine(artifact, accelerator=accelerator, threads=threads, interpreter=interpreter, ladder=ladder)
-            running.result = result.summary()
-        scales = None
-        if weights is not None and holds_grids(artifact.manifest):
-            scales = inspect_scales(artifact, against=weights, model=model)
-            result.checks["scales"] = scales.summary()
-        path = (out or artifact.path.parent / "results") / f"{artifact.name}.verify.json"
-        write_json(path, result.to_json())
+    for one in [file_without_manifest(path) or load_artifact(path) for path in artifacts]:
+        result, scales = _examined(one, weights, model, accelerator, threads, interpreter)
+        if not as_json:
+            _show(result, scales)
+        folder = (one if isinstance(one, Path) else one.path).parent / "results"
+        write_json((out or folder) / f"{result.artifact}.verify.json", result.to_json())
         documents.append(result.to_json())
-        check_parity(result.parity, artifact.manifest.tolerance, artifact.name)  # after writing: a miss is a result too
+        result.require()  # after writing: a miss is a result too
         if scales is not None:
             require_equal(scales)
-        if not as_json:
-            print(f"{artifact.name}: {result.summary()}")
-            if scales is not None:
-                print(f"scales: {scales.summary()}")
-            if result.drift:
-                print_table(drift.header(result.drift), [drift.row(step) for step in result.drift])
     if as_json:
         print_json(documents)
+
+
+def _examined(
+    one: Artifact | Path,
+    weights: Path | None,
+    model: str | None,
+    accelerator: str | None,
+    threads: int,
+    interpreter: bool,
+) -> tuple[Verification, ScaleReport | None]:
+    """The result of an artifact, or of a model file without a manifest, and its grids where there are weights."""
+    from edgevit.ladder import open_ladder
+    from edgevit.log import stage
+    from edgevit.quantization.inspection import inspect_scales
+    from edgevit.quantization.kinds import holds_grids
+    from edgevit.verification import examine, examine_file
+
+    scales = None
+    with stage("verify", artifact=one.name) as running:
+        if isinstance(one, Path):
+            result = examine_file(one)
+        else:
+            ladder = None if weights is None else open_ladder(one, weights, model)
+            result = examine(
+                one, accelerator=accelerator, threads=threads, interpreter=interpreter, ladder=ladder, settings=True
+            )
+            if weights is not None and holds_grids(one.manifest):
+                scales = inspect_scales(one, against=weights, model=model)
+                result.checks["scales"] = scales.summary()
+        running.result = result.summary()
+    return result, scales
+
+
+def _show(result: Verification, scales: ScaleReport | None) -> None:
+    from edgevit import drift
+
+    print(f"{result.artifact}: {result.summary()}")
+    if scales is not None:
+        print(f"scales: {scales.summary()}")
+    if result.drift:
+        print_table(drift.header(result.drift), [drift.row(step) for step in result.drift])
+    print_executed(result.artifact, result.executed)

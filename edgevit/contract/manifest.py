@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from edgevit.contract.report import Runtime
 from edgevit.contract.schema import read_document, validate
 from edgevit.spec import Interpolation, Layout, ModelSpec, Precision, Preprocess, Task, TensorSpec, Tier
 from edgevit.storage import write_json
@@ -79,6 +80,33 @@ class Parity:
     cosine: float | None = None
     agreement: float | None = None
     reason: str = ""
+
+
+class Outcome(StrEnum):
+    """What came of running a file under some settings, against the checkpoint's outputs."""
+
+    EQUAL = "equal"
+    WITHIN = "within"
+    DIFFERS = "differs"
+    CRASHED = "crashed"
+    NOT_EXECUTED = "not_executed"
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """One way in which the file was run before it was called right.
+
+    settings: of the runtime, by name. The numbers are those of Parity, over all outputs of all goldens; null where they
+    are equal to the bit or nothing ran. operations: how many of them an accelerator took; null if it was not asked.
+    """
+
+    runtime: Runtime
+    settings: dict[str, str]
+    outcome: Outcome
+    reason: str | None = None
+    max_relative_error: float | None = None
+    snr_db: float | None = None
+    operations: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +181,7 @@ class Manifest:
     compression: str = ""  # of stored weights: "int8", "palette4"; "" for as many bits as are computed in
     dynamic_batch: bool = False  # the leading axis of inputs and outputs may have any length; their specs say 1
     accelerator: str = "cpu"  # where it runs unless another is asked for
+    executed: tuple[Executed, ...] = ()  # under the settings of phones, where the target has any
 
     @property
     def entry_size_bytes(self) -> int:
@@ -191,6 +220,10 @@ class Manifest:
                 "lowering": _build(Lowering, document["lowering"]),
                 "deploy": tuple(deploy_step_from_json(step) for step in document["deploy"]),
                 "classifier": _build(Classifier, document["classifier"]) if document.get("classifier") else None,
+                "executed": tuple(
+                    _build(Executed, row, runtime=lambda one: _build(Runtime, one), outcome=Outcome)
+                    for row in document.get("executed", ())
+                ),
             }
         )
 

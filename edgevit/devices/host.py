@@ -74,7 +74,7 @@ def describe_host() -> DeviceInfo:
         name=_product() or f"{platform.system()} {platform.machine()}",
         os=platform.system(),
         os_version=platform.release() or None,
-        cpu=_cpu() or platform.processor() or None,
+        cpu=cpu_name(),
         cores=os.cpu_count(),
         arch=platform.machine() or None,
         memory_bytes=_memory_bytes(),
@@ -111,14 +111,6 @@ def _product() -> str | None:
         for line in _lines(path):
             if name := line.strip("\0 \t"):
                 return name
-    return None
-
-
-def _cpu() -> str | None:
-    for line in _lines("/proc/cpuinfo"):
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            return value.strip()
     return None
 
 
