@@ -50,7 +50,7 @@ class Artifact:
         known = manifest.model.name in {spec.name for spec in iter_specs()}
         if weights["source"] == "memory":
             return f"convert the module again with edgevit.convert, target {manifest.target!r}"
-        words = ["edgevit convert", manifest.model.name if known else "FILE.py:FACTORY"]
+        words = ["edgevit convert", manifest.model.name if known else f"FILE.py:{manifest.model.name}"]
         if weights["source"] == "checkpoint":
             words += ["--weights", str(weights.get("file", "CHECKPOINT"))]
         else:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgevit.artifact import Artifact, load_artifact
 from edgevit.errors import MissingDependency, UsageError, unknown_name
-from edgevit.log import logger
+from edgevit.log import logger, stage
 from edgevit.phone_settings import audit_of, execution_of, file_without_manifest
 from edgevit.storage import atomic_folder, storage_errors
 from edgevit.verification import examine_file
+
+if TYPE_CHECKING:
+    from edgevit.contract.manifest import Executed
 
 # App -> the git-ignored folder that its build packs, and the targets whose runtime it holds.
 APPS = {
@@ -19,15 +24,22 @@ APPS = {
 }
 
 
-def bundle(
-    app: str, artifact: Artifact | str | Path, *, root: str | Path = ".", unverified: bool = False
-) -> Path:
-    """Copy one artifact, whole and verified, into an app of the checkout at `root`; returns the copy's folder.
+@dataclass(frozen=True, slots=True)
+class Bundled:
+    """Where an artifact's copy lies in an app, and how its file was run before it went there."""
 
-    A file of a target whose runtime is built otherwise in apps is run as it is there, see `prove`. An older copy of the
-    same name is replaced in one step. Raises UsageError for an unknown app, a target that the app has no runtime for,
-    and a file that could not be run as in apps unless `unverified`; ContractError for a damaged artifact, ParityError
-    for a file that is wrong or crashes in apps, StorageError if it cannot be written.
+    path: Path
+    executed: tuple[Executed, ...]
+
+
+def bundle(app: str, artifact: Artifact | str | Path, *, root: str | Path = ".", unverified: bool = False) -> Bundled:
+    """Copy one artifact, whole and verified, into an app of the checkout at `root`.
+
+    A file of a target whose runtime is built otherwise in apps is looked at and run as it is there. An older copy of
+    the same name is replaced in one step. Raises UsageError for an unknown app, a target that the app has no runtime
+    for, a model file without a manifest, and a file that could not be run as in apps unless `unverified`; ContractError
+    for a damaged artifact, ParityError for a file that is wrong or crashes in apps, StorageError if the copy cannot be
+    written.
     """
     if app not in APPS:
         raise unknown_name("app", app, APPS)
@@ -40,12 +52,12 @@ def bundle(
     app_folder = Path(root) / "apps" / app
     if not app_folder.is_dir():
         raise UsageError(f"no {app_folder} here", hint="run in a checkout of edgevit, or give it with --root")
-    _prove(opened, unverified)
+    executed = _run_as_in_app(opened, unverified)
     destination = Path(root) / folder / opened.name
     with atomic_folder(destination) as building, storage_errors(destination):
         shutil.copytree(opened.path, building, dirs_exist_ok=True)
         load_artifact(building)
-    return destination
+    return Bundled(destination, executed)
 
 
 def _opened(path: str | Path) -> Artifact:
@@ -60,24 +72,28 @@ def _opened(path: str | Path) -> Artifact:
     )
 
 
-def _prove(artifact: Artifact, unverified: bool) -> None:
-    """Raise unless the file is right under all settings of phones, or may go there `unverified`."""
+def _run_as_in_app(artifact: Artifact, unverified: bool) -> tuple[Executed, ...]:
+    """Every way in which the file was run; raises whatever went wrong, and unless `unverified` what could not be."""
+    executed: tuple[Executed, ...] = ()
     try:
         audit = audit_of(artifact)
         if audit is None:
-            return
-        execution = execution_of(artifact)
+            return ()
+        with stage("execute", artifact=artifact.name) as running:
+            execution = execution_of(artifact)
+            executed, unproven = execution.rows, execution.unproven
+            running.result = execution.summary()
     except MissingDependency as error:
-        reason = error.message
+        unproven = error.message
     else:
         for failure in (audit.failure(artifact.name, artifact.remake), execution.failure):
             if failure is not None:
                 raise failure
-        reason = execution.unproven
-    if reason and not unverified:
+    if unproven and not unverified:
         raise UsageError(
-            f"{artifact.name} was not run under the settings of phones: {reason}",
+            f"{artifact.name} was not run under the settings of phones: {unproven}",
             hint="bundle it where that is possible, or take it as it is with --unverified",
         )
-    if reason:
-        logger.warning("WARNING   %s goes into the app unverified: %s", artifact.name, reason)
+    if unproven:
+        logger.warning("WARNING   %s goes into the app unverified: %s", artifact.name, unproven)
+    return executed

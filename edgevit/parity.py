@@ -22,6 +22,8 @@ class Distance:
 
     def misses(self, tolerance: Tolerance) -> list[str]:
         """What a tolerance asks for and this is not, in words."""
+        if self.max_relative_error == NOT_FINITE.max_relative_error:
+            return ["values are not finite, or of another shape"]
         found = []
         if tolerance.max_relative_error is not None and not self.max_relative_error <= tolerance.max_relative_error:
             found.append(

@@ -305,10 +305,8 @@ class _Judge:
         pairs = [pair for pair in zip(trial.outputs, first.outputs, strict=True) if not _equal(*pair)]
         if not pairs:
             return ""
-        found = worst([_distance(*pair) for pair in pairs])
-        misses = found.misses(self.tolerance)
-        if self.exact:
-            misses = [f"max rel. error {found.max_relative_error:.2e}, equal outputs needed"]
+        tolerance = Tolerance(max_relative_error=0.0) if self.exact else self.tolerance
+        misses = worst([_distance(*pair) for pair in pairs]).misses(tolerance)
         return f"{len(pairs)} of {len(first.outputs)} inputs: {misses[0]} against the first setting" if misses else ""
 
     def failure(self, verdicts: Sequence[_Verdict], settings: Sequence[Mapping[str, str]]) -> EdgevitError | None:
