@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from importlib import _bootstrap
+from importlib import _bootstrap, _bootstrap_external
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,6 +34,7 @@ _BEYOND_FILES = frozenset(
 _NATIVE_READERS = ("h5py", "safetensors")  # they open files themselves, unseen
 _NOT_FILES = ("/dev", "/proc", "/sys")
 _LOAD_MODULE = _bootstrap._load_unlocked.__code__  # runs for every module that an import statement loads
+_READ_CODE = _bootstrap_external.FileLoader.get_data.__code__
 _loaded: dict[Path, str] = {}  # modules that this process imported under observation -> hash of that moment
 _active: list[Dependencies] = []
 _hooked = False
@@ -121,8 +122,10 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _note_opened(path: str, frame: FrameType | None) -> None:
-    """A library may run a user's source while it is imported, so that a .py file counts whoever reads it."""
-    if not path.endswith(".pyc") and (path.endswith(".py") or not _imports_distribution(frame)):
+    """Code that is read to be run counts in any case: a library may load a user's file while it is imported."""
+    if path.endswith(".pyc"):
+        return
+    if (frame is not None and frame.f_code is _READ_CODE) or not _imports_distribution(frame):
         for recorded in _active:
             recorded.opened.add(path)
 

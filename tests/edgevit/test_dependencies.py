@@ -53,6 +53,12 @@ INSTALLED = {
     "fakelib/reading.py": "from fakelib import tools\ntools.load('settings.txt')\n",
     "fakelib/importing_helper.py": "import helper\n",
     "fakelib/tolerant.py": "try:\n    import helper\nexcept Exception:\n    pass\n",
+    "fakelib/loading_by_path.py": (
+        "from importlib.util import module_from_spec, spec_from_file_location\n"
+        "spec = spec_from_file_location('nameless', 'helper.py')\n"
+        "spec.loader.exec_module(module_from_spec(spec))\n"
+    ),
+    "fakelib/showing_callers.py": "import traceback\ntraceback.format_stack()\n",
     "fakelib/calling_back.py": "from fakelib import tools\ntools.callback()\n",
     "fakelib/executing_text.py": "from fakelib import tools\nexec('tools.start()')\n",
     "fakelib/threaded.py": (
@@ -170,10 +176,19 @@ def test_what_a_library_opens_is_noted_unless_it_is_being_imported(folder, libra
     assert set(files) == {"helper.py", "table.bin"}
 
 
-def test_source_that_fails_while_a_library_imports_it_is_noted(folder, library):
-    (folder / "helper.py").write_text("raise ValueError\n")
-    ((files, doubt),) = record(folder, "import fakelib.tolerant")
+@pytest.mark.parametrize(
+    ("code", "text"), [("import fakelib.tolerant", "raise ValueError\n"), ("import fakelib.loading_by_path", "")]
+)
+def test_source_that_a_library_loads_while_it_is_imported_is_noted(folder, library, code, text):
+    (folder / "helper.py").write_text(text)
+    ((files, doubt),) = record(folder, code)
     assert (set(files), doubt) == ({"helper.py"}, "")
+
+
+def test_script_that_a_library_shows_while_it_is_imported_is_not_noted(folder, library):
+    (folder / "script.py").write_text("import fakelib.showing_callers\n")
+    ((files, _),) = record(folder, "exec(compile('import fakelib.showing_callers', 'script.py', 'exec'))")
+    assert files == {}
 
 
 def test_native_reader_raises_doubt_unless_the_weights_are_given(folder):
