@@ -33,6 +33,7 @@ _BEYOND_FILES = frozenset(
 )
 _NATIVE_READERS = ("h5py", "safetensors")  # they open files themselves, unseen
 _NOT_FILES = ("/dev", "/proc", "/sys")
+_NO_INPUT = ("__main__", "__mp_main__", "sitecustomize", "usercustomize")  # multiprocessing's name of the script, too
 _LOAD_MODULE = _bootstrap._load_unlocked.__code__  # runs for every module that an import statement loads
 _READ_CODE = _bootstrap_external.FileLoader.get_data.__code__
 _loaded: dict[Path, str] = {}  # modules that this process imported under observation -> hash of that moment
@@ -191,7 +192,7 @@ def _local_modules(outside: list[Path]) -> dict[Path, str]:
     found = {}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__dict__", {}).get("__file__")
-        if isinstance(file, str) and name not in ("__main__", "sitecustomize", "usercustomize"):
+        if isinstance(file, str) and name not in _NO_INPUT:
             path = Path(file).resolve()
             if not _within(path, outside):
                 found[path] = name

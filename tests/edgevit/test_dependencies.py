@@ -203,6 +203,15 @@ def test_module_imported_before_raises_doubt(folder):
     assert doubt == "layers was imported earlier and may differ from its file"
 
 
+def test_script_that_loaded_multiprocessing_before_is_no_input(folder):
+    (folder / "script.py").write_text("import multiprocessing\n" + SCRIPT)
+    argv = [sys.executable, "script.py", "import net"]
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=True, timeout=60)
+    ((files, doubt),) = json.loads(done.stdout)
+    assert doubt == ""
+    assert {Path(path).name for path in files} == {"net.py", "__init__.py", "block.py"}
+
+
 def test_module_seen_before_is_trusted_until_its_file_changes(folder):
     change = "open('layers/block.py', 'w').write('width = 9')"
     first, second, third = record(folder, "import net", "import net", f"import net; {change}")
