@@ -3,6 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 DEMO := artifacts/demo
 CODE := $(wildcard edgevit/*.py edgevit/*/*.py converters/*.py converters/*/*.py)
+# The address of a package index that has another build of torch, such as one without CUDA; none: PyPI's own build.
+TORCH_INDEX ?=
+SIZES := on Linux x86-64 2.9 GB to download and 5.7 GB on disk; about 2 GB with a CPU build of torch by TORCH_INDEX=URL
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt
 READY := .venv/ready
 PEERS := .venv-peers/ready
 
@@ -12,13 +16,15 @@ PEERS := .venv-peers/ready
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(READY)  ## .venv/ with every runtime and converter (about 2 GB)
+setup: $(READY)  ## .venv/ with every runtime and converter (5.7 GB, or about 2 GB by TORCH_INDEX=URL; see README)
 
 $(READY): pyproject.toml constraints.txt
-	@echo "== installing into .venv (about 2 GB, some minutes the first time)"
+	@echo "== installing into .venv, some minutes the first time ($(SIZES))"
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 13) else "Python 3.11 or 3.12 is needed, this is " + sys.version.split()[0] + "; install it or run: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt --editable '.[dev]'
+# From that index torch alone, without what it requires: all else is of the default index, in the pinned versions.
+	$(if $(TORCH_INDEX),$(PIP) --no-deps --index-url '$(TORCH_INDEX)' torch)
+	$(PIP) --editable '.[dev]'
 	@touch $@
 
 demo: $(DEMO)/report.html  ## train, quantize, convert, verify, profile and report on scanned digits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import site
 import sys
@@ -9,7 +10,10 @@ import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum, auto
+from importlib import _bootstrap, _bootstrap_external
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from edgevit.fingerprint import package_folders
@@ -29,9 +33,20 @@ _BEYOND_FILES = frozenset(
 )
 _NATIVE_READERS = ("h5py", "safetensors")  # they open files themselves, unseen
 _NOT_FILES = ("/dev", "/proc", "/sys")
+_NO_INPUT = ("__main__", "__mp_main__", "sitecustomize", "usercustomize")  # multiprocessing's name of the script, too
+_LOAD_MODULE = _bootstrap._load_unlocked.__code__  # runs for every module that an import statement loads
+_READ_CODE = _bootstrap_external.FileLoader.get_data.__code__
 _loaded: dict[Path, str] = {}  # modules that this process imported under observation -> hash of that moment
 _active: list[Dependencies] = []
 _hooked = False
+
+
+class _Owner(Enum):
+    """Whose a piece of code is."""
+
+    PYTHON = auto()
+    DISTRIBUTION = auto()
+    USER = auto()
 
 
 @dataclass
@@ -50,6 +65,7 @@ def record_dependencies(
     """Note every file read in this block: local modules that are imported, weights or tables that code opens.
 
     Installed distributions, `packages` and the files in `declared` are left out: a conversion key holds them.
+    So is what a distribution opens, starts or connects to while it is imported; what its functions do counts.
     With `weights_given` every tensor comes from a declared file, so native readers of tensors raise no doubt.
     The result is complete when the block has ended. Environment variables and the clock leave no trace.
     """
@@ -65,7 +81,7 @@ def record_dependencies(
         _active.remove(recorded)
     fresh = {path: name for path, name in _local_modules(outside).items() if path not in before}
     opened = {Path(path).resolve() for path in recorded.opened}
-    read = {path for path in opened if path.suffix != ".pyc" and not _within(path, outside)}
+    read = {path for path in opened if not _within(path, outside)}
     for path in sorted({*before, *fresh, *read}):
         if path.is_dir():
             continue
@@ -100,18 +116,75 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
         path, mode, flags = arguments
         reads = "r" in mode if isinstance(mode, str) else not flags & (os.O_WRONLY | os.O_CREAT)
         if reads and isinstance(path, (str, bytes, os.PathLike)):
-            for recorded in _active:
-                recorded.opened.add(os.path.abspath(os.fsdecode(path)))
-    elif event in _BEYOND_FILES:
+            _note_opened(os.path.abspath(os.fsdecode(path)), sys._getframe().f_back)
+    elif event in _BEYOND_FILES and not _imports_distribution(sys._getframe().f_back):
         for recorded in _active:
             recorded.doubt = recorded.doubt or f"its code calls {event}"
 
 
+def _note_opened(path: str, frame: FrameType | None) -> None:
+    """Code that is read to be run counts in any case: a library may load a user's file while it is imported."""
+    if path.endswith(".pyc"):
+        return
+    if (frame is not None and frame.f_code is _READ_CODE) or not _imports_distribution(frame):
+        for recorded in _active:
+            recorded.opened.add(path)
+
+
+def _imports_distribution(frame: FrameType | None) -> bool:
+    """Whether `frame` runs because a module of an installed distribution is imported, with no user's code in between.
+
+    Walks outwards: whoever asked for the innermost import only chose what to import, and is not looked at. A thread
+    that an import started has no import on its stack, so that what it does counts as a user's.
+    """
+    while frame is not None:
+        loads = frame.f_code is _LOAD_MODULE
+        owner = _owner(_location(frame) if loads else frame.f_code.co_filename)
+        if owner is _Owner.USER:
+            return False
+        if loads and owner is _Owner.DISTRIBUTION:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _location(loading: FrameType) -> str:
+    """The file that the import system loads; "<frozen importlib>" for what has none: namespaces, built-in modules."""
+    spec = loading.f_locals.get("spec")
+    return str(spec.origin) if getattr(spec, "has_location", False) else "<frozen importlib>"
+
+
+@functools.cache
+def _owner(file: str) -> _Owner:
+    """Whose code `file` is: a user's if its name tells nothing.
+
+    edgevit's own counts as that too, so that an installed edgevit that calls a user's model is no library at import.
+    """
+    if file.startswith("<frozen ") and file[len("<frozen ") : -1].partition(".")[0] in sys.stdlib_module_names:
+        return _Owner.PYTHON
+    path = Path(file)
+    if not path.is_absolute() or _within(path.resolve(), [Path(__file__).resolve().parent]):
+        return _Owner.USER
+    if _within(path.resolve(), _site_folders()):
+        return _Owner.DISTRIBUTION
+    return _Owner.PYTHON if _within(path.resolve(), _standard_library()) else _Owner.USER
+
+
 def _installed() -> list[Path]:
     """Where the standard library and distributions lie: their versions say what they are."""
-    folders = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    folders += [*site.getsitepackages(), site.getusersitepackages(), *_NOT_FILES]
-    return [Path(folder).resolve() for folder in folders]
+    return _standard_library() + _site_folders() + [Path(folder).resolve() for folder in _NOT_FILES]
+
+
+@functools.cache
+def _standard_library() -> list[Path]:
+    """Holds site-packages too, as a rule."""
+    return [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
+
+
+@functools.cache
+def _site_folders() -> list[Path]:
+    folders = [sysconfig.get_path(name) for name in ("purelib", "platlib")]
+    return [Path(folder).resolve() for folder in [*folders, *site.getsitepackages(), site.getusersitepackages()]]
 
 
 def _local_modules(outside: list[Path]) -> dict[Path, str]:
@@ -119,7 +192,7 @@ def _local_modules(outside: list[Path]) -> dict[Path, str]:
     found = {}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__dict__", {}).get("__file__")
-        if isinstance(file, str) and name not in ("__main__", "sitecustomize", "usercustomize"):
+        if isinstance(file, str) and name not in _NO_INPUT:
             path = Path(file).resolve()
             if not _within(path, outside):
                 found[path] = name

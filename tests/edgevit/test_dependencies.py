@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,49 @@ def folder(tmp_path):
     (tmp_path / "table.bin").write_bytes(b"1")
     (tmp_path / "declared.bin").write_bytes(b"2")
     return tmp_path
+
+
+INSTALLED = {
+    "fakelib-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: fakelib\nVersion: 1.0\n",
+    "fakelib/__init__.py": "",
+    "fakelib/tools.py": (
+        "import subprocess\n"
+        "def start():\n    subprocess.run(['true'])\n"
+        "def load(path):\n    return open(path).read()\n"
+        "def start_lazily():\n    import fakelib.starting\n"
+        "callback = None\n"
+    ),
+    "fakelib/starting.py": "from fakelib import tools\ntools.start()\n",
+    "fakelib/reading.py": "from fakelib import tools\ntools.load('settings.txt')\n",
+    "fakelib/importing_helper.py": "import helper\n",
+    "fakelib/tolerant.py": "try:\n    import helper\nexcept Exception:\n    pass\n",
+    "fakelib/loading_by_path.py": (
+        "from importlib.util import module_from_spec, spec_from_file_location\n"
+        "spec = spec_from_file_location('nameless', 'helper.py')\n"
+        "spec.loader.exec_module(module_from_spec(spec))\n"
+    ),
+    "fakelib/showing_callers.py": "import traceback\ntraceback.format_stack()\n",
+    "fakelib/calling_back.py": "from fakelib import tools\ntools.callback()\n",
+    "fakelib/executing_text.py": "from fakelib import tools\nexec('tools.start()')\n",
+    "fakelib/threaded.py": (
+        "import threading\nfrom fakelib import tools\n"
+        "thread = threading.Thread(target=tools.start)\nthread.start()\nthread.join()\n"
+    ),
+}
+
+
+@pytest.fixture
+def library(folder, tmp_path_factory, monkeypatch):
+    """The distribution "fakelib", installed for the user who runs the test: a module of it for every way to behave."""
+    home = tmp_path_factory.mktemp("home")
+    packages = Path(sysconfig.get_path("purelib", sysconfig.get_preferred_scheme("user"), {"userbase": str(home)}))
+    for name, text in INSTALLED.items():
+        (packages / name).parent.mkdir(parents=True, exist_ok=True)
+        (packages / name).write_text(text)
+    monkeypatch.setenv("PYTHONUSERBASE", str(home))
+    # A virtual environment leaves a user's packages out of sys.path.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(packages), str(Path(__file__).parents[2])]))
+    (folder / "settings.txt").write_text("1")
 
 
 def record(folder: Path, *codes: str, script: str = SCRIPT) -> list[tuple[dict[str, str], str]]:
@@ -86,6 +131,66 @@ def test_what_files_do_not_show_raises_doubt(folder, code, event):
     assert doubt == f"its code calls {event}"
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import fakelib.starting",
+        "import importlib; importlib.import_module('fakelib.starting')",
+        "import fakelib.tools; fakelib.tools.start_lazily()",
+        "import helper",
+        "import fakelib.importing_helper",
+    ],
+)
+def test_library_that_starts_a_process_while_a_users_file_imports_it_raises_no_doubt(folder, library, code):
+    (folder / "helper.py").write_text("import fakelib.starting\n")
+    ((files, doubt),) = record(folder, code)
+    assert doubt == ""
+    assert set(files) == ({"helper.py"} if "helper" in code else set())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import fakelib.tools; fakelib.tools.start()",
+        "import fakelib.starting, subprocess; subprocess.run(['true'])",
+        "import helper",
+        "import fakelib.importing_helper",
+        "import fakelib.tools; fakelib.tools.callback = lambda: fakelib.tools.start(); import fakelib.calling_back",
+        "import fakelib.executing_text",
+        "import fakelib.threaded",
+        "import runpy; runpy.run_module('fakelib.starting')",
+    ],
+)
+def test_process_that_no_import_of_a_library_alone_starts_raises_doubt(folder, library, code):
+    (folder / "helper.py").write_text("from fakelib import tools\ntools.start()\n")
+    ((_, doubt),) = record(folder, code)
+    assert doubt == "its code calls subprocess.Popen"
+
+
+def test_what_a_library_opens_is_noted_unless_it_is_being_imported(folder, library):
+    assert record(folder, "import fakelib.reading") == [({}, "")]
+    ((files, _),) = record(folder, "import fakelib.reading, fakelib.tools; fakelib.tools.load('table.bin')")
+    assert set(files) == {"table.bin"}
+    (folder / "helper.py").write_text("from fakelib import tools\ntools.load('table.bin')\n")
+    ((files, _),) = record(folder, "import fakelib.importing_helper")
+    assert set(files) == {"helper.py", "table.bin"}
+
+
+@pytest.mark.parametrize(
+    ("code", "text"), [("import fakelib.tolerant", "raise ValueError\n"), ("import fakelib.loading_by_path", "")]
+)
+def test_source_that_a_library_loads_while_it_is_imported_is_noted(folder, library, code, text):
+    (folder / "helper.py").write_text(text)
+    ((files, doubt),) = record(folder, code)
+    assert (set(files), doubt) == ({"helper.py"}, "")
+
+
+def test_script_that_a_library_shows_while_it_is_imported_is_not_noted(folder, library):
+    (folder / "script.py").write_text("import fakelib.showing_callers\n")
+    ((files, _),) = record(folder, "exec(compile('import fakelib.showing_callers', 'script.py', 'exec'))")
+    assert files == {}
+
+
 def test_native_reader_raises_doubt_unless_the_weights_are_given(folder):
     code = "import types; sys.modules['safetensors'] = types.ModuleType('safetensors')"
     assert record(folder, code)[0][1] == "safetensors may have read files unseen"
@@ -96,6 +201,15 @@ def test_native_reader_raises_doubt_unless_the_weights_are_given(folder):
 def test_module_imported_before_raises_doubt(folder):
     ((_, doubt),) = record(folder, "pass", script=SCRIPT.replace("rounds = []", "rounds = []; import net"))
     assert doubt == "layers was imported earlier and may differ from its file"
+
+
+def test_script_that_loaded_multiprocessing_before_is_no_input(folder):
+    (folder / "script.py").write_text("import multiprocessing\n" + SCRIPT)
+    argv = [sys.executable, "script.py", "import net"]
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=True, timeout=60)
+    ((files, doubt),) = json.loads(done.stdout)
+    assert doubt == ""
+    assert {Path(path).name for path in files} == {"net.py", "__init__.py", "block.py"}
 
 
 def test_module_seen_before_is_trusted_until_its_file_changes(folder):
