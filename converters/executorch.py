@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from edgevit.quantization.stored import StoredGrids
 
 MODEL_FILE = "model.pte"
-# Every weight is a segment of its own. XNNPACK asks constants to be aligned to 16 bytes, what it packs it aligns itself;
-# the default of 128 is mostly padding in small networks.
+# Every weight is a segment of its own. XNNPACK asks 16 bytes of constants and aligns itself what it packs; the default
+# of 128 is mostly padding in small networks.
 _SEGMENT_ALIGNMENT = 16
 _METHOD = "forward"
 _DTYPES = {0: "uint8", 1: "int8", 3: "int32", 4: "int64", 5: "float16", 6: "float32", 11: "bool"}  # of ScalarType

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgevit.artifact import Artifact, load_artifact
+from edgevit.contract.manifest import Tolerance
 from edgevit.errors import MissingDependency, UsageError, unknown_name
 from edgevit.log import logger, stage
 from edgevit.phone_settings import audit_of, execution_of, file_without_manifest
@@ -61,11 +62,11 @@ def bundle(app: str, artifact: Artifact | str | Path, *, root: str | Path = ".",
 
 
 def _opened(path: str | Path) -> Artifact:
-    """The artifact at a path. A model file alone is checked all the same, and then refused: apps know manifests only."""
+    """The artifact at a path. A model file alone is checked all the same, then refused: apps know only manifests."""
     file = file_without_manifest(path)
     if file is None:
         return load_artifact(path)
-    examine_file(file).require()
+    examine_file(file).require(Tolerance())
     raise UsageError(
         f"{file} came without a manifest, and the apps read every fact from one",
         hint="convert the model with edgevit, and bundle the folder that it writes",

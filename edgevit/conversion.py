@@ -185,9 +185,7 @@ class Converter(Protocol):
     def runs_here(self) -> str:
         """ "" if this machine can execute artifacts of this target, else why not."""
 
-    def open(
-        self, folder: Path, manifest: Manifest | ModelFile, accelerator: str = "cpu", threads: int = 1
-    ) -> Session:
+    def open(self, folder: Path, manifest: Manifest | ModelFile, accelerator: str = "cpu", threads: int = 1) -> Session:
         """Load for inference. Raises NotExecutable where the runtime does not exist, DeviceError if it fails."""
 
     def open_traced(self, folder: Path, manifest: Manifest, program: Program, nodes: Sequence[str]) -> Session:

@@ -70,8 +70,8 @@ def evaluate(
         folder = artifact.path.parent / "results" if out is None else Path(out)
         write_json(folder / f"{artifact.name}.evaluate.json", result.to_json())
         results.append(result)
-    for result in results:
-        result.require()
+    for artifact, result in zip(opened, results, strict=True):
+        result.require(artifact.manifest.tolerance)
     return results
 
 

@@ -225,7 +225,7 @@ def _given(child: Child) -> Iterator[Child]:
 
 
 def _noise(file: ModelFile, seed: int) -> dict[str, np.ndarray]:
-    """An input of noise for a file: normal numbers, or whole ones over a byte's range, of small tokens' where wider."""
+    """Normal numbers; whole ones over the range of a byte; 0 and 1 where they are wider, and mean places."""
     random = np.random.default_rng(seed)
     arrays = {}
     for spec in file.inputs:
@@ -233,7 +233,8 @@ def _noise(file: ModelFile, seed: int) -> dict[str, np.ndarray]:
         if dtype.kind == "f":
             arrays[spec.name] = random.normal(size=spec.shape).astype(dtype)
         else:
-            low, high = (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "iu" and dtype.itemsize == 1 else (0, 1)
+            byte = dtype in (np.int8, np.uint8)
+            low, high = (np.iinfo(dtype).min, np.iinfo(dtype).max) if byte else (0, 1)
             arrays[spec.name] = random.integers(low, high, spec.shape, endpoint=True).astype(dtype)
     return arrays
 

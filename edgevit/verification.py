@@ -94,7 +94,7 @@ class Verification:
     interpreter: Parity | None = None  # of the runtime's outputs with the reference interpreter's, where asked for
     drift: tuple[DriftStep, ...] = ()  # where the forms of its checkpoint ran on the same inputs
     executed: tuple[Executed, ...] = ()  # under the settings of phones, where they were tried
-    failures: tuple[EdgevitError, ...] = ()  # what keeps it from being called right, worst first; not in the document
+    failures: tuple[EdgevitError, ...] = ()  # what is wrong with it on phones, worst first; not in the document
     started_utc: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
 
     def to_json(self) -> dict[str, Any]:
@@ -103,8 +103,9 @@ class Verification:
         del fields["failures"]
         return {"schema": "edgevit.verification", "schema_version": 1, **fields}
 
-    def require(self) -> None:
-        """Raise the first failure: ParityError beyond the tolerance, or for what went wrong as phones run it."""
+    def require(self, tolerance: Tolerance) -> None:
+        """Raise ParityError beyond the tolerance, and whatever went wrong under the settings of phones."""
+        check_parity(self.parity, tolerance, self.artifact)
         for failure in self.failures:
             raise failure
 
@@ -147,7 +148,12 @@ def measure(actual: np.ndarray, expected: np.ndarray, *, task: Task, runtime: st
     """
     if actual.shape != expected.shape or not np.isfinite(actual).all():
         return Parity(
-            True, runtime, len(expected), **_numbers(NOT_FINITE), agreement=0.0, reason="wrong shape or values not finite"
+            True,
+            runtime,
+            len(expected),
+            **_numbers(NOT_FINITE),
+            agreement=0.0,
+            reason="wrong shape or values not finite",
         )
     found = worst([distance(one, other) for one, other in zip(actual, expected, strict=True)])
     return Parity(True, runtime, len(expected), **_numbers(found), agreement=_agreement(actual, expected, task))
@@ -159,22 +165,15 @@ def _numbers(found: Distance) -> dict[str, float | None]:
 
 def check_parity(parity: Parity, tolerance: Tolerance, name: str) -> None:
     """Raise ParityError, which carries the numbers, if an executed artifact misses its tolerance."""
-    if (failure := parity_failure(parity, tolerance, name)) is not None:
-        raise failure
-
-
-def parity_failure(parity: Parity, tolerance: Tolerance, name: str) -> ParityError | None:
-    """That error, None if the artifact is within its tolerance or was not executed."""
     if not parity.executed:
-        return None
+        return
     measured = Distance(parity.max_abs_error, parity.max_relative_error, parity.snr_db, parity.cosine)
-    if not (misses := measured.misses(tolerance)):
-        return None
-    return ParityError(
-        f"{name} does not compute what its checkpoint computes: {'; '.join(misses)}",
-        hint="do not ship it; convert another precision or input size, and report the model",
-        parity=parity,
-    )
+    if misses := measured.misses(tolerance):
+        raise ParityError(
+            f"{name} does not compute what its checkpoint computes: {'; '.join(misses)}",
+            hint="do not ship it; convert another precision or input size, and report the model",
+            parity=parity,
+        )
 
 
 def verify(
@@ -187,10 +186,12 @@ def verify(
     """
     file = None if isinstance(artifact, Artifact) else file_without_manifest(artifact)
     if file is not None:
-        result = examine_file(file)
+        result, tolerance = examine_file(file), Tolerance()
     else:
-        result = examine(artifact, accelerator=accelerator, threads=threads, interpreter=interpreter, settings=True)
-    result.require()
+        opened = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
+        result = examine(opened, accelerator=accelerator, threads=threads, interpreter=interpreter, settings=True)
+        tolerance = opened.manifest.tolerance
+    result.require(tolerance)
     return result
 
 
@@ -284,7 +285,7 @@ def examine(
         against,
         _drift(artifact, data, ladder or {}, goldens if data is None else answers),
         execution.rows,
-        _failures(seen, execution.failure, parity_failure(parity, manifest.tolerance, artifact.name)),
+        _failures(seen, execution.failure),
     )
 
 

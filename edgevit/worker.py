@@ -219,7 +219,7 @@ def _run_as_phones(artifact: Artifact, child: Child) -> tuple[Executed, ...]:
     if audit.faults:
         raise errors.ConversionError(
             f"{artifact.name} would be wrong on phones: {'; '.join(audit.faults)}",
-            hint="write those modules otherwise, as plain arithmetic, convolutions and matrix products; report the model",
+            hint="write those modules as plain arithmetic, convolutions and matrix products, and report the model",
         )
     execution = execution_of(artifact, child)
     if execution.failure is not None:

@@ -56,7 +56,9 @@ def values_of(graph: Json) -> dict[int, Value]:
     found = {}
     for entry in graph["xvalues"]:
         union = entry["xvalue_union"]
-        value = Value(union.get("quant_params_type", ""), union.get("tensor_value", union), union.get("quant_params", {}))
+        value = Value(
+            union.get("quant_params_type", ""), union.get("tensor_value", union), union.get("quant_params", {})
+        )
         found[value.tensor["id_out"]] = value
     return found
 

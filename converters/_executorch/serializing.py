@@ -1,4 +1,4 @@
-"""Where an XNNPACK graph can be changed before ExecuTorch writes it: the only place that reaches into its preprocessing."""
+"""Where an XNNPACK graph is changed before it is written: the one place that reaches into its preprocessing."""
 
 from __future__ import annotations
 

@@ -70,7 +70,9 @@ def confirm(settings: Mapping[str, str], path: Path) -> None:
     except OSError:
         raise NotSwitchable("whether a file was mapped or read cannot be seen on this system") from None
     if mapped != (settings["load"] == "mmap"):
-        raise NotSwitchable(f"the runtime {'mapped' if mapped else 'read'} the file, it was asked for {settings['load']}")
+        raise NotSwitchable(
+            f"the runtime {'mapped' if mapped else 'read'} the file, it was asked for {settings['load']}"
+        )
 
 
 def _options(settings: Mapping[str, str]) -> dict[str, bool | int]:

@@ -42,6 +42,7 @@ def verify(
     step by step. And int8 grids are read back from the file and compared with the checkpoint's.
     """
     from edgevit.artifact import load_artifact
+    from edgevit.contract.manifest import Tolerance
     from edgevit.phone_settings import file_without_manifest
     from edgevit.quantization.inspection import require_equal
     from edgevit.storage import write_json
@@ -54,7 +55,7 @@ def verify(
         folder = (one if isinstance(one, Path) else one.path).parent / "results"
         write_json((out or folder) / f"{result.artifact}.verify.json", result.to_json())
         documents.append(result.to_json())
-        result.require()  # after writing: a miss is a result too
+        result.require(Tolerance() if isinstance(one, Path) else one.manifest.tolerance)  # a miss is a result, too
         if scales is not None:
             require_equal(scales)
     if as_json:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from edgevit import shell
 from edgevit.contract.report import DeviceInfo, RawReport, read_report
 from edgevit.errors import ContractError, DeviceError, UsageError
+from edgevit.provenance import cpu_name
 from edgevit.storage import write_json
 
 if TYPE_CHECKING:

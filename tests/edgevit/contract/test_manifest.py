@@ -132,7 +132,13 @@ def test_manifest_that_breaks_its_schema_is_not_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-ADDED = {"classifier", "compression", "dynamic_batch", "accelerator"}  # fields that manifests of before do not have
+ADDED = {
+    "classifier",
+    "compression",
+    "dynamic_batch",
+    "accelerator",
+    "executed",
+}  # manifests of before lack them
 
 
 def test_schema_needs_every_field_but_those_added_later():
