@@ -15,7 +15,7 @@ from converters._executorch import switches
 from converters._executorch.delegate import read_contents
 from converters._executorch.moves import Moves
 from converters._executorch.packing import name_packed_weights
-from converters._executorch.partitioning import with_own_operands, xnnpack_partitioner
+from converters._executorch.partitioning import with_own_constants, xnnpack_partitioner
 from converters._executorch.serializing import rewritten
 from converters._executorch.switches import BINDINGS
 from converters._executorch.weights import narrow_weights, take_grids
@@ -235,7 +235,7 @@ def _lowered(program: Program, traced: Sequence[str] = ()) -> tuple[bytes, Lower
     narrow = functools.partial(narrow_weights, grids=grids, half=program.precision is Precision.FP16)
     with rewritten(moves.take_out, narrow, name_packed_weights), shared_node_origins():
         edge = to_edge_transform_and_lower(
-            with_own_operands(exported),
+            with_own_constants(exported),
             partitioner=[xnnpack_partitioner()],
             compile_config=EdgeCompileConfig(_check_ir_validity=False),
         )

@@ -111,6 +111,7 @@ class _Batching:
             *(aten.conv2d.default, aten.max_pool2d.default, aten.avg_pool2d.default, aten.pixel_shuffle.default),
             *(aten.adaptive_avg_pool2d.default, aten.upsample_bilinear2d.vec, aten.upsample_nearest2d.vec),
             *(aten.pixel_unshuffle.default, aten.conv_transpose2d.input, aten.group_norm.default, self._norm),
+            aten.prelu.default,  # its slopes are of the channels, behind the first axis
         }
         self._over_all = {aten.mean.default: aten.mean.dim, aten.sum.default: aten.sum.dim_IntList}
         self._views = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}

@@ -31,56 +31,58 @@ def xnnpack_partitioner() -> Any:
     return XnnpackPartitioner(configs)
 
 
-def with_own_operands(exported: ExportedProgram) -> ExportedProgram:
-    """The program with a second constant for whatever reads one that is also the weight or bias of a layer.
+def with_own_constants(exported: ExportedProgram) -> ExportedProgram:
+    """The program with constants of their own for layers' biases, and for all that reads a weight or bias otherwise.
 
-    A delegate owns the whole of a layer, and what else reads its weight there would read it in place.
+    A delegate owns the whole of a layer: what else reads its weight there would read it in place. And it stores a bias
+    once, on the int8 grid of the first layer that reads it.
     """
-    shared = [name for name, packed, others in _constants(exported) if packed and others]
+    shared = {name: readers for name, readers in _readers(exported).items() if len(readers) > 1}
     if not shared:
         return exported
     exported = copy.deepcopy(exported)
-    for name, _, others in _constants(exported):
+    for name, readers in _readers(exported).items():
         if name in shared:
-            _give_own(exported, name, others)
+            for number, nodes in enumerate(readers[1:], 1):
+                _give_own(exported, name, number, nodes)
     exported.graph_module.recompile()
     return exported
 
 
-def _constants(exported: ExportedProgram) -> list[tuple[str, bool, list[fx.Node]]]:
-    """Name of each constant's placeholder, whether layers pack it, and the nodes that read it otherwise."""
-    own = {spec.arg.name for spec in exported.graph_signature.input_specs if spec.target is not None}
-    found = []
+def _readers(exported: ExportedProgram) -> dict[str, list[list[fx.Node]]]:
+    """Name of each constant's placeholder -> its readers, those together that may share one constant."""
+    constants = {spec.arg.name for spec in exported.graph_signature.input_specs if spec.target is not None}
+    found = {}
     for node in exported.graph.find_nodes(op="placeholder"):
-        if node.name in own:
-            others = [user for user in node.users if not _packs(user, node)]
-            found.append((node.name, len(others) < len(node.users), others))
+        if node.name in constants:
+            weights = [user for user in node.users if _reads_as(user, node, 1)]
+            biases = [[user] for user in node.users if _reads_as(user, node, 2)]
+            others = [user for user in node.users if user not in weights and [user] not in biases]
+            found[node.name] = [readers for readers in (weights, *biases, others) if readers]
     return found
 
 
-def _packs(user: fx.Node, constant: fx.Node) -> bool:
-    """Whether a node is a layer that takes a constant as its weight or bias, and as nothing else."""
+def _reads_as(user: fx.Node, constant: fx.Node, place: int) -> bool:
+    """Whether a node is a layer that takes a constant as its weight (place 1) or bias (2), and as nothing else."""
     layer = str(user.target).split(".")[1:2]
-    return (
-        layer in (["conv1d"], ["conv2d"], ["conv_transpose2d"], ["convolution"], ["linear"])
-        and constant in user.args[1:3]
-        and constant is not user.args[0]
-    )
+    if layer not in (["conv1d"], ["conv2d"], ["conv_transpose2d"], ["convolution"], ["linear"]):
+        return False
+    return [index for index, argument in enumerate(user.args) if argument is constant] == [place]
 
 
-def _give_own(exported: ExportedProgram, name: str, readers: list[fx.Node]) -> None:
-    """Let the readers of a constant read a copy, which stands behind it among the program's inputs."""
+def _give_own(exported: ExportedProgram, name: str, number: int, readers: list[fx.Node]) -> None:
+    """Let these readers of a constant read a copy, which stands behind it among the program's inputs."""
     from torch.export.graph_signature import InputSpec, TensorArgument
 
     constant = next(node for node in exported.graph.find_nodes(op="placeholder") if node.name == name)
     specs = exported.graph_signature.input_specs
     place = next(i for i, spec in enumerate(specs) if spec.arg.name == name)
-    target = f"{specs[place].target}_operand"
+    target = f"{specs[place].target}_{number}"
     for tensors in (exported.state_dict, exported.constants):
         if specs[place].target in tensors:
             tensors[target] = copy.deepcopy(tensors[specs[place].target])
     with exported.graph.inserting_after(constant):
-        own = exported.graph.create_node("placeholder", f"{name}_operand", name=f"{name}_operand")
+        own = exported.graph.create_node("placeholder", f"{name}_{number}", name=f"{name}_{number}")
     own.meta = dict(constant.meta)
     for reader in readers:
         reader.replace_input_with(constant, own)
