@@ -29,7 +29,7 @@ from edgevit.contract.report import (
     RawReport,
     Runtime,
 )
-from edgevit.conversion import NotExecutable
+from edgevit.conversion import Audit, ModelFile, NotExecutable, NotSwitchable
 from edgevit.data.preprocess import normalize_table, preprocess
 from edgevit.spec import Layout, Precision, Preprocess, Task, TensorSpec
 from edgevit.storage import write_json
@@ -103,6 +103,46 @@ class FakeConverter:
 
 
 CONVERTER = FakeConverter()
+
+
+@dataclass
+class PhoneConverter(FakeConverter):
+    """A target whose runtime phones build otherwise: what a file does with "cache" on or off stands in the file."""
+
+    name: str = "phones"
+    packages: tuple[str, ...] = ("edgevit-fake",)
+    settings: tuple[Mapping[str, str], ...] = ({"cache": "off"}, {"cache": "on"})
+    switched: list[str] = field(default_factory=list)  # in this process, the last one last
+
+    def audit(self, path: Path) -> Audit:
+        model = json.loads(path.read_text())
+        return Audit("looked at", tuple(model.get("faults", ())))
+
+    def describe(self, path: Path) -> ModelFile:
+        return ModelFile(path.name, (INPUT,), (OUTPUT,))
+
+    def switch(self, settings: Mapping[str, str]) -> None:
+        self.switched.append(settings["cache"])
+
+    def confirm(self, settings: Mapping[str, str], path: Path) -> None:
+        pass
+
+    def check(self, folder: Path, manifest: Manifest) -> dict[str, str]:
+        return {}
+
+    def open(self, folder: Path, manifest: Manifest, accelerator: str = "cpu", threads: int = 1) -> FakeSession:
+        model = json.loads((folder / manifest.entry).read_text())
+        now = self.switched[-1] if self.switched else ""
+        action = model.get("under", {}).get(now, "run")
+        if action == "second":  # wrong only where another setting ran before
+            action = 1.5 if len(self.switched) > 1 else "run"
+        if isinstance(action, float):
+            return FakeSession(gain=action, accelerator=accelerator, threads=threads)
+        _BEHAVIOURS[action]()
+        return FakeSession(gain=model["gain"], accelerator=accelerator, threads=threads)
+
+
+PHONES = PhoneConverter()
 
 
 @dataclass(frozen=True)
@@ -184,14 +224,18 @@ def write_artifact(
     behaviour: str = "run",
     tolerance: Tolerance = Tolerance(max_relative_error=1e-5),  # noqa: B008 - frozen
     dynamic_batch: bool = False,
+    target: str = "fake",
+    precision: Precision = Precision.FP32,
+    **model: Any,
 ) -> Artifact:
-    """A whole artifact of target "fake" with two goldens, "noise" and "ramp".
+    """A whole artifact with two goldens, "noise" and "ramp".
 
     Its session multiplies the golden's answer by `gain`. behaviour: run, crash, hang, chatter (then fail), absent.
+    model: more for the file of a PhoneConverter: `under`, by setting a behaviour or a gain, and `faults`.
     """
     folder = shelf / name
     folder.mkdir(parents=True)
-    write_json(folder / ENTRY, {"gain": gain, "behaviour": behaviour})
+    write_json(folder / ENTRY, {"gain": gain, "behaviour": behaviour, **model})
     settings = Preprocess(resize=SIZE, crop=(SIZE, SIZE))
     noise = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
     ramp = np.arange(SIZE * SIZE * 3, dtype=np.uint8).reshape(SIZE, SIZE, 3)
@@ -203,8 +247,8 @@ def write_artifact(
     Manifest(
         name=name,
         model=ModelFacts("van", Task.CLASSIFY, "edge", 3, SIZE, 0, 192, "none"),
-        target="fake",
-        precision=Precision.FP32,
+        target=target,
+        precision=precision,
         entry=ENTRY,
         inputs=(INPUT,),
         outputs=(OUTPUT,),
@@ -241,6 +285,7 @@ def install_target(site: Path) -> str:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: edgevit-fake\nVersion: 1.2\n")
     (info / "entry_points.txt").write_text(
         f"[edgevit.converters.v1]\nfake = {__name__}:CONVERTER\nhanging = {__name__}:HANGING\n"
+        f"phones = {__name__}:PHONES\n"
     )
     checkout = Path(__file__).parents[1]
     return os.pathsep.join([str(site), str(checkout), os.environ.get("PYTHONPATH", "")])
@@ -265,10 +310,21 @@ def _absent() -> None:
     raise NotExecutable("fake models run on fake phones only", hint="use one")
 
 
+def _refuse() -> None:
+    raise NotSwitchable("the runtime refused cache=on (error 0x12)")
+
+
+def _fail() -> None:
+    raise RuntimeError("kernel 17 is missing")
+
+
 _BEHAVIOURS: dict[str, Callable[[], None]] = {
     "run": lambda: None,
     "crash": _crash,
     "hang": lambda: time.sleep(60),
     "chatter": _chatter,
     "absent": _absent,
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "refused": _refuse,
+    "error": _fail,
 }

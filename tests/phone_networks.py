@@ -1,4 +1,4 @@
-"""Networks whose files went wrong under the settings of phones, or could: equal weights, constants that are not packed."""
+"""Networks whose files were wrong on phones, or could be: equal weights, constants that nothing packs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,11 @@ class Vectors(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.linear, self.head = nn.Conv2d(3, WIDTH, 4, 4), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, CLASSES)
+        self.stem, self.linear, self.head = (
+            nn.Conv2d(3, WIDTH, 4, 4),
+            nn.Linear(WIDTH, WIDTH),
+            nn.Linear(WIDTH, CLASSES),
+        )
         self.token, self.place = nn.Parameter(torch.randn(1, 1, WIDTH)), nn.Parameter(torch.randn(1, 65, WIDTH))
         self.gain = nn.Parameter(torch.rand(WIDTH))
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,7 +22,7 @@ from edgevit.quantization.calibration import calibrate
 from edgevit.quantization.network import Int8Network, prepare
 from edgevit.quantization.weight_only import rounded_program
 from edgevit.spec import Precision
-from tests.phone_networks import NETWORKS, WIDTH, network
+from tests.phone_networks import WIDTH, network
 from tests.tiny import classifier_spec
 
 # Runs files one after the other and prints, for each, what became of its outputs with the weights cache on: all models
@@ -153,10 +154,10 @@ def test_two_conversions_in_two_processes_give_equal_bytes(files, tmp_path):
     script = (
         "import sys\nfrom pathlib import Path\n"
         "from tests.converters.test_executorch_packing import _int8_program, _written\n"
-        "_written(_int8_program('scaled'), Path(sys.argv[1]))"
+        "_written(_int8_program('broken'), Path(sys.argv[1]))"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", script, tmp_path / "again"], check=True, timeout=300)
-    assert (tmp_path / "again/model.pte").read_bytes() == files["scaled int8"].read_bytes()
+    assert (tmp_path / "again/model.pte").read_bytes() == files["broken int8"].read_bytes()
 
 
 def test_audit_names_slopes_that_a_stock_file_reads_in_place(tmp_path):
@@ -180,6 +181,20 @@ def test_files_hardly_grow_where_no_weight_becomes_two(files, name, monkeypatch,
     monkeypatch.setattr(executorch, "_SEGMENT_ALIGNMENT", 128)
     plain = _written(_program(name), tmp_path / name).stat().st_size
     assert files[f"{name} fp32"].stat().st_size <= 1.02 * plain
+
+
+def test_bias_that_two_int8_layers_read_is_on_the_scale_of_each(files):
+    """Stored once, it was on that of the first."""
+    found = set()
+    for delegate in read_contents(files["repeated int8"]).delegates:
+        values = values_of(delegate.graph)
+        for node in (entry["xnode_union"] for entry in delegate.graph["xnodes"] if "filter_id" in entry["xnode_union"]):
+            source, weight, bias = (values[node[field]].qparams for field in ("input1_id", "filter_id", "bias_id"))
+            factor = np.uint32(source["scale"]).view(np.float32)
+            scales = [np.frombuffer(delegate.constant(one["scale_buffer_idx"]), "<f4") for one in (weight, bias)]
+            assert np.allclose(scales[1], factor * scales[0], rtol=1e-6)
+            found.add(node["bias_id"])
+    assert len(found) == 1 + 3 + 2 + 1
 
 
 def test_packing_tells_all_that_decides_it(files):
