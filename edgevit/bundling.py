@@ -25,16 +25,8 @@ APPS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Bundled:
-    """Where an artifact's copy lies in an app, and how its file was run before it went there."""
-
-    path: Path
-    executed: tuple[Executed, ...]
-
-
-def bundle(app: str, artifact: Artifact | str | Path, *, root: str | Path = ".", unverified: bool = False) -> Bundled:
-    """Copy one artifact, whole and verified, into an app of the checkout at `root`.
+def bundle(app: str, artifact: Artifact | str | Path, *, root: str | Path = ".", unverified: bool = False) -> Path:
+    """Copy one artifact, whole and verified, into an app of the checkout at `root`; returns the copy's folder.
 
     A file of a target whose runtime is built otherwise in apps is looked at and run as it is there. An older copy of
     the same name is replaced in one step. Raises UsageError for an unknown app, a target that the app has no runtime
@@ -42,6 +34,55 @@ def bundle(app: str, artifact: Artifact | str | Path, *, root: str | Path = ".",
     for a damaged artifact, ParityError for a file that is wrong or crashes in apps, StorageError if the copy cannot be
     written.
     """
+    plan = plan_bundle(app, artifact, root=root)
+    plan.execute(unverified=unverified)
+    return plan.copy()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What goes where: the steps of `bundle`."""
+
+    artifact: Artifact
+    destination: Path
+
+    def execute(self, *, unverified: bool = False) -> tuple[Executed, ...]:
+        """Every way in which the file was run as in apps; raises what went wrong or could not be run, as `bundle`."""
+        executed: tuple[Executed, ...] = ()
+        name = self.artifact.name
+        try:
+            audit = audit_of(self.artifact)
+            if audit is None:
+                return ()
+            with stage("execute", artifact=name) as running:
+                execution = execution_of(self.artifact)
+                executed, unproven = execution.rows, execution.unproven
+                running.result = execution.summary()
+        except MissingDependency as error:
+            unproven = error.message
+        else:
+            for failure in (audit.failure(name, self.artifact.remake), execution.failure):
+                if failure is not None:
+                    raise failure
+        if unproven and not unverified:
+            raise UsageError(
+                f"{name} was not run under the settings of phones: {unproven}",
+                hint="bundle it where that is possible, or take it as it is with --unverified",
+            )
+        if unproven:
+            logger.warning("WARNING   %s goes into the app unverified: %s", name, unproven)
+        return executed
+
+    def copy(self) -> Path:
+        """Put the copy there, and hold it to the manifest's hashes."""
+        with atomic_folder(self.destination) as building, storage_errors(self.destination):
+            shutil.copytree(self.artifact.path, building, dirs_exist_ok=True)
+            load_artifact(building)
+        return self.destination
+
+
+def plan_bundle(app: str, artifact: Artifact | str | Path, *, root: str | Path = ".") -> Plan:
+    """Open an artifact for an app; raises as `bundle` does for what cannot go there at all."""
     if app not in APPS:
         raise unknown_name("app", app, APPS)
     folder, targets = APPS[app]
@@ -53,12 +94,7 @@ def bundle(app: str, artifact: Artifact | str | Path, *, root: str | Path = ".",
     app_folder = Path(root) / "apps" / app
     if not app_folder.is_dir():
         raise UsageError(f"no {app_folder} here", hint="run in a checkout of edgevit, or give it with --root")
-    executed = _run_as_in_app(opened, unverified)
-    destination = Path(root) / folder / opened.name
-    with atomic_folder(destination) as building, storage_errors(destination):
-        shutil.copytree(opened.path, building, dirs_exist_ok=True)
-        load_artifact(building)
-    return Bundled(destination, executed)
+    return Plan(opened, Path(root) / folder / opened.name)
 
 
 def _opened(path: str | Path) -> Artifact:
@@ -71,30 +107,3 @@ def _opened(path: str | Path) -> Artifact:
         f"{file} came without a manifest, and the apps read every fact from one",
         hint="convert the model with edgevit, and bundle the folder that it writes",
     )
-
-
-def _run_as_in_app(artifact: Artifact, unverified: bool) -> tuple[Executed, ...]:
-    """Every way in which the file was run; raises whatever went wrong, and unless `unverified` what could not be."""
-    executed: tuple[Executed, ...] = ()
-    try:
-        audit = audit_of(artifact)
-        if audit is None:
-            return ()
-        with stage("execute", artifact=artifact.name) as running:
-            execution = execution_of(artifact)
-            executed, unproven = execution.rows, execution.unproven
-            running.result = execution.summary()
-    except MissingDependency as error:
-        unproven = error.message
-    else:
-        for failure in (audit.failure(artifact.name, artifact.remake), execution.failure):
-            if failure is not None:
-                raise failure
-    if unproven and not unverified:
-        raise UsageError(
-            f"{artifact.name} was not run under the settings of phones: {unproven}",
-            hint="bundle it where that is possible, or take it as it is with --unverified",
-        )
-    if unproven:
-        logger.warning("WARNING   %s goes into the app unverified: %s", artifact.name, unproven)
-    return executed

@@ -22,9 +22,10 @@ def bundle(
 
     An ExecuTorch file is first run as the runtimes of apps do, under each of their settings.
     """
-    from edgevit.bundling import bundle as bundle_artifact
+    from edgevit.bundling import plan_bundle
 
     for artifact in artifacts:
-        bundled = bundle_artifact(app, artifact, root=root, unverified=unverified)
-        print(bundled.path)
-        print_executed(bundled.path.name, bundled.executed)
+        plan = plan_bundle(app, artifact, root=root)
+        executed = plan.execute(unverified=unverified)
+        print(plan.copy())
+        print_executed(plan.artifact.name, executed)
