@@ -9,11 +9,16 @@ import shutil
 import sys
 from dataclasses import dataclass
 from importlib.metadata import requires
+from typing import TYPE_CHECKING
 
 from edgevit import shell
 from edgevit.errors import DeviceError
 from edgevit.libraries import version
+from edgevit.phone_settings import has_settings
 from edgevit.plugins import converter_names, device_schemes, get_converter
+
+if TYPE_CHECKING:
+    from edgevit.conversion import Converter
 
 _IMPORT_TIMEOUT_S = 180
 
@@ -72,13 +77,27 @@ def _target(name: str) -> Finding:
         return Finding("target", name, False, "missing: " + ", ".join(missing), remedy)
     try:
         script = "import " + ", ".join(converter.runtime_modules)
+        if has_settings(converter):
+            script += f"\nfrom edgevit.settings_worker import unswitchable\nprint(unswitchable({name!r}))"
         completed = shell.run([sys.executable, "-W", "ignore", "-c", script], timeout_s=_IMPORT_TIMEOUT_S)
     except DeviceError as error:
         return Finding("target", name, False, error.message, remedy)
     if completed.returncode:
         return Finding("target", name, False, f"import fails: {completed.last_error_line}", remedy)
     versions = ", ".join(f"{package} {version(package)}" for package in converter.packages)
-    return Finding("target", name, True, f"{versions}; {converter.runs_here() or 'runs here'}")
+    detail = f"{versions}; {converter.runs_here() or 'runs here'}"
+    if has_settings(converter):
+        detail += f"; {_settings(converter, completed.stdout.strip())}"
+    return Finding("target", name, True, detail)
+
+
+def _settings(converter: Converter, unswitchable: str) -> str:
+    """Which settings of phones files are run under here, or why not."""
+    if unswitchable:
+        return f"not under the settings of phones: {unswitchable}"
+    names = {name: dict.fromkeys(row[name] for row in converter.settings) for name in converter.settings[0]}
+    shown = ", ".join(f"{name} {'/'.join(values)}" for name, values in names.items())
+    return f"also under the settings of phones: {shown}"
 
 
 def _extra(extra: str, use: str) -> Finding:

@@ -54,7 +54,7 @@ class ConversionError(EdgevitError):
 
 
 class ParityError(EdgevitError):
-    """An artifact does not compute what its checkpoint computes; carries the numbers."""
+    """An artifact does not compute what its checkpoint computes, here or as phones run it; carries the numbers."""
 
     exit_code = 5
 

@@ -161,8 +161,8 @@ class Child:
             recorded = outcome_of(self._folder, place)
             if recorded is not None:
                 trials[place] = _Trial(*recorded)
-            elif begun(self._folder, place) or not trials:
-                trials[place] = ending
+            else:
+                trials[place] = ending if begun(self._folder, place) else _Trial(_UNTRIED, ending.reason)
                 break
         return trials
 
@@ -208,11 +208,16 @@ def _execute(
     places = range(len(settings))
     with waiting_child(converter) if child is None else _given(child) as one:
         together = tried(places, one)
-    verdicts = judge.verdicts([together.get(place, _Trial(_UNTRIED)) for place in places])
-    if any(verdict.wrong for verdict in verdicts):
+    trials = [together.get(place, _Trial(_UNTRIED)) for place in places]
+    verdicts = judge.verdicts(trials)
+    # A crash or a difference may come from what ran before in the same process; a hang would only hang again.
+    broken = any(verdict.wrong and verdict.outcome is not Outcome.NOT_EXECUTED for verdict in verdicts)
+    again = [place for place in places if broken or place not in together]
+    if again:
         with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
-            apart = judge.verdicts(list(pool.map(alone, places)))
-        verdicts = [_with_company(one, other) for one, other in zip(apart, verdicts, strict=True)]
+            apart = dict(zip(again, pool.map(alone, again), strict=True))
+        fresh = judge.verdicts([apart.get(place, trials[place]) for place in places])
+        verdicts = [_with_company(one, other) for one, other in zip(fresh, verdicts, strict=True)]
     cpu = cpu_name()
     named = [{**row, "cpu": cpu} if cpu else dict(row) for row in settings]
     rows = tuple(verdict.row(runtime, row) for verdict, row in zip(verdicts, named, strict=True))
@@ -259,7 +264,7 @@ class _Verdict:
 
 def _with_company(alone: _Verdict, together: _Verdict) -> _Verdict:
     """A setting that is right in a process of its own, but was not behind others, is not right."""
-    if alone.wrong or not together.wrong or together.state == _UNTRIED:
+    if alone.wrong or not together.wrong or together.outcome is Outcome.NOT_EXECUTED:
         return alone
     reason = f"{together.reason}, after other settings ran in the same process"
     return _Verdict(together.state, together.outcome, reason, together.found)

@@ -11,6 +11,7 @@ import dataclasses
 import faulthandler
 import importlib
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,6 @@ import numpy as np
 from edgevit import shell
 from edgevit.conversion import ModelFile, NotSwitchable
 from edgevit.plugins import get_converter
-from edgevit.storage import write_json
 
 if TYPE_CHECKING:
     from edgevit.conversion import Converter
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 RAN, NOT_SWITCHED, FAILED = "ran", "not_switched", "failed"  # how a setting ended that did not end the process
 _REQUEST, _INPUTS = "request.json", "inputs.npz"
 _POLL_S = 0.02
+_THREADS = min(2, os.cpu_count() or 1)  # a conversion waits for this; kernels add up the same whatever their number
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -51,7 +52,7 @@ class Request:
         _save(folder / _INPUTS, self.inputs)
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         document = fields | {"folder": str(self.folder), "file": self.file.to_json(), "inputs": len(self.inputs)}
-        write_json(folder / _REQUEST, document | {"settings": [dict(row) for row in self.settings]})
+        _leave(folder / _REQUEST, document | {"settings": [dict(row) for row in self.settings]})
 
     @classmethod
     def await_at(cls, folder: Path) -> Request:
@@ -76,7 +77,18 @@ def main(folder: Path, target: str, parent: int) -> None:
         faulthandler.dump_traceback_later(request.limit_s, exit=True)
         state, reason = _try(converter, request, request.settings[place], folder / f"{place}.npz")
         faulthandler.cancel_dump_traceback_later()
-        write_json(_record(folder, place), {"state": state, "reason": reason})
+        _leave(_record(folder, place), {"state": state, "reason": reason})
+
+
+def unswitchable(target: str) -> str:
+    """Why a setting of a target cannot be switched in this process, "" if all can; all of them stay tried."""
+    converter = get_converter(target)
+    try:
+        for settings in converter.settings:
+            converter.switch(settings)
+    except NotSwitchable as error:
+        return error.message
+    return ""
 
 
 def begun(folder: Path, place: int) -> bool:
@@ -96,7 +108,7 @@ def _try(converter: Converter, request: Request, settings: Mapping[str, str], ou
     """Load, run all inputs, close; the outputs land in `out`. Returns the state and a reason for any but RAN."""
     try:
         converter.switch(settings)
-        session = converter.open(request.folder, request.file)
+        session = converter.open(request.folder, request.file, threads=_THREADS)
         try:
             converter.confirm(settings, request.folder / request.file.entry)
             outputs = [session.run(arrays) for arrays in request.inputs]
@@ -108,6 +120,13 @@ def _try(converter: Converter, request: Request, settings: Mapping[str, str], ou
         return FAILED, " ".join(f"{type(error).__name__}: {error}".split())[:300]
     _save(out, outputs)
     return RAN, ""
+
+
+def _leave(path: Path, document: object) -> None:
+    """A document that the other process finds whole or not at all; it need not outlive this machine."""
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(json.dumps(document), encoding="utf-8")
+    os.replace(unfinished, path)
 
 
 def _begun(folder: Path, place: int) -> Path:
@@ -133,3 +152,4 @@ def _load(path: Path, runs: int | None = None) -> tuple[Arrays, ...]:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    os._exit(0)  # what libraries do at their end takes a while, and nobody needs it

@@ -47,6 +47,7 @@ CASES = {
     "maps of their own": (lambda net, x: net.conv(x.reshape(2, 2, 6, 6)).reshape(1, -1), {"conv": nn.Conv2d(2, 3, 3)}),
     "token norm": (lambda net, x: net.norm(x.reshape(4, 36)).reshape(1, 144), {"norm": nn.LayerNorm(36)}),
     "broadcast product": (lambda net, x: torch.bmm(net.w, x.reshape(1, 4, 36)), {"w": (1, 3, 4)}),
+    "slopes": (lambda net, x: net.slopes(x.reshape(2, 2, 6, 6)).reshape(1, -1), {"slopes": nn.PReLU(2)}),
     "expand": (lambda net, x: x.mean(1, keepdim=True).expand(1, 3, 6, 6).transpose(1, 2), {}),
 }  # fmt: skip
 

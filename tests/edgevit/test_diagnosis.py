@@ -20,7 +20,18 @@ def test_installed_targets_work_and_say_where_they_run(monkeypatch):
     targets = _by_name(doctor(), "target")
     assert set(targets) == set(converter_names())
     assert all(target.works for target in targets.values()), targets
-    assert "executorch 1." in targets["executorch"].detail
+    detail = targets["executorch"].detail
+    assert "executorch 1." in detail
+    assert "also under the settings of phones: weights_cache off/on, workspace_sharing disabled/per_model/" in detail
+
+
+def test_settings_of_phones_that_cannot_be_switched_are_told(monkeypatch):
+    refused = diagnosis.shell.Completed(0, "the switches are known for executorch 1.4.x, this is 1.5.0\n", "")
+    monkeypatch.setattr(diagnosis.shell, "run", lambda *args, **kwargs: refused)
+    detail = _by_name(doctor(), "target")["executorch"].detail
+    assert detail.endswith(
+        "not under the settings of phones: the switches are known for executorch 1.4.x, this is 1.5.0"
+    )
 
 
 def test_missing_library_names_the_version_wanted_and_the_command(monkeypatch):
