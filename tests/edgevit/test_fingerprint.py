@@ -105,3 +105,9 @@ def test_unreadable_file_forbids_caching(weights, tmp_path):
 
 def test_own_code_is_digested():
     assert code_digest("edgevit") == code_digest("edgevit") != code_digest("converters")
+
+
+def test_entry_of_a_format_before_is_no_hit(weights, monkeypatch):
+    key = conversion_key("tflite", ARGUMENTS, [weights])
+    monkeypatch.setattr(fingerprint, "_FORMAT", fingerprint._FORMAT - 1)
+    assert conversion_key("tflite", ARGUMENTS, [weights]) != key
