@@ -163,9 +163,12 @@ class ExecuTorchConverter:
     def describe(self, path: Path) -> ModelFile:
         """Tensors of the file's method, called input0, ... and output0, ..., because it has no names for them."""
         bindings = require(BINDINGS, "executorch")
-        with captured_native_output() as native:
+        with captured_native_output():
             try:
-                meta = bindings._load_for_executorch(str(path)).method_meta(_METHOD)
+                module = bindings._load_for_executorch(str(path))
+                if set(module.method_names()) != {_METHOD}:
+                    raise RuntimeError(f"its methods are {', '.join(sorted(module.method_names()))}")
+                meta = module.method_meta(_METHOD)
                 sides = (
                     ("input", meta.num_inputs(), meta.input_tensor_meta),
                     ("output", meta.num_outputs(), meta.output_tensor_meta),
@@ -173,10 +176,10 @@ class ExecuTorchConverter:
                 inputs, outputs = (
                     tuple(_tensor(f"{side}{index}", get(index)) for index in range(count)) for side, count, get in sides
                 )
-            except RuntimeError as error:
+            except (RuntimeError, IndexError) as error:
                 raise DeviceError(
-                    f"ExecuTorch cannot load {path}: {_last_line(native(), error)}",
-                    hint=f"a whole .pte with a method {_METHOD!r} on tensors can be checked",
+                    f"ExecuTorch cannot run {path} here: {error}",
+                    hint=f"a whole .pte can be checked whose one method {_METHOD!r} takes and gives plain tensors",
                 ) from error
         return ModelFile(path.name, inputs, outputs)
 
@@ -323,7 +326,7 @@ def _require_kernels(graph_module: fx.GraphModule, model: str) -> None:
 
 def _tensor(name: str, info: Any) -> TensorSpec:
     if info.dtype() not in _DTYPES:
-        raise RuntimeError(f"{name} has scalar type {info.dtype()}")
+        raise RuntimeError(f"{name} has scalar type {info.dtype()}, known are {', '.join(_DTYPES.values())}")
     return TensorSpec(name, tuple(info.sizes()), _DTYPES[info.dtype()])
 
 

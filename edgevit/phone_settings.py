@@ -24,7 +24,7 @@ from edgevit import shell
 from edgevit.contract.manifest import FILE_NAME, Executed, Outcome, Tolerance
 from edgevit.contract.report import Runtime
 from edgevit.conversion import Audit, ModelFile
-from edgevit.errors import DeviceError, EdgevitError, ParityError
+from edgevit.errors import DeviceError, EdgevitError, ParityError, UsageError
 from edgevit.libraries import version
 from edgevit.parity import Distance, distance, worst
 from edgevit.plugins import converter_names, get_converter
@@ -96,15 +96,19 @@ def execution_of(artifact: Artifact, child: Child | None = None) -> Execution:
 def file_without_manifest(path: str | Path) -> Path | None:
     """The model file that a path means, if it is one that came without a manifest, of a target with settings.
 
-    Either the file itself, or the only one in a folder that is no artifact. None for all else.
+    Either the file itself, or the only one in a folder that is no artifact. None for all else. Raises UsageError for a
+    folder that holds several.
     """
     path = Path(path)
     if path.is_file():
         return path if converter_of(path) is not None else None
     if not path.is_dir() or (path / FILE_NAME).exists():
         return None
-    found = [file for file in path.iterdir() if file.is_file() and converter_of(file) is not None]
-    return found[0] if len(found) == 1 else None
+    found = sorted(file for file in path.iterdir() if file.is_file() and converter_of(file) is not None)
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found[:3])
+        raise UsageError(f"{path} has no manifest and holds {len(found)} model files: {names}", hint="give one of them")
+    return found[0] if found else None
 
 
 def converter_of(path: Path) -> Converter | None:
@@ -211,7 +215,7 @@ def _execute(
     trials = [together.get(place, _Trial(_UNTRIED)) for place in places]
     verdicts = judge.verdicts(trials)
     # A crash or a difference may come from what ran before in the same process; a hang would only hang again.
-    broken = any(verdict.wrong and verdict.outcome is not Outcome.NOT_EXECUTED for verdict in verdicts)
+    broken = any(verdict.state == _CRASHED or verdict.outcome is Outcome.DIFFERS for verdict in verdicts)
     again = [place for place in places if broken or place not in together]
     if again:
         with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:

@@ -24,11 +24,13 @@ import numpy as np
 from edgevit import shell
 from edgevit.conversion import ModelFile, NotSwitchable
 from edgevit.plugins import get_converter
+from edgevit.storage import storage_errors
 
 if TYPE_CHECKING:
     from edgevit.conversion import Converter
 
-RAN, NOT_SWITCHED, FAILED = "ran", "not_switched", "failed"  # how a setting ended that did not end the process
+# How a setting ended that did not end the process; exhausted: this machine had no room for it, in memory or on disk.
+RAN, NOT_SWITCHED, FAILED, EXHAUSTED = "ran", "not_switched", "failed", "exhausted"
 _REQUEST, _INPUTS = "request.json", "inputs.npz"
 _POLL_S = 0.02
 _THREADS = min(2, os.cpu_count() or 1)  # a conversion waits for this; kernels add up the same whatever their number
@@ -49,10 +51,11 @@ class Request:
 
     def write(self, folder: Path) -> None:
         """Leave it for the worker that waits at `folder`; request.json comes last."""
-        _save(folder / _INPUTS, self.inputs)
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         document = fields | {"folder": str(self.folder), "file": self.file.to_json(), "inputs": len(self.inputs)}
-        _leave(folder / _REQUEST, document | {"settings": [dict(row) for row in self.settings]})
+        with storage_errors(folder):
+            _save(folder / _INPUTS, self.inputs)
+            _leave(folder / _REQUEST, document | {"settings": [dict(row) for row in self.settings]})
 
     @classmethod
     def await_at(cls, folder: Path) -> Request:
@@ -66,7 +69,7 @@ class Request:
 
 def main(folder: Path, target: str, parent: int) -> None:
     """Import what the target runs with, wait for the request, and try its settings in order."""
-    shell.end_with(parent)
+    shell.end_with(parent, leaving=folder)
     converter = get_converter(target)
     for module in converter.runtime_modules:
         importlib.import_module(module)
@@ -114,11 +117,13 @@ def _try(converter: Converter, request: Request, settings: Mapping[str, str], ou
             outputs = [session.run(arrays) for arrays in request.inputs]
         finally:
             session.close()
+        _save(out, outputs)
     except NotSwitchable as error:
         return NOT_SWITCHED, error.message
+    except (MemoryError, OSError) as error:
+        return EXHAUSTED, f"this machine ran out of memory or of room for temporary files: {error}"
     except Exception as error:  # whatever a runtime raises under this setting is what shall be told
         return FAILED, " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    _save(out, outputs)
     return RAN, ""
 
 

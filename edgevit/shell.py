@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -76,12 +77,17 @@ def run(
         return Completed(returncode, _text(stdout), _text(stderr))
 
 
-def end_with(parent: int) -> None:
-    """From now on end this process as soon as its parent is gone: nobody would take the result."""
+def end_with(parent: int, leaving: Path | None = None) -> None:
+    """From now on end this process as soon as its parent is gone: nobody would take the result.
+
+    leaving: a folder of the parent's that is to go then, too.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_WATCH_S)
+        if leaving is not None:
+            shutil.rmtree(leaving, ignore_errors=True)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -27,7 +27,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise StorageError(
             f"cannot write {path}: {error.strerror or error}",
-            hint="free disk space, or choose another output folder with --out",
+            hint="free disk space, or choose another folder (--out for results, TMPDIR for temporary files)",
         ) from error
 
 

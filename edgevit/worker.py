@@ -94,6 +94,8 @@ def convert(program: Program, folder: Path, target: str, request: dict[str, Any]
             checks["batch sizes"] = ", ".join(map(str, batch_sizes(manifest)))
         manifest = dataclasses.replace(manifest, checks=checks)
         artifact = Artifact(building, manifest)
+        if child is not None:
+            checks["packing"] = _look_at(artifact)
         parity = _execute(artifact, answering)
         check_parity(parity, manifest.tolerance, name)
         if child is not None:
@@ -212,15 +214,19 @@ def _execute(artifact: Artifact, folder: Path) -> Parity:
         session.close()
 
 
-def _run_as_phones(artifact: Artifact, child: Child) -> tuple[Executed, ...]:
-    """Look at the file as phones' builds of the runtime will treat it, run it so, and raise whatever goes wrong."""
+def _look_at(artifact: Artifact) -> str:
+    """What the file shows of how phones' builds of the runtime will treat it. Raises ConversionError for any fault."""
     audit = audit_of(artifact)
-    artifact.manifest.checks["packing"] = audit.summary
     if audit.faults:
         raise errors.ConversionError(
             f"{artifact.name} would be wrong on phones: {'; '.join(audit.faults)}",
             hint="write those modules as plain arithmetic, convolutions and matrix products, and report the model",
         )
+    return audit.summary
+
+
+def _run_as_phones(artifact: Artifact, child: Child) -> tuple[Executed, ...]:
+    """Run the file under all settings that they have, and raise whatever goes wrong."""
     execution = execution_of(artifact, child)
     if execution.failure is not None:
         raise execution.failure

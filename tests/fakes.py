@@ -314,6 +314,10 @@ def _refuse() -> None:
     raise NotSwitchable("the runtime refused cache=on (error 0x12)")
 
 
+def _exhaust() -> None:
+    raise MemoryError("1 GiB more")
+
+
 def _fail() -> None:
     raise RuntimeError("kernel 17 is missing")
 
@@ -327,4 +331,5 @@ _BEHAVIOURS: dict[str, Callable[[], None]] = {
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "refused": _refuse,
     "error": _fail,
+    "memory": _exhaust,
 }

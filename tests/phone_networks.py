@@ -104,6 +104,23 @@ class Broken(nn.Module):
         return self.head(self.slope(self.again(x)).cumsum(2).mean((2, 3)))
 
 
+class Tied(nn.Module):
+    """One matrix as the weight of several kinds of layers, transposed, and an operand; names that copies would take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, WIDTH, 4, 4), nn.Linear(WIDTH, CLASSES)
+        self.w, self.w_1 = nn.Parameter(torch.randn(WIDTH, WIDTH) / 7), nn.Parameter(torch.randn(WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, kernel = self.stem(x), self.w[:, :, None, None]
+        x = F.relu(F.conv2d(x, kernel, self.w_1)) + F.conv_transpose2d(x, kernel, self.w_1)
+        tokens = x.flatten(2).transpose(1, 2)[0]
+        tokens = torch.addmm(self.w_1, F.relu(F.linear(tokens, self.w, self.w_1)), self.w) + self.w_1
+        tokens = (tokens @ self.w.t()).softmax(-1) @ self.w * self.w[0]
+        return self.head(tokens.mean(0, keepdim=True))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "scaled": Scaled,
     "slopes": Slopes,
@@ -111,6 +128,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "repeated": Repeated,
     "without_biases": lambda: Repeated(bias=False),
     "broken": Broken,
+    "tied": Tied,
 }
 
 

@@ -81,7 +81,7 @@ def audit(delegates: Sequence[Delegate]) -> Audit:
         faults.append(f"layers that are packed differently have one name for their packed weights: {_listed(mixed)}")
     if in_place:
         faults.append(f"constants that are freed once the file is loaded are read in place: {_listed(in_place)}")
-    named = "all" if own == layers else own
+    named = "all" if own == layers > 0 else own
     return Audit(
         f"{len(delegates)} XNNPACK delegates, {layers} packed weights, {named} named by their packing", tuple(faults)
     )

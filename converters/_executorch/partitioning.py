@@ -6,6 +6,8 @@ All others come in from the program as inputs of the delegate: that memory stays
 from __future__ import annotations
 
 import copy
+import itertools
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,11 +33,17 @@ def xnnpack_partitioner() -> Any:
     return XnnpackPartitioner(configs)
 
 
-def with_own_constants(exported: ExportedProgram) -> ExportedProgram:
-    """The program with constants of their own for layers' biases, and for all that reads a weight or bias otherwise.
+# Operations that ExecuTorch lowers to layers, and where among their arguments the weight is.
+_LAYERS = dict.fromkeys(("conv1d", "conv2d", "conv_transpose2d", "convolution", "linear", "mm", "matmul"), 1)
+_LAYERS |= {"addmm": 2}
+_GROUPS = 6  # the place of the groups among the arguments of a convolution
 
-    A delegate owns the whole of a layer: what else reads its weight there would read it in place. And it stores a bias
-    once, on the int8 grid of the first layer that reads it.
+
+def with_own_constants(exported: ExportedProgram) -> ExportedProgram:
+    """The program with a constant of its own for each bias, each layout of a weight, and each reader that is no layer.
+
+    A delegate owns the constants of its layers: what else reads one there would read it in place. It stores a bias
+    once, on the int8 grid of the first layer that reads it, and a weight once, as the first layer wants it laid out.
     """
     shared = {name: readers for name, readers in _readers(exported).items() if len(readers) > 1}
     if not shared:
@@ -43,40 +51,48 @@ def with_own_constants(exported: ExportedProgram) -> ExportedProgram:
     exported = copy.deepcopy(exported)
     for name, readers in _readers(exported).items():
         if name in shared:
-            for number, nodes in enumerate(readers[1:], 1):
-                _give_own(exported, name, number, nodes)
+            for nodes in readers[1:]:
+                _give_own(exported, name, nodes)
     exported.graph_module.recompile()
     return exported
 
 
 def _readers(exported: ExportedProgram) -> dict[str, list[list[fx.Node]]]:
-    """Name of each constant's placeholder -> its readers, those together that may share one constant."""
+    """Placeholders of constants that layers read -> their readers, those together that may share one constant."""
     constants = {spec.arg.name for spec in exported.graph_signature.input_specs if spec.target is not None}
     found = {}
     for node in exported.graph.find_nodes(op="placeholder"):
-        if node.name in constants:
-            weights = [user for user in node.users if _reads_as(user, node, 1)]
-            biases = [[user] for user in node.users if _reads_as(user, node, 2)]
-            others = [user for user in node.users if user not in weights and [user] not in biases]
-            found[node.name] = [readers for readers in (weights, *biases, others) if readers]
+        if node.name in constants and any(_layer(user) in _LAYERS for user in node.users):
+            groups: dict[Hashable, list[fx.Node]] = {}
+            for user in node.users:
+                groups.setdefault(_use(user, node), []).append(user)
+            found[node.name] = list(groups.values())
     return found
 
 
-def _reads_as(user: fx.Node, constant: fx.Node, place: int) -> bool:
-    """Whether a node is a layer that takes a constant as its weight (place 1) or bias (2), and as nothing else."""
-    layer = str(user.target).split(".")[1:2]
-    if layer not in (["conv1d"], ["conv2d"], ["conv_transpose2d"], ["convolution"], ["linear"]):
-        return False
-    return [index for index, argument in enumerate(user.args) if argument is constant] == [place]
+def _use(user: fx.Node, constant: fx.Node) -> Hashable:
+    """Equal for readers of a constant that may share it."""
+    layer = _layer(user)
+    places = [index for index, argument in enumerate(user.args) if argument is constant]
+    if layer in _LAYERS and places == [_LAYERS[layer]]:
+        return layer, user.args[_GROUPS] if len(user.args) > _GROUPS else 1
+    return user
 
 
-def _give_own(exported: ExportedProgram, name: str, number: int, readers: list[fx.Node]) -> None:
+def _layer(node: fx.Node) -> str:
+    """ "conv2d" of aten.conv2d.default."""
+    return str(node.target).split(".")[1] if node.op == "call_function" and "." in str(node.target) else ""
+
+
+def _give_own(exported: ExportedProgram, name: str, readers: list[fx.Node]) -> None:
     """Let these readers of a constant read a copy, which stands behind it among the program's inputs."""
     from torch.export.graph_signature import InputSpec, TensorArgument
 
     constant = next(node for node in exported.graph.find_nodes(op="placeholder") if node.name == name)
     specs = exported.graph_signature.input_specs
     place = next(i for i, spec in enumerate(specs) if spec.arg.name == name)
+    taken = {node.name for node in exported.graph.nodes} | {spec.target for spec in specs}
+    number = next(i for i in itertools.count(1) if not {f"{name}_{i}", f"{specs[place].target}_{i}"} & taken)
     target = f"{specs[place].target}_{number}"
     for tensors in (exported.state_dict, exported.constants):
         if specs[place].target in tensors:

@@ -87,6 +87,7 @@ CASES = (
     *itertools.product(("scaled", "slopes"), FORMS),
     *itertools.product(("repeated", "broken"), ("fp32", "int8")),
     ("vectors", "fp32"),
+    ("tied", "fp32"),
     ("without_biases", "int8"),
     ("without_biases", "int8 weights"),
 )

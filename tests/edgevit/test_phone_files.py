@@ -198,3 +198,25 @@ def test_damaged_file_without_a_manifest_is_one_line(foreign, damage, capsys, tm
     code, _, error = run(capsys, "verify", path, "--out", tmp_path / "results")
     assert code in (6, 7)
     assert "damaged.pte" in error
+
+
+def test_file_with_more_methods_or_arguments_than_tensors_is_one_line(capsys, tmp_path):
+    from executorch.exir import to_edge_transform_and_lower
+
+    class Scaled(torch.nn.Module):
+        def forward(self, x, by: int):
+            return x * by
+
+    def exported(module, *inputs):
+        return torch.export.export(module.eval(), inputs)
+
+    one, zeros = exported(torch.nn.ReLU(), torch.zeros(1, 3)), torch.zeros(1, 3)
+    for name, programs, says in (
+        ("methods", {"forward": one, "other": one}, "its methods are forward, other"),
+        ("scalar", exported(Scaled(), zeros, 3), "cannot run"),
+    ):
+        path = tmp_path / f"{name}.pte"
+        path.write_bytes(to_edge_transform_and_lower(programs).to_executorch().buffer)
+        code, _, error = run(capsys, "verify", path, "--out", tmp_path / "results")
+        assert code == 6
+        assert says in error

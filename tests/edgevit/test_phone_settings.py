@@ -10,7 +10,7 @@ import pytest
 
 from edgevit import phone_settings, plugins
 from edgevit.contract.manifest import Outcome, Tolerance, read_manifest
-from edgevit.errors import DeviceError, ParityError
+from edgevit.errors import DeviceError, ParityError, StorageError, UsageError
 from edgevit.phone_settings import execution_of, file_without_manifest, waiting_child
 from edgevit.spec import Precision
 from tests.fakes import CONVERTER, ENTRY, PHONES, install_target, write_artifact
@@ -149,7 +149,24 @@ def test_model_file_alone_is_found_and_an_artifact_is_none(tmp_path):
     assert file_without_manifest(artifact.path) is None
     assert file_without_manifest(tmp_path / "nowhere") is None
     (lone / f"second{PHONES.suffix}").write_text("{}")
-    assert file_without_manifest(lone) is None  # which one is meant?
+    with pytest.raises(UsageError, match="holds 2 model files"):
+        file_without_manifest(lone)
+
+
+def test_full_disk_is_no_fault_of_the_file(tmp_path, monkeypatch):
+    def full(path, runs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("edgevit.settings_worker._save", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        execution_of(_artifact(tmp_path))
+
+
+def test_machine_without_memory_is_no_fault_of_the_file(tmp_path):
+    execution = execution_of(_artifact(tmp_path, under={"on": "memory"}))
+    assert _outcomes(execution) == [("off", Outcome.EQUAL), ("on", Outcome.NOT_EXECUTED)]
+    assert isinstance(execution.failure, DeviceError)
+    assert "ran out of memory" in execution.failure.message
 
 
 def test_noise_fits_what_a_file_takes():
