@@ -93,12 +93,12 @@ def convert(
         timeout_s=timeout,
         cache=not no_cache,
     )
+    for artifact in artifacts:
+        print_executed(artifact.name, artifact.manifest.executed, aside=True)
     if as_json:
         print_json([{"path": str(a.path), **a.manifest.to_json()} for a in artifacts])
         return
     print_table(("artifact", "MB", "parity with the checkpoint"), [_row(artifact) for artifact in artifacts])
-    for artifact in artifacts:
-        print_executed(artifact.name, artifact.manifest.executed)
     if explain:
         print("\n".join(explanation([artifact.manifest for artifact in artifacts])))
 

@@ -74,19 +74,26 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     print("\n".join(table_lines(header, rows)))
 
 
-def print_executed(name: str, executed: Sequence[Executed]) -> None:
-    """A row for each way in which an artifact was run; nothing if it was run in no other way than its parity says."""
+def print_executed(name: str, executed: Sequence[Executed], *, aside: bool = False) -> None:
+    """A row for each way in which an artifact was run; nothing if it was run in no other way than its parity says.
+
+    aside: on stderr, where something else is what was asked for.
+    """
     if not executed:
         return
     runtime, cpu = executed[0].runtime, executed[0].settings.get("cpu")
     where = f" on {cpu}" if cpu else ""
-    print(f"\n{name} under the settings of phones, {runtime.name} {runtime.version}{where}:")
     settings = [setting for setting in executed[0].settings if setting != "cpu"]
     rows = [
         (*(row.settings[setting] for setting in settings), row.outcome, *_numbers(row), row.reason or "")
         for row in executed
     ]
-    print_table((*(setting.replace("_", " ") for setting in settings), "outcome", "rel. error", "dB", ""), rows)
+    header = (*(setting.replace("_", " ") for setting in settings), "outcome", "rel. error", "dB", "")
+    lines = [
+        f"\n{name} under the settings of phones, {runtime.name} {runtime.version}{where}:",
+        *table_lines(header, rows),
+    ]
+    print("\n".join(lines), file=sys.stderr if aside else sys.stdout)
 
 
 def _numbers(row: Executed) -> tuple[str, str]:

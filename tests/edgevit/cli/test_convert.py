@@ -34,6 +34,8 @@ def _convert(capsys, tmp_path, *options: str) -> str:
         raise SystemExit(0)
     captured = capsys.readouterr()
     assert not ended.value.code, captured.err
+    settings = captured.err.split("under the settings of phones, executorch")[1].splitlines()[1:]
+    assert len(settings) == 1 + 12  # on stderr, whatever stands on stdout
     return captured.out
 
 
