@@ -13,7 +13,7 @@ import numpy as np
 
 from edgevit.artifact import Artifact, load_artifact
 from edgevit.contract.golden import check_goldens
-from edgevit.contract.manifest import Executed, Manifest, Parity, Tolerance
+from edgevit.contract.manifest import Executed, Manifest, Outcome, Parity, Tolerance
 from edgevit.conversion import INTERPRETER, NotExecutable
 from edgevit.data.postprocess import segment_mask
 from edgevit.drift import ARTIFACT, DriftStep, climb
@@ -261,6 +261,8 @@ def examine(
         seen, execution = audit.failure(artifact.name, artifact.remake), execution_of(artifact)
         checks |= {"packing": audit.summary, "phone settings": execution.summary()}
     try:
+        if execution.rows and execution.rows[0].outcome is Outcome.CRASHED:
+            raise NotExecutable(f"it was not run in this process, too: {execution.rows[0].reason}")
         session = artifact.open(accelerator, threads)
     except NotExecutable as reason:
         answers, wanted = _answers(artifact, data, None, reference)

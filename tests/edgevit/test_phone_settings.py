@@ -13,6 +13,7 @@ from edgevit.contract.manifest import Outcome, Tolerance, read_manifest
 from edgevit.errors import DeviceError, ParityError, StorageError, UsageError
 from edgevit.phone_settings import execution_of, file_without_manifest, waiting_child
 from edgevit.spec import Precision
+from edgevit.verification import examine
 from tests.fakes import CONVERTER, ENTRY, PHONES, install_target, write_artifact
 
 
@@ -167,6 +168,16 @@ def test_machine_without_memory_is_no_fault_of_the_file(tmp_path):
     assert _outcomes(execution) == [("off", Outcome.EQUAL), ("on", Outcome.NOT_EXECUTED)]
     assert isinstance(execution.failure, DeviceError)
     assert "ran out of memory" in execution.failure.message
+
+
+def test_file_that_ends_every_process_does_not_end_verify(tmp_path, monkeypatch):
+    monkeypatch.setattr("edgevit.verification.get_converter", lambda name: PHONES)
+    artifact = _artifact(tmp_path, behaviour="crash", under={"off": "crash", "on": "crash"})
+    result = examine(artifact.path, settings=True)
+    assert not result.parity.executed
+    assert "signal SIGSEGV" in result.parity.reason
+    with pytest.raises(ParityError, match="crashes under 2 of 2 settings of phones"):
+        result.require(artifact.manifest.tolerance)
 
 
 def test_noise_fits_what_a_file_takes():
