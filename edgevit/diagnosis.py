@@ -87,7 +87,7 @@ def _target(name: str) -> Finding:
     versions = ", ".join(f"{package} {version(package)}" for package in converter.packages)
     detail = f"{versions}; {converter.runs_here() or 'runs here'}"
     if has_settings(converter):
-        detail += f"; {_settings(converter, completed.stdout.strip())}"
+        detail += f"; {_settings(converter, completed.last_line)}"
     return Finding("target", name, True, detail)
 
 

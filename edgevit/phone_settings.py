@@ -13,7 +13,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -210,7 +210,7 @@ def _execute(
             return tried([place], own)[place]
 
     places = range(len(settings))
-    with waiting_child(converter) if child is None else _given(child) as one:
+    with waiting_child(converter) if child is None else nullcontext(child) as one:
         together = tried(places, one)
     trials = [together.get(place, _Trial(_UNTRIED)) for place in places]
     verdicts = judge.verdicts(trials)
@@ -226,11 +226,6 @@ def _execute(
     named = [{**row, "cpu": cpu} if cpu else dict(row) for row in settings]
     rows = tuple(verdict.row(runtime, row) for verdict, row in zip(verdicts, named, strict=True))
     return Execution(rows, judge.failure(verdicts, settings), _unproven(verdicts), judge.remedy)
-
-
-@contextmanager
-def _given(child: Child) -> Iterator[Child]:
-    yield child
 
 
 def _noise(file: ModelFile, seed: int) -> dict[str, np.ndarray]:

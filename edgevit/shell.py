@@ -39,6 +39,11 @@ class Completed:
         return f"exit {self.returncode}" if self.returncode >= 0 else f"signal {_signal_name(-self.returncode)}"
 
     @property
+    def last_line(self) -> str:
+        """The last line on stdout, blank or not, or "": what a program answers after all that libraries say."""
+        return (self.stdout.splitlines() or [""])[-1].strip()
+
+    @property
     def last_error_line(self) -> str:
         """The last line on stderr that is not blank, or "": where programs say why they gave up."""
         return _last_line(self.stderr)
