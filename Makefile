@@ -66,12 +66,12 @@ goldens: $(READY)  ## rewrite the golden vectors; review the diff
 	$(BIN)/python -m tests.contract.make_preprocess_goldens
 
 matrix: $(READY)  ## measure the conversion matrices at full size (about two hours)
-	$(BIN)/python -m benchmarks.matrix benchmarks/conversion.toml
-	$(BIN)/python -m benchmarks.matrix benchmarks/server-conversion.toml
+	$(BIN)/python -m benchmarks.conversion_matrix benchmarks/conversion.toml
+	$(BIN)/python -m benchmarks.conversion_matrix benchmarks/server-conversion.toml
 	$(BIN)/python -m benchmarks.tables
 
 sizes: $(READY)  ## parity of two models at all sizes from 64 to 384 (about half an hour)
-	$(BIN)/python -m benchmarks.matrix benchmarks/sizes.toml
+	$(BIN)/python -m benchmarks.conversion_matrix benchmarks/sizes.toml
 	$(BIN)/python -m benchmarks.tables
 
 peers: $(PEERS)  ## .venv-peers/ with the stock converters and runtimes to race against (about 5 GB)
@@ -82,13 +82,13 @@ $(PEERS): benchmarks/peers.txt benchmarks/peers-constraints.txt
 	@touch $@
 
 race: $(READY) $(PEERS)  ## race our artifacts against stock conversions (on a quiet machine, about 25 minutes, the first time 45)
-	$(BIN)/python -m benchmarks.race; status=$$?; $(BIN)/python -m benchmarks.tables && $(BIN)/python -m benchmarks.plots && exit $$status
+	$(BIN)/python -m benchmarks.compare_runtimes; status=$$?; $(BIN)/python -m benchmarks.tables && $(BIN)/python -m benchmarks.plots && exit $$status
 
 race-int8: $(READY) $(PEERS)  ## race our int8 artifacts against float ones, stock and our own (about 15 minutes)
-	$(BIN)/python -m benchmarks.race benchmarks/race-int8.toml; status=$$?; $(BIN)/python -m benchmarks.tables && exit $$status
+	$(BIN)/python -m benchmarks.compare_runtimes benchmarks/race-int8.toml; status=$$?; $(BIN)/python -m benchmarks.tables && exit $$status
 
 coreml: $(READY)  ## what Core ML's options cost (about ten minutes)
-	$(BIN)/python -m benchmarks.matrix benchmarks/coreml-weights.toml
+	$(BIN)/python -m benchmarks.conversion_matrix benchmarks/coreml-weights.toml
 	$(BIN)/python -m benchmarks.tables
 
 int8: $(READY)  ## train, quantize, convert and score five models in int8 (about two hours)
@@ -105,11 +105,11 @@ server: $(READY)  ## images per second of the server targets against eager and c
 	$(BIN)/python -m benchmarks.tables
 
 cost: $(READY)  ## seconds and memory of converting VAN-B0 to B6 (about 20 minutes)
-	$(BIN)/python -m benchmarks.cost
+	$(BIN)/python -m benchmarks.conversion_cost
 	$(BIN)/python -m benchmarks.tables
 
 conformance: $(READY)  ## coremltools' own op tests on the interpreter (about 10 minutes)
-	$(BIN)/python -m benchmarks.conformance
+	$(BIN)/python -m benchmarks.coreml_conformance
 
 demo-result: $(DEMO)/report.html  ## keep the demo's numbers for README
 	cp $(DEMO)/report.json benchmarks/results/demo.json

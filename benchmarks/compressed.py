@@ -20,13 +20,13 @@ import numpy as np
 import edgevit
 from benchmarks import int8
 from edgevit import log
-from edgevit.data.imageset import open_imageset, truths
-from edgevit.devices.host import describe_host
-from edgevit.provenance import provenance
-from edgevit.scoring import score
+from edgevit.checkpoints.checkpoint import read_checkpoint
+from edgevit.data.datasets import open_imageset, truths
+from edgevit.data.metrics import score
+from edgevit.infra.files import write_json
+from edgevit.infra.provenance import provenance
+from edgevit.profiling.devices.host import describe_host
 from edgevit.spec import Precision
-from edgevit.storage import write_json
-from edgevit.training.checkpoint import read_checkpoint
 
 COURSE = Path(__file__).with_suffix(".toml")
 RESULT = Path(__file__).parent / "results" / "compressed.json"

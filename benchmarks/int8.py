@@ -22,21 +22,21 @@ import numpy as np
 
 import edgevit
 from edgevit import log
-from edgevit.artifact import Artifact
-from edgevit.data.imageset import LabelledSet, open_imageset, truths
+from edgevit.artifacts.artifact import Artifact
+from edgevit.checkpoints.checkpoint import read_checkpoint
+from edgevit.checkpoints.model_source import open_source
+from edgevit.data.datasets import LabelledSet, open_imageset, truths
+from edgevit.data.metrics import METRICS, MIOU, agreement, confusion, overlap_scores, score
 from edgevit.data.preprocess import preprocess
-from edgevit.devices.host import describe_host
-from edgevit.drift import climb
 from edgevit.errors import ParityError
+from edgevit.infra.files import write_json
+from edgevit.infra.provenance import provenance
 from edgevit.log import stage
 from edgevit.models import get_spec
-from edgevit.provenance import provenance
-from edgevit.scoring import METRICS, MIOU, agreement, confusion, overlap_scores, score
-from edgevit.sources import open_source
+from edgevit.profiling.devices.host import describe_host
 from edgevit.spec import Layout, Precision, Preprocess
-from edgevit.storage import write_json
-from edgevit.training.checkpoint import read_checkpoint
 from edgevit.training.recipe import get_recipe
+from edgevit.verification.error_breakdown import climb
 
 COURSE = Path(__file__).with_suffix(".toml")
 RESULT = Path(__file__).parent / "results" / "int8.json"

@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 
-from converters.coreml import CONVERTER, Options
-from edgevit.deploy import deploy
-from edgevit.export import export
+from converters.coreml.converter import CONVERTER, Options
+from edgevit.deploy.pass_manager import deploy
+from edgevit.export.export_program import export
+from edgevit.infra.files import write_json
+from edgevit.infra.provenance import provenance
 from edgevit.mil import Interpreter
 from edgevit.models import create_model
-from edgevit.provenance import provenance
 from edgevit.spec import Precision
-from edgevit.storage import write_json
 
 RESULT = Path(__file__).parent / "results" / "interpreter-speed.json"
 MAX_RATIO = 3.0

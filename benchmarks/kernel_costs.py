@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.matrix import RESULTS
-from converters.tflite import CONVERTER
-from edgevit.deploy.costs import FILE
-from edgevit.devices.host import describe_host
-from edgevit.export import export
-from edgevit.provenance import provenance
+from benchmarks.conversion_matrix import RESULTS
+from converters.tflite.converter import CONVERTER
+from edgevit.deploy.cost_model import FILE
+from edgevit.export.export_program import export
+from edgevit.infra.files import write_json
+from edgevit.infra.provenance import provenance
+from edgevit.profiling.devices.host import describe_host
 from edgevit.spec import ModelSpec, Preprocess, Task, Tier, image_input, logit_map
-from edgevit.storage import write_json
 
 _SIZES = ((32, 56), (64, 28), (160, 14))  # channels, pixels of each side
 _SHORT, _LONG = 2, 8  # operations in a chain

@@ -30,9 +30,9 @@ from benchmarks.operations import (
     convolution_kind,
 )
 from edgevit.errors import DeviceError
+from edgevit.infra.files import write_json
 from edgevit.log import captured_native_output
-from edgevit.sampling import median
-from edgevit.storage import write_json
+from edgevit.profiling.latency_statistics import median
 
 _CPU = 1  # LiteRT's bit for the CPU accelerator
 _MAX_DIMS = 8

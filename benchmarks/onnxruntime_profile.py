@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders import onnxruntime_session
+from benchmarks.candidates import onnxruntime_session
 from benchmarks.operations import COPY, ELEMENTWISE, PRODUCT, REST, SOFTMAX, Timed, add_up, convolution_kind
-from edgevit.sampling import median
-from edgevit.storage import write_json
+from edgevit.infra.files import write_json
+from edgevit.profiling.latency_statistics import median
 
 _KINDS = (
     (PRODUCT, ("Gemm", "MatMul", "FusedMatMul", "FusedGemm")),

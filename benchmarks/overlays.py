@@ -13,9 +13,9 @@ import numpy as np
 
 import edgevit
 from edgevit import log
-from edgevit.data.imageset import open_imageset
+from edgevit.data.bundled.tiles import TEST_PER_PICTURE
+from edgevit.data.datasets import open_imageset
 from edgevit.data.postprocess import overlay, save_png
-from edgevit.data.tiles import TEST_PER_PICTURE
 
 RESULT = Path(__file__).parent / "results" / "tiles.png"
 _ENLARGED, _MARGIN = 2, 4  # times, and white pixels between tiles

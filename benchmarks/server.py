@@ -24,21 +24,21 @@ import numpy as np
 import torch
 
 import edgevit
-from benchmarks.contenders import relative_error
-from benchmarks.matrix import seeded_model
-from benchmarks.race import ROOT, run_worker
-from benchmarks.standings import CONTROL, Round, Timing, interval_json, paired_ratio, round_medians
+from benchmarks.candidates import relative_error
+from benchmarks.compare_runtimes import ROOT, run_worker
+from benchmarks.comparison import CONTROL, Round, Timing, interval_json, paired_ratio, round_medians
+from benchmarks.conversion_matrix import seeded_model
 from edgevit import log
-from edgevit.capture import example_input
-from edgevit.devices.host import describe_host, load_average
 from edgevit.errors import EdgevitError, UsageError
+from edgevit.graph.capture import example_input
+from edgevit.infra.files import write_json
+from edgevit.infra.provenance import provenance
 from edgevit.log import stage
-from edgevit.plugins import get_converter
-from edgevit.provenance import provenance
-from edgevit.runner import take_samples
-from edgevit.sampling import MIN_ROUNDS, median, spread
+from edgevit.profiling.devices.host import describe_host, load_average
+from edgevit.profiling.latency_statistics import MIN_ROUNDS, median, spread
+from edgevit.profiling.runner import take_samples
 from edgevit.spec import Precision
-from edgevit.storage import write_json
+from edgevit.targets.registry import get_converter
 
 PLAN = Path(__file__).with_suffix(".toml")
 RESULTS = Path(__file__).parent / "results"

@@ -33,11 +33,11 @@ from benchmarks.operations import (
     add_up,
     convolution_kind,
 )
-from converters._executorch.delegate import Json, graph_schema, read_contents
-from edgevit.libraries import version
+from converters.executorch.pte_reader import Json, graph_schema, read_contents
+from edgevit.infra.files import write_bytes, write_json
+from edgevit.infra.optional_imports import version
 from edgevit.log import captured_native_output
-from edgevit.sampling import median
-from edgevit.storage import write_bytes, write_json
+from edgevit.profiling.latency_statistics import median
 
 _COPIES = 3
 _NO_VALUE = 0xFFFFFFFF  # XNNPACK's id for an absent bias, and its mark of a value that is no input or output

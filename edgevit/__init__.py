@@ -8,53 +8,53 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from edgevit._version import __version__
 
 if TYPE_CHECKING:
-    from edgevit.artifact import Artifact, load_artifact
-    from edgevit.bundling import bundle
-    from edgevit.diagnosis import doctor
+    from edgevit.app_bundle import bundle
+    from edgevit.artifacts.artifact import Artifact, load_artifact
+    from edgevit.artifacts.prediction import predict
+    from edgevit.checkpoints.checkpoint import load_weights
+    from edgevit.checkpoints.model_source import describe_module
+    from edgevit.conversion.pipeline import convert
+    from edgevit.environment import doctor
     from edgevit.errors import EdgevitError, ParityError
-    from edgevit.evaluation import evaluate
-    from edgevit.layer_errors import debug
     from edgevit.models import create_model, iter_specs
-    from edgevit.pipeline import convert
-    from edgevit.prediction import predict
-    from edgevit.profiling import compare, profile
-    from edgevit.quantization.inspection import scales
+    from edgevit.profiling.latency import compare, profile
     from edgevit.quantization.pruning import prune
     from edgevit.quantization.ptq import quantize
     from edgevit.quantization.qat import qat
-    from edgevit.reporting import report
-    from edgevit.sources import describe_module
-    from edgevit.training.checkpoint import load_weights
+    from edgevit.reporting.collect import report
     from edgevit.training.trainer import train
-    from edgevit.verification import verify
+    from edgevit.verification.checks import verify
+    from edgevit.verification.evaluation import evaluate
+    from edgevit.verification.numeric_debugger import debug
+    from edgevit.verification.qparams_report import qparams
 
 _HOMES = {
-    "Artifact": "artifact",
+    "Artifact": "artifacts.artifact",
     "EdgevitError": "errors",
     "ParityError": "errors",
-    "bundle": "bundling",
-    "compare": "profiling",
-    "convert": "pipeline",
-    "debug": "layer_errors",
-    "doctor": "diagnosis",
-    "evaluate": "evaluation",
+    "bundle": "app_bundle",
+    "compare": "profiling.latency",
+    "convert": "conversion.pipeline",
+    "debug": "verification.numeric_debugger",
+    "doctor": "environment",
+    "evaluate": "verification.evaluation",
     "create_model": "models",
-    "describe_module": "sources",
+    "describe_module": "checkpoints.model_source",
     "iter_specs": "models",
-    "load_artifact": "artifact",
-    "load_weights": "training.checkpoint",
-    "predict": "prediction",
-    "profile": "profiling",
+    "load_artifact": "artifacts.artifact",
+    "load_weights": "checkpoints.checkpoint",
+    "predict": "artifacts.prediction",
+    "profile": "profiling.latency",
     "prune": "quantization.pruning",
     "qat": "quantization.qat",
+    "qparams": "verification.qparams_report",
     "quantize": "quantization.ptq",
-    "report": "reporting",
-    "scales": "quantization.inspection",
+    "report": "reporting.collect",
     "train": "training.trainer",
-    "verify": "verification",
+    "verify": "verification.checks",
 }
 __all__ = sorted(_HOMES)
 

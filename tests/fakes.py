@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from edgevit.artifact import Artifact, file_entries, load_artifact
+from edgevit.artifacts.artifact import Artifact, file_entries, load_artifact
 from edgevit.contract.golden import Reference, write_goldens
 from edgevit.contract.job import Job
 from edgevit.contract.manifest import Lowering, Manifest, ModelFacts, Parity, Tolerance
-from edgevit.contract.report import (
+from edgevit.contract.raw_report import (
     AskedUsed,
     BeforeAfter,
     Delegation,
@@ -29,10 +29,10 @@ from edgevit.contract.report import (
     RawReport,
     Runtime,
 )
-from edgevit.conversion import Audit, ModelFile, NotExecutable, NotSwitchable
 from edgevit.data.preprocess import normalize_table, preprocess
+from edgevit.infra.files import write_json
 from edgevit.spec import Layout, Precision, Preprocess, Task, TensorSpec
-from edgevit.storage import write_json
+from edgevit.targets.base import Audit, ModelFile, NotExecutable, NotSwitchable
 
 ENTRY = "model.fake"
 SIZE = 8
@@ -284,7 +284,7 @@ def install_target(site: Path) -> str:
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: edgevit-fake\nVersion: 1.2\n")
     (info / "entry_points.txt").write_text(
-        f"[edgevit.converters.v1]\nfake = {__name__}:CONVERTER\nhanging = {__name__}:HANGING\n"
+        f"[edgevit.converters.v2]\nfake = {__name__}:CONVERTER\nhanging = {__name__}:HANGING\n"
         f"phones = {__name__}:PHONES\n"
     )
     checkout = Path(__file__).parents[1]

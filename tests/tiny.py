@@ -7,11 +7,11 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from edgevit.deploy.graph import Graph
+from edgevit.graph.edit import Graph
 from edgevit.models.layers import LayerNorm2d
-from edgevit.quantization.network import Int8Network, prepare
-from edgevit.quantization.placement import place_grids
-from edgevit.quantization.scheme import ActivationGrid, ScaleTable, WeightGrid, next_half
+from edgevit.quantization.annotation import place_grids
+from edgevit.quantization.qparams import ActivationGrid, ScaleTable, WeightGrid, next_half
+from edgevit.quantization.quantized_model import Int8Network, prepare
 from edgevit.spec import ModelSpec, Preprocess, Task, Tier, class_logits, image_input, logit_map
 
 SIZE = 32

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from benchmarks.tables.committed import committed, tools
-from edgevit.scoring import recorded_scores
+from edgevit.data.metrics import recorded_scores
 from edgevit.training.recipe import RECIPES
 
 _FORMS = {

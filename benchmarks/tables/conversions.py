@@ -172,7 +172,7 @@ def interpreter() -> str:
         "|---|---|---|",
         f"| coremltools' own op tests | {suite['passed']} of {suite['counted']} pass | `make conformance` |",
         f"| damages that change the result by more than {damage['limit']:.0e} | {damage['caught']} of "
-        f"{damage['must_catch']} caught | `python -m benchmarks.mutations` |",
+        f"{damage['must_catch']} caught | `python -m benchmarks.coreml_mutations` |",
         f"| {speed['model']} at 224, time against eager PyTorch, {speed['threads']} thread | {speed['ratio']:.2f} | "
         "`python -m benchmarks.interpreter_speed` |",
     ]

@@ -22,7 +22,7 @@ def bundle(
 
     An ExecuTorch file is first run as the runtimes of apps do, under each of their settings.
     """
-    from edgevit.bundling import plan_bundle
+    from edgevit.app_bundle import plan_bundle
 
     for artifact in artifacts:
         plan = plan_bundle(app, artifact, root=root)

@@ -74,8 +74,8 @@ def convert(
     The same input, converted by the same code and tools, is taken from a cache: ~/.cache/edgevit (or XDG_CACHE_HOME,
     or EDGEVIT_CACHE), at most 5 GB (EDGEVIT_CACHE_GB).
     """
+    from edgevit.conversion.pipeline import convert as convert_model
     from edgevit.data.labels import read_labels
-    from edgevit.pipeline import convert as convert_model
 
     artifacts = convert_model(
         model,
@@ -156,7 +156,7 @@ def _step_row(step: DeployStep) -> tuple[str, ...]:
 
 
 def _row(artifact: object) -> tuple[str, str, str]:
-    from edgevit.verification import describe_parity
+    from edgevit.verification.checks import describe_parity
 
     manifest = artifact.manifest
     return (

@@ -24,10 +24,10 @@ def debug(
     ] = None,
     split: Annotated[str, typer.Option("--split", help="Part of the data: test or train.")] = "test",
     samples: Annotated[int, typer.Option("--samples", min=1, help="Pictures of the data to compare on.")] = 16,
-    against: Annotated[
+    reference: Annotated[
         str,
         typer.Option(
-            "--against", help="Network to compare with: checkpoint, the one converted; of int8 also float, before it."
+            "--reference", help="Network to compare with: checkpoint, the one converted; of int8 also float, before it."
         ),
     ] = "checkpoint",
     top: Annotated[int, typer.Option("--top", min=1, help="Layers to print; the result holds all.")] = 20,
@@ -42,11 +42,11 @@ def debug(
     "new" is what a layer does differently with the values that it gets, "so far" what it inherits too. Steps: the share
     of values that lie on another step of their int8 grid. Against the float network it shows where int8 costs most.
     """
-    from edgevit.layer_errors import HEADER, KIND_HEADER, kind_row, row
-    from edgevit.layer_errors import debug as debug_artifact
+    from edgevit.verification.numeric_debugger import HEADER, KIND_HEADER, kind_row, row
+    from edgevit.verification.numeric_debugger import debug as debug_artifact
 
     report = debug_artifact(
-        artifact, weights=weights, data=data, model=model, split=split, samples=samples, against=against, out=out
+        artifact, weights=weights, data=data, model=model, split=split, samples=samples, reference=reference, out=out
     )
     if as_json:
         print_json(report.to_json())

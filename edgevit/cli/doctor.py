@@ -7,8 +7,8 @@ from edgevit.cli.options import AsJson, print_json, print_table
 
 def doctor(as_json: AsJson = False) -> None:
     """Which targets and devices work here, what is missing, and the command that mends it."""
-    from edgevit.diagnosis import doctor as diagnose
-    from edgevit.diagnosis import to_json
+    from edgevit.environment import doctor as diagnose
+    from edgevit.environment import to_json
     from edgevit.log import stage
 
     with stage("doctor", importing="every target") as running:

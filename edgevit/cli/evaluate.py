@@ -27,9 +27,9 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score artifacts on labelled pictures, and with --weights their checkpoint on the same ones."""
-    from edgevit import drift
-    from edgevit.evaluation import evaluate as evaluate_artifacts
-    from edgevit.evaluation import header, row
+    from edgevit.verification import error_breakdown
+    from edgevit.verification.evaluation import evaluate as evaluate_artifacts
+    from edgevit.verification.evaluation import header, row
 
     results = evaluate_artifacts(
         artifacts,
@@ -47,4 +47,4 @@ def evaluate(
         print_table(header(results), [row(result) for result in results])
         for result in (result for result in results if result.drift):
             print(f"\n{result.artifact}, each step against the one before:")
-            print_table(drift.header(result.drift), [drift.row(step) for step in result.drift])
+            print_table(error_breakdown.header(result.drift), [error_breakdown.row(step) for step in result.drift])

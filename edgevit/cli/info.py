@@ -9,7 +9,7 @@ import typer
 from edgevit.cli.options import AsJson, print_json, print_table
 
 if TYPE_CHECKING:
-    from edgevit.inspection import Layer, Plan
+    from edgevit.model_summary import Layer, Plan
 
 
 def info(
@@ -26,10 +26,10 @@ def info(
     The rewrites are those that `convert` makes, on random weights. Models of more than 35 M parameters are meant for
     servers: targets for phones are then named, but not tried.
     """
-    from edgevit.inspection import layers, plans
     from edgevit.log import stage
+    from edgevit.model_summary import layers, plans
     from edgevit.models import get_spec
-    from edgevit.plugins import converter_names, get_converter
+    from edgevit.targets.registry import converter_names, get_converter
 
     spec = get_spec(model).for_task(classes, input_size)
     rows = layers(spec, depth)

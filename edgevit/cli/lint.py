@@ -42,7 +42,7 @@ def lint(
 
 
 def _findings(artifact: Path) -> list[Finding]:
-    from edgevit.artifact import load_artifact
+    from edgevit.artifacts.artifact import load_artifact
     from edgevit.contract.manifest import FILE_NAME
     from edgevit.errors import UsageError
     from edgevit.mil.lint import lint as lint_package

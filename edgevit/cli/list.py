@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from edgevit.cli.options import AsJson, print_json, print_table
 
 if TYPE_CHECKING:
-    from edgevit.conversion import Converter
+    from edgevit.targets.base import Converter
 
 
 def list(as_json: AsJson = False) -> None:
     """Models with their size, accuracy in the paper and the licence of the authors' weights; targets; devices."""
     from edgevit.models import families
-    from edgevit.plugins import converter_names, device_schemes, get_converter
+    from edgevit.targets.registry import converter_names, device_schemes, get_converter
 
     models = [(family, spec) for family, variants in families().items() for spec in variants]
     targets = {name: get_converter(name) for name in converter_names()}

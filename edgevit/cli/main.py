@@ -23,7 +23,7 @@ COMMANDS = {
     "verify": "Run an artifact and compare it with its checkpoint.",
     "evaluate": "Score artifacts and their checkpoint on labelled pictures.",
     "debug": "Rank the layers of an artifact by the error that they add.",
-    "scales": "Show the int8 grids of an artifact, or compare them with its checkpoint.",
+    "qparams": "Show the quantization parameters of an artifact, or compare them with its checkpoint.",
     "lint": "Check a Core ML package without running it.",
     "predict": "Run an artifact on a picture.",
     "profile": "Measure latency and memory of artifacts, or compare two.",

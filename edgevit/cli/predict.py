@@ -21,8 +21,8 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Top classes with probabilities; for segmentation a mask PNG and an overlay."""
-    from edgevit.artifact import load_artifact
-    from edgevit.prediction import classify_picture, segment_picture
+    from edgevit.artifacts.artifact import load_artifact
+    from edgevit.artifacts.prediction import classify_picture, segment_picture
     from edgevit.spec import Task
 
     opened = load_artifact(artifact)

@@ -10,8 +10,8 @@ import typer
 from edgevit.cli.options import Accelerator, AsJson, print_json, table_lines
 
 if TYPE_CHECKING:
-    from edgevit.contract.report import Delegation, OutputParity
-    from edgevit.profiling import Comparison, LatencyReport
+    from edgevit.contract.raw_report import Delegation, OutputParity
+    from edgevit.profiling.latency import Comparison, LatencyReport
 
 RESULTS_FOLDER = "results"
 
@@ -41,9 +41,9 @@ def profile(
     as_json: AsJson = False,
 ) -> None:
     """Measure latency, memory and parity of artifacts, each in a fresh process."""
-    from edgevit import profiling
-    from edgevit.artifact import load_artifact
+    from edgevit.artifacts.artifact import load_artifact
     from edgevit.errors import UsageError
+    from edgevit.profiling import latency
 
     if compare and len(artifacts) != 2:
         raise UsageError(f"--compare takes two artifacts, not {len(artifacts)}", hint="name both folders")
@@ -54,8 +54,8 @@ def profile(
     folders = [out or artifact.path.resolve().parent / RESULTS_FOLDER for artifact in opened]
     common = {"device": device, "accelerator": accelerator, "threads": threads}
     if compare:
-        comparison = profiling.compare(*opened, rounds=rounds, runs=runs or 15, batch=sizes[0], **common)
-        profiling.save_comparison(comparison, folders[0])
+        comparison = latency.compare(*opened, rounds=rounds, runs=runs or 15, batch=sizes[0], **common)
+        latency.save_comparison(comparison, folders[0])
         if as_json:
             print_json(comparison.to_json())
         else:
@@ -64,8 +64,8 @@ def profile(
     reports = []
     for artifact, folder in zip(opened, folders, strict=True):
         for size in sizes:
-            reports.append(profiling.profile(artifact, runs=runs or 50, batch=size, **common))
-            profiling.save_profile(reports[-1], folder)
+            reports.append(latency.profile(artifact, runs=runs or 50, batch=size, **common))
+            latency.save_profile(reports[-1], folder)
     if as_json:
         print_json({"schema": "edgevit.profiles", "profiles": [report.to_json() for report in reports]})
     else:

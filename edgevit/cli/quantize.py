@@ -22,7 +22,7 @@ def quantize(
     """Set int8 ranges by pictures (NNCF post-training quantization); `convert --precision int8` takes the result."""
     import dataclasses
 
-    from edgevit.quantization.budget import HEADER, row
+    from edgevit.quantization.mixed_precision import HEADER, row
     from edgevit.quantization.ptq import quantize as quantize_model
 
     result = quantize_model(model, weights=weights, data=data, out=out, samples=samples, max_drop=max_drop)

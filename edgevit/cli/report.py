@@ -27,8 +27,8 @@ def report(
 
     A number is shown only for the build it was measured on, and a latency only beside an accuracy.
     """
-    from edgevit.reporting import FORMATS
-    from edgevit.reporting import report as write_report
+    from edgevit.reporting.collect import FORMATS
+    from edgevit.reporting.collect import report as write_report
 
     written = [str(path) for path in write_report(folder, out, formats or FORMATS)]
     if as_json:

@@ -55,11 +55,11 @@ def train(
     """Train a model and write its checkpoint, which knows its labels, size and preprocessing."""
     import dataclasses
 
-    from edgevit.data.damage import readable
-    from edgevit.data.imageset import open_imageset
+    from edgevit.checkpoints.model_source import open_spec
+    from edgevit.data.corrupt_images import readable
+    from edgevit.data.datasets import open_imageset
+    from edgevit.data.metrics import describe_scores
     from edgevit.log import is_first_process, stage
-    from edgevit.scoring import describe_scores
-    from edgevit.sources import open_spec
     from edgevit.training.recipe import adjusted
     from edgevit.training.recipe_file import open_recipe
     from edgevit.training.teacher import open_teacher

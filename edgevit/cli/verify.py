@@ -10,9 +10,9 @@ import typer
 from edgevit.cli.options import Accelerator, AsJson, Threads, Weights, print_executed, print_json, print_table
 
 if TYPE_CHECKING:
-    from edgevit.artifact import Artifact
-    from edgevit.quantization.inspection import ScaleReport
-    from edgevit.verification import Verification
+    from edgevit.artifacts.artifact import Artifact
+    from edgevit.verification.checks import Verification
+    from edgevit.verification.qparams_report import ScaleReport
 
 
 def verify(
@@ -41,11 +41,11 @@ def verify(
     held to itself. With --weights each form on the way from checkpoint to file answers too: what became of the answers,
     step by step. And int8 grids are read back from the file and compared with the checkpoint's.
     """
-    from edgevit.artifact import load_artifact
+    from edgevit.artifacts.artifact import load_artifact
     from edgevit.contract.manifest import Tolerance
-    from edgevit.phone_settings import file_without_manifest
-    from edgevit.quantization.inspection import require_equal
-    from edgevit.storage import write_json
+    from edgevit.infra.files import write_json
+    from edgevit.verification.phone_settings import file_without_manifest
+    from edgevit.verification.qparams_report import require_equal
 
     documents = []
     for one in [file_without_manifest(path) or load_artifact(path) for path in artifacts]:
@@ -71,11 +71,11 @@ def _examined(
     interpreter: bool,
 ) -> tuple[Verification, ScaleReport | None]:
     """The result of an artifact, or of a model file without a manifest, and its grids where there are weights."""
-    from edgevit.ladder import open_ladder
     from edgevit.log import stage
-    from edgevit.quantization.inspection import inspect_scales
-    from edgevit.quantization.kinds import holds_grids
-    from edgevit.verification import examine, examine_file
+    from edgevit.quantization.weight_storage import holds_grids
+    from edgevit.verification.checks import examine, examine_file
+    from edgevit.verification.qparams_report import inspect_qparams
+    from edgevit.verification.reference_stages import open_ladder
 
     scales = None
     with stage("verify", artifact=one.name) as running:
@@ -87,18 +87,18 @@ def _examined(
                 one, accelerator=accelerator, threads=threads, interpreter=interpreter, ladder=ladder, settings=True
             )
             if weights is not None and holds_grids(one.manifest):
-                scales = inspect_scales(one, against=weights, model=model)
-                result.checks["scales"] = scales.summary()
+                scales = inspect_qparams(one, weights=weights, model=model)
+                result.checks["qparams"] = scales.summary()
         running.result = result.summary()
     return result, scales
 
 
 def _show(result: Verification, scales: ScaleReport | None) -> None:
-    from edgevit import drift
+    from edgevit.verification import error_breakdown
 
     print(f"{result.artifact}: {result.summary()}")
     if scales is not None:
         print(f"scales: {scales.summary()}")
     if result.drift:
-        print_table(drift.header(result.drift), [drift.row(step) for step in result.drift])
+        print_table(error_breakdown.header(result.drift), [error_breakdown.row(step) for step in result.drift])
     print_executed(result.artifact, result.executed)

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgevit.contract.manifest import Golden
+from edgevit.data.layout import to_layout
 from edgevit.data.postprocess import segment_mask, softmax, top_k
 from edgevit.data.preprocess import apply_geometry, geometry, normalize_table, to_tensor
 from edgevit.errors import ContractError
-from edgevit.layout import to_layout
 from edgevit.spec import Layout, Preprocess, Task, TensorSpec
 
 if TYPE_CHECKING:
-    from edgevit.artifact import Artifact
+    from edgevit.artifacts.artifact import Artifact
 
 FOLDER = "golden"
 _TOP = 5

@@ -12,10 +12,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from edgevit.contract.report import Runtime
+from edgevit.contract.raw_report import Runtime
 from edgevit.contract.schema import read_document, validate
+from edgevit.infra.files import write_json
 from edgevit.spec import Interpolation, Layout, ModelSpec, Precision, Preprocess, Task, TensorSpec, Tier
-from edgevit.storage import write_json
 
 FILE_NAME = "manifest.json"
 SCHEMA_VERSION = 1

@@ -16,7 +16,7 @@ from PIL import Image
 
 from edgevit.data.preprocess import Geometry
 from edgevit.errors import UsageError
-from edgevit.storage import write_bytes
+from edgevit.infra.files import write_bytes
 
 VOID = 255  # mask value of pixels without a class: never seen by the model, or neither learned nor scored
 

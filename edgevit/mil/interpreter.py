@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from edgevit.errors import ContractError, UsageError, unknown_name
-from edgevit.mil.bounds import require_function, require_iterations
-from edgevit.mil.features import Feature, features_of
+from edgevit.mil.limits import require_function, require_iterations
+from edgevit.mil.model_io import Feature, features_of
 from edgevit.mil.package import Package, body, open_package
 from edgevit.mil.program import Numerics, Plan, Step, evaluate, kind_of, plan, require_supported, settled
 from edgevit.mil.table import number

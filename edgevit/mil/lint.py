@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgevit.errors import ContractError
-from edgevit.mil.engine import HINTS
+from edgevit.mil.ane_hints import HINTS
 from edgevit.mil.opsets import INTRODUCED, OPSETS, SPEC_VERSIONS, deployment_target
 from edgevit.mil.package import DATA_TYPES, Package, body, open_package, walk
 from edgevit.spec import Precision

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from edgevit.errors import ContractError, ConversionError
-from edgevit.mil.bounds import require_result
+from edgevit.mil.limits import require_result
 from edgevit.mil.ops import OPS
 from edgevit.mil.package import DATA_TYPES, Package, walk
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgevit.capture import example_input
+from edgevit.graph.capture import example_input
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,11 +11,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgevit.deploy.graph import Graph, shape
 from edgevit.errors import QuantizationError
+from edgevit.graph.edit import Graph, shape
+from edgevit.quantization.annotation import Placement, place_grids
 from edgevit.quantization.nncf import open_nncf, quiet_nncf
-from edgevit.quantization.placement import Placement, place_grids
-from edgevit.quantization.scheme import ActivationGrid, ScaleTable, WeightGrid
+from edgevit.quantization.qparams import ActivationGrid, ScaleTable, WeightGrid
 
 if TYPE_CHECKING:
     from torch import Tensor, fx
@@ -32,7 +32,7 @@ def calibrate(
     Returns a copy of the graph, its biases corrected, and the scale table. Raises QuantizationError for pictures that
     are not finite or all the same.
     """
-    from edgevit.quantization.integers import coarse_enough
+    from edgevit.quantization.integer_arithmetic import coarse_enough
 
     _require_variety(pictures)
     graph = Graph(copy.deepcopy(deployed))

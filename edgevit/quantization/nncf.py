@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from types import ModuleType
 
-from edgevit.libraries import require
+from edgevit.infra.optional_imports import require
 
 _TELEMETRY = "openvino_telemetry"
 

@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgevit.data.damage import readable
-from edgevit.data.imageset import open_imageset
+from edgevit.checkpoints.checkpoint import save_checkpoint
+from edgevit.checkpoints.model_source import open_source
+from edgevit.data.corrupt_images import readable
+from edgevit.data.datasets import open_imageset
+from edgevit.data.metrics import describe_scores
 from edgevit.errors import UsageError
 from edgevit.log import stage
 from edgevit.quantization.nncf import open_nncf, quiet_nncf
 from edgevit.quantization.ptq import card_of
-from edgevit.scoring import describe_scores
-from edgevit.sources import open_source
-from edgevit.training.checkpoint import save_checkpoint
 from edgevit.training.recipe import fine_tuning
 from edgevit.training.trainer import (
     TrainingResult,
@@ -90,7 +90,7 @@ def prune(
 
 def _masked(module: nn.Module, spec: ModelSpec, sparsity: float) -> nn.Module:
     """The network with NNCF's masks on its weights; constants that are no parameters, as of averages, stay whole."""
-    from edgevit.capture import example_input
+    from edgevit.graph.capture import example_input
 
     nncf = open_nncf()
     parameters = {name for name, _ in module.named_parameters()}

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevit.data.damage import readable, spread, spread_indices
-from edgevit.data.imageset import LabelledSet, open_imageset, require_task
+from edgevit.checkpoints.checkpoint import CheckpointCard, read_checkpoint, save_checkpoint
+from edgevit.checkpoints.model_source import Source, open_source
+from edgevit.data.corrupt_images import readable, spread, spread_indices
+from edgevit.data.datasets import LabelledSet, open_imageset, require_task
+from edgevit.data.metrics import describe_scores, score
 from edgevit.data.preprocess import normalize_table
 from edgevit.errors import UsageError
 from edgevit.log import stage
-from edgevit.quantization.budget import Budgeted, LayerCost, fit_budget
 from edgevit.quantization.calibration import calibrate
-from edgevit.quantization.network import Int8Network, prepare
-from edgevit.scoring import describe_scores, score
-from edgevit.sources import Source, open_source
+from edgevit.quantization.mixed_precision import Budgeted, LayerCost, fit_budget
+from edgevit.quantization.quantized_model import Int8Network, prepare
 from edgevit.spec import Task
-from edgevit.training.checkpoint import CheckpointCard, read_checkpoint, save_checkpoint
 from edgevit.training.trainer import PreprocessedSet
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def require_classes(source: Source, pictures: LabelledSet) -> None:
 
 def int8_card(source: Source, weights: str | Path, network: Int8Network, facts: dict[str, Any]) -> CheckpointCard:
     """The float checkpoint's card, or one made for it, with the facts and grids of the int8 network."""
-    from edgevit import __version__
+    from edgevit._version import __version__
 
     quantization = {**facts, "edgevit_version": __version__, "activations": network.activations()}
     if network.table.islands:
@@ -195,7 +195,7 @@ def int8_card(source: Source, weights: str | Path, network: Int8Network, facts: 
 
 def card_of(source: Source, weights: str | Path) -> CheckpointCard:
     """The card of the checkpoint that a source was opened from, or one made for it."""
-    from edgevit import __version__
+    from edgevit._version import __version__
 
     card = read_checkpoint(weights).card
     if card is not None:

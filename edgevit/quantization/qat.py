@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from edgevit.data.damage import readable
-from edgevit.data.imageset import open_imageset
+from edgevit.checkpoints.checkpoint import read_checkpoint, save_checkpoint
+from edgevit.checkpoints.model_source import int8_network, open_source
+from edgevit.data.corrupt_images import readable
+from edgevit.data.datasets import open_imageset
+from edgevit.data.metrics import describe_scores
 from edgevit.log import is_first_process, stage
 from edgevit.quantization.ptq import SAMPLES, budget_facts, int8_card, post_training, within_budget
-from edgevit.quantization.trainable import finished, trainable
-from edgevit.scoring import describe_scores
-from edgevit.sources import int8_network, open_source
-from edgevit.training.checkpoint import read_checkpoint, save_checkpoint
+from edgevit.quantization.qat_model import finished, trainable
 from edgevit.training.recipe import fine_tuning
 from edgevit.training.trainer import (
     TrainingResult,

@@ -10,10 +10,10 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from edgevit.deploy.graph import Graph, place
 from edgevit.errors import QuantizationError
-from edgevit.quantization.placement import is_move, place_grids
-from edgevit.quantization.scheme import HIGH, LOW, WEIGHT_HIGH, WEIGHT_LOW, ActivationGrid, ScaleTable, WeightGrid
+from edgevit.graph.edit import Graph, place
+from edgevit.quantization.annotation import is_move, place_grids
+from edgevit.quantization.qparams import HIGH, LOW, WEIGHT_HIGH, WEIGHT_LOW, ActivationGrid, ScaleTable, WeightGrid
 
 if TYPE_CHECKING:
     from torch import fx

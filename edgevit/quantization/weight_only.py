@@ -12,18 +12,18 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
-from edgevit.capture import functional
-from edgevit.deploy.graph import Graph, argument, is_call, shape
 from edgevit.errors import QuantizationError
-from edgevit.export import export
-from edgevit.quantization.kinds import MIN_VALUES
+from edgevit.export.export_program import export
+from edgevit.graph.capture import functional
+from edgevit.graph.edit import Graph, argument, is_call, shape
 from edgevit.quantization.qdq import store_weight
-from edgevit.quantization.scheme import WeightGrid
+from edgevit.quantization.qparams import WeightGrid
+from edgevit.quantization.weight_storage import MIN_VALUES
 
 if TYPE_CHECKING:
     from torch import fx
 
-    from edgevit.program import Program
+    from edgevit.export.program import Program
 
 _MAX_TAPS = 25
 

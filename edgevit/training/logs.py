@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from edgevit.errors import UsageError
-from edgevit.libraries import require
+from edgevit.infra.optional_imports import require
 from edgevit.log import is_first_process
 
 _FILES = ("metrics.csv", "events.out.tfevents.*")

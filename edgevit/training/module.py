@@ -17,9 +17,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from edgevit.data.metrics import TOP1, describe_scores
 from edgevit.errors import EdgevitError, UsageError
 from edgevit.models.layers import DropPath
-from edgevit.scoring import TOP1, describe_scores
 from edgevit.training.augment import ALONE, augment, mix
 from edgevit.training.distributed import agree_on, norm_statistics, share_of
 from edgevit.training.recipe import Recipe

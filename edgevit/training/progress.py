@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from edgevit.errors import UsageError
-from edgevit.storage import storage_errors
+from edgevit.infra.files import storage_errors
 from edgevit.training.distributed import gathered
 from edgevit.training.module import EpochResult, Learner
 

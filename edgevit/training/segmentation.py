@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
 
+from edgevit.data.metrics import DICE, MIOU
 from edgevit.data.postprocess import VOID
-from edgevit.scoring import DICE, MIOU
 from edgevit.training.module import Learner
 from edgevit.training.recipe import Recipe
 

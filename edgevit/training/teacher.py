@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgevit.checkpoints.model_source import open_source
 from edgevit.errors import UsageError
-from edgevit.sources import open_source
 from edgevit.spec import ModelSpec
 
 if TYPE_CHECKING:

@@ -20,16 +20,16 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from edgevit import __version__
-from edgevit.data.imageset import LabelledSet, require_task
+from edgevit._version import __version__
+from edgevit.checkpoints.checkpoint import CheckpointCard, load_weights, save_checkpoint
+from edgevit.checkpoints.model_source import state_digest
+from edgevit.data.datasets import LabelledSet, require_task
 from edgevit.data.preprocess import preprocess
 from edgevit.errors import UsageError, unknown_name
 from edgevit.log import is_first_process
-from edgevit.sources import state_digest
 from edgevit.spec import Layout, ModelSpec, Task
 from edgevit.training.average import WeightAverage
 from edgevit.training.bar import EpochBar
-from edgevit.training.checkpoint import CheckpointCard, load_weights, save_checkpoint
 from edgevit.training.distributed import Shuffled, own_batch, placement, share_of
 from edgevit.training.logs import open_logs
 from edgevit.training.module import Classifier, EpochResult, Learner

@@ -56,9 +56,9 @@ def test_closeness_counts_noise_over_all_pictures(truth):
 
 
 def test_course_names_models_data_and_forms_that_exist():
-    from edgevit.data.imageset import BUNDLED
+    from edgevit.data.datasets import BUNDLED
     from edgevit.models import get_spec
-    from edgevit.plugins import get_converter
+    from edgevit.targets.registry import get_converter
     from edgevit.training.recipe import get_recipe
 
     for name, course in int8.read_course(int8.COURSE).items():
@@ -71,7 +71,7 @@ def test_course_names_models_data_and_forms_that_exist():
 def test_every_compressed_form_is_one_that_its_targets_have():
     import tomllib
 
-    from edgevit.plugins import get_converter
+    from edgevit.targets.registry import get_converter
 
     course = tomllib.loads(compressed.COURSE.read_text())
     assert set(course["models"]) <= set(int8.read_course(int8.COURSE))

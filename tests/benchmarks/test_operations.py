@@ -73,7 +73,7 @@ def test_layers_lend_their_kinds_only_if_all_match_up():
 @pytest.fixture(scope="module")
 def lowered(tmp_path_factory):
     pytest.importorskip("executorch.exir")
-    from benchmarks.stock import convert_executorch
+    from benchmarks.baseline_conversions import convert_executorch
 
     folder = tmp_path_factory.mktemp("tiny")
     image = torch.randn(1, 3, SIZE, SIZE)

@@ -9,14 +9,14 @@ from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks.conversion_matrix import read_matrix
 from benchmarks.int8 import COURSE, read_course
 from benchmarks.kernel_costs import with_costs
-from benchmarks.matrix import read_matrix
 from benchmarks.plots import PLOT, draw
 from benchmarks.tables import accuracy, render
 from benchmarks.tables.committed import RESULTS, ROOT
-from edgevit.deploy.costs import FILE, read_costs
-from edgevit.deploy.depthwise import cheapest_split
+from edgevit.deploy.cost_model import FILE, read_costs
+from edgevit.deploy.passes.split_depthwise import cheapest_split
 from edgevit.errors import UsageError
 from edgevit.models import get_spec, iter_specs
 from edgevit.spec import Tier

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from benchmarks.comparison import CONTROL
 from benchmarks.server import PLAN, Setting, read_plan, summarize
-from benchmarks.standings import CONTROL
 from benchmarks.tables import speeds
 from edgevit.errors import UsageError
 from edgevit.spec import Precision

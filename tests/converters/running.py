@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from edgevit.layout import to_layout
+from edgevit.data.layout import to_layout
 from edgevit.spec import Layout
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from edgevit.capture import example_input
 from edgevit.contract.manifest import Tolerance
-from edgevit.deploy import deploy
-from edgevit.export import export
+from edgevit.deploy.pass_manager import deploy
+from edgevit.export.export_program import export
+from edgevit.graph.capture import example_input
 from edgevit.mil import Interpreter
-from edgevit.plugins import get_converter
-from edgevit.verification import check_parity, measure
+from edgevit.targets.registry import get_converter
+from edgevit.verification.checks import check_parity, measure
 from tests.converters.running import run_once
 from tests.edgevit.deploy.rewriting import settled
 from tests.families import build, spec_of

@@ -7,15 +7,15 @@ import math
 
 import pytest
 
-from benchmarks.matrix import seeded_model
-from edgevit.capture import example_input
+from benchmarks.conversion_matrix import seeded_model
+from edgevit.checkpoints.model_source import open_source
 from edgevit.contract.manifest import Tolerance
-from edgevit.deploy import deploy
-from edgevit.export import export
-from edgevit.plugins import get_converter
-from edgevit.sources import open_source
+from edgevit.deploy.pass_manager import deploy
+from edgevit.export.export_program import export
+from edgevit.graph.capture import example_input
 from edgevit.spec import Precision
-from edgevit.verification import TOLERANCES, check_parity, measure
+from edgevit.targets.registry import get_converter
+from edgevit.verification.checks import TOLERANCES, check_parity, measure
 from tests.converters.running import run_once
 
 MODELS = ("van_b0", "mobile_former_26m", "mobile_former_294m", "vt_resnet18", "segnetr_64", "segnetr_32")

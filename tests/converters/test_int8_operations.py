@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from converters import coreml, executorch, tflite
-from edgevit.export import export
+from converters.coreml import converter as coreml
+from converters.executorch import converter as executorch
+from converters.tflite import converter as tflite
+from edgevit.export.export_program import export
 from edgevit.mil import Interpreter
 from edgevit.quantization.calibration import calibrate
-from edgevit.quantization.network import Int8Network, prepare
+from edgevit.quantization.quantized_model import Int8Network, prepare
 from edgevit.spec import Precision
 from tests.edgevit.deploy.rewriting import Function
 from tests.tiny import classifier_spec

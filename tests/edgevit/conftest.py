@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import edgevit
-from edgevit.artifact import Artifact, load_artifact
+from edgevit.artifacts.artifact import Artifact, load_artifact
 from tests.tiny import TinyClassifier, TinySegmenter, classifier_spec, seeded, segmenter_spec
 
 

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from edgevit.artifact import load_artifact
+from edgevit.artifacts.artifact import load_artifact
 from edgevit.cli.convert import explanation
 from edgevit.cli.main import main
 from edgevit.contract.manifest import DeployStep, GraphFacts, Lowering

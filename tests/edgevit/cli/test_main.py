@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from edgevit import plugins
 from edgevit.cli.main import COMMANDS, main
-from edgevit.data.samples import sample_pictures
+from edgevit.data.synthetic_images import sample_pictures
+from edgevit.targets import registry
 
 HEAVY = ("torch", "numpy", "tensorflow", "coremltools", "lightning", "executorch", "plotly", "PIL", "onnx")
 
@@ -268,7 +268,7 @@ def test_list_names_what_exists(capsys):
     document = json.loads(out)
     names = {model["name"] for model in document["models"]}
     assert {"van_b0", "mobile_former_26m", "mobile_former_508m", "vt_resnet18", "segnetr_64", "segnetr_32"} <= names
-    assert {target["name"] for target in document["targets"]} == set(plugins.converter_names())
+    assert {target["name"] for target in document["targets"]} == set(registry.converter_names())
     code, out, _ = run(capsys, "list")
     assert code == 0
     assert all(name in out for name in names)

@@ -5,11 +5,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from edgevit import profiling
 from edgevit.cli.profile import describe_comparison, profile, profile_table
-from edgevit.contract.report import Delegation, Flag, Memory, OutputParity
+from edgevit.contract.raw_report import Delegation, Flag, Memory, OutputParity
 from edgevit.errors import UsageError
-from edgevit.profiling import Round, judge, summarize
+from edgevit.profiling import latency
+from edgevit.profiling.latency import Round, judge, summarize
 from tests.fakes import FakeDevice, make_job, make_report, write_artifact
 
 MS = 1_000_000
@@ -18,7 +18,7 @@ MS = 1_000_000
 @pytest.fixture
 def device(monkeypatch):
     fake = FakeDevice(lambda job, number: (10 * MS,) * job.runs)
-    monkeypatch.setattr(profiling, "get_device", lambda address: fake)
+    monkeypatch.setattr(latency, "get_device", lambda address: fake)
     return fake
 
 

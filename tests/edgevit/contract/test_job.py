@@ -5,7 +5,7 @@ import pytest
 from edgevit.contract.job import Job, read_job
 from edgevit.contract.schema import load_schema
 from edgevit.errors import ContractError, UsageError
-from edgevit.storage import write_json
+from edgevit.infra.files import write_json
 from tests.fakes import make_job
 
 

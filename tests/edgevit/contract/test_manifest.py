@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from edgevit.artifact import check_files, file_entries
+from edgevit.artifacts.artifact import check_files, file_entries
 from edgevit.contract.manifest import (
     Classifier,
     DeployStep,

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from edgevit.capture import capture, example_input, functional
-from edgevit.deploy import Pass
-from edgevit.deploy.costs import Costs, read_costs
-from edgevit.deploy.graph import Graph
-from edgevit.deploy.noops import REMOVE_NOOPS
+from edgevit.deploy.cost_model import Costs, read_costs
+from edgevit.deploy.pass_manager import Pass
+from edgevit.deploy.passes.remove_noops import REMOVE_NOOPS
+from edgevit.graph.capture import capture, example_input, functional
+from edgevit.graph.edit import Graph
 
 XNNPACK = read_costs("xnnpack")
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from converters.coreml import CONVERTER, Options
-from edgevit.deploy import deploy
+from converters.coreml.converter import CONVERTER, Options
+from edgevit.deploy.pass_manager import deploy
 from edgevit.errors import ConversionError, UsageError
-from edgevit.export import export
+from edgevit.export.export_program import export
 from edgevit.mil import Interpreter
-from edgevit.mil.protos import coremltools, quiet
+from edgevit.mil.proto import coremltools, quiet
 from edgevit.models import create_model
 from edgevit.spec import Precision
 from tests.tiny import TinyClassifier, TinySegmenter, classifier_spec, seeded, segmenter_spec

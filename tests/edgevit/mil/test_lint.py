@@ -10,13 +10,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from converters.coreml import CONVERTER
+from converters.coreml.converter import CONVERTER
 from edgevit.cli.lint import lint as lint_command
 from edgevit.contract.manifest import Manifest
-from edgevit.deploy import deploy
+from edgevit.deploy.pass_manager import deploy
 from edgevit.errors import ContractError
-from edgevit.export import export
-from edgevit.mil import protos
+from edgevit.export.export_program import export
+from edgevit.mil import proto
 from edgevit.mil.lint import Finding, Level, lint
 from edgevit.mil.opsets import INTRODUCED, OPSETS
 from edgevit.spec import Precision, TensorSpec
@@ -318,7 +318,7 @@ def test_command_prints_a_table_or_json_and_fails_on_errors(tmp_path):
 
 
 def test_table_of_ops_is_coremltools_own():
-    protos.coremltools()
+    proto.coremltools()
     from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
 
     first = {name: max(6, min(version.value for version in forms)) for name, forms in SSAOpRegistry.core_ops.items()}
@@ -335,7 +335,9 @@ def program():
     return lambda precision: export(module, classifier_spec(), precision=precision, labels=(*LABELS, "eel"))
 
 
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])  # int8 needs grids: tests/edgevit/test_int8.py
+@pytest.mark.parametrize(
+    "precision", [Precision.FP32, Precision.FP16]
+)  # int8 needs grids: tests/edgevit/conversion/test_int8.py
 def test_what_our_converter_writes_is_clean_and_agrees_with_its_manifest(program, tmp_path, precision):
     options = CONVERTER.Options(author="Ada", license="MIT", model_version="1")
     result = CONVERTER.convert(program(precision), options, tmp_path)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgevit.errors import ContractError
-from edgevit.mil import protos
+from edgevit.mil import proto
 from edgevit.mil.package import DATA_TYPES, WeightFile, body, open_package, walk
 from tests.edgevit.mil.packages import DATA, PROGRAM, ROOT, WEIGHTS, Builder, set_type, small
 
@@ -26,7 +26,7 @@ def _constants(package, function="main"):
 @pytest.fixture(scope="module")
 def storage():
     """coremltools' native writer of weight files."""
-    protos.coremltools()
+    proto.coremltools()
     return importlib.import_module("coremltools.libmilstoragepython")
 
 

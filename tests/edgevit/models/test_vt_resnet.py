@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgevit.capture import example_input
 from edgevit.errors import UsageError
+from edgevit.graph.capture import example_input
 from edgevit.models import create_model, get_spec
 from edgevit.models.resnet import BasicBlock, Bottleneck
 from edgevit.models.vt_resnet import (

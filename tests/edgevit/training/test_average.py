@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from edgevit.checkpoints.checkpoint import read_checkpoint
 from edgevit.training.average import WeightAverage
-from edgevit.training.checkpoint import read_checkpoint
 from edgevit.training.module import Classifier
 from edgevit.training.trainer import fit, train
 from tests.edgevit.training.test_trainer import RECIPE, build, colours, toy_spec

@@ -8,10 +8,10 @@ import sys
 import pytest
 import torch
 
+from edgevit.checkpoints.checkpoint import read_checkpoint
 from edgevit.errors import UsageError
 from edgevit.log import is_first_process
 from edgevit.training.augment import Share
-from edgevit.training.checkpoint import read_checkpoint
 from edgevit.training.distributed import Shuffled, own_batch, placement
 from tests.edgevit.training.two_processes import run
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from edgevit.checkpoints.checkpoint import CheckpointCard, read_checkpoint, save_checkpoint
 from edgevit.spec import Preprocess
-from edgevit.training.checkpoint import CheckpointCard, read_checkpoint, save_checkpoint
 from edgevit.training.trainer import progress_of
 from tests.edgevit.cli.test_main import run
 from tests.edgevit.training.test_trainer import colours

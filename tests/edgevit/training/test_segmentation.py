@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from edgevit.data.maskset import MaskSet
+from edgevit.checkpoints.checkpoint import load_weights, read_checkpoint
+from edgevit.data.metrics import score
 from edgevit.data.postprocess import VOID
+from edgevit.data.segmentation_datasets import MaskSet
 from edgevit.errors import UsageError
-from edgevit.scoring import score
 from edgevit.spec import ModelSpec, Preprocess, Task, Tier, image_input, logit_map
 from edgevit.training.augment import augment
-from edgevit.training.checkpoint import load_weights, read_checkpoint
 from edgevit.training.recipe import Augmentation, Distillation, Recipe
 from edgevit.training.segmentation import Segmenter, dice_loss
 from edgevit.training.trainer import PreprocessedSet, fit, train

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from edgevit.checkpoints.checkpoint import CheckpointCard, save_checkpoint
 from edgevit.errors import UsageError
 from edgevit.models import get_spec
 from edgevit.spec import Preprocess
 from edgevit.training.augment import Mixture
-from edgevit.training.checkpoint import CheckpointCard, save_checkpoint
 from edgevit.training.module import Classifier
 from edgevit.training.recipe import Distillation
 from edgevit.training.teacher import open_teacher

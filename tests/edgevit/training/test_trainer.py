@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from edgevit.data.imageset import ImageSet
+from edgevit.checkpoints.checkpoint import load_weights, read_checkpoint
+from edgevit.data.datasets import ImageSet
 from edgevit.errors import EdgevitError, StorageError, UsageError
 from edgevit.models.layers import DropPath
 from edgevit.spec import ModelSpec, Preprocess, Task, Tier, class_logits, image_input, logit_map
-from edgevit.training.checkpoint import load_weights, read_checkpoint
 from edgevit.training.module import Classifier, set_drop_path, warmup_cosine
 from edgevit.training.recipe import Augmentation, Distillation, Recipe
 from edgevit.training.trainer import PreprocessedSet, fit, train

@@ -1,0 +1,307 @@
+"""`python -m benchmarks.compare_runtimes [RULES.toml]`: our artifacts against others of the same networks.
+
+Every contender of a model gets the same weights and the same picture, and a fresh process per round; rounds come in
+pairs of opposite order, so what slows the machine for minutes hits all alike. Conversions are kept in artifacts/race/
+and made again when what they come from has changed. The result is results/RACE.json, where --only replaces its models
+alone; a run with --rounds leaves artifacts/race/RACE.json instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.baseline_conversions import PEER_CONVERSIONS, stock_network
+from benchmarks.candidates import CONTENDERS, FLOAT, INT8, OURS, PEER_RUNTIMES, contender_file
+from benchmarks.comparison import CONTROL, Race, is_right, judge_bars, judge_conversion, merged, read_race, summarize
+from benchmarks.conversion_matrix import seeded_model
+from edgevit import log
+from edgevit.checkpoints.model_source import state_digest
+from edgevit.errors import DeviceError, EdgevitError
+from edgevit.graph.capture import example_input
+from edgevit.infra import process
+from edgevit.infra.files import atomic_folder, sha256_file, write_json
+from edgevit.infra.provenance import provenance
+from edgevit.log import stage
+from edgevit.profiling.devices.host import describe_host, load_average
+
+ROOT = Path(__file__).resolve().parent.parent
+RACE = Path(__file__).with_suffix(".toml")
+RESULTS = Path(__file__).parent / "results"
+WORK = ROOT / "artifacts" / "race"
+PEERS = ROOT / ".venv-peers" / "bin" / "python"
+# What a conversion comes from, beside the weights: a change of any file makes it again.
+_OUR_SOURCES = ("edgevit", "converters", "constraints.txt")
+_STOCK_SOURCES = (
+    "benchmarks/reference",
+    "benchmarks/baseline_conversions.py",
+    "benchmarks/peers.txt",
+    "constraints.txt",
+)
+_CONVERSION_TIMEOUT_S = 3600.0
+_RUN_TIMEOUT_S = 1800.0
+
+logger = logging.getLogger("edgevit.benchmarks.race")
+
+
+def main() -> None:
+    """Convert what is missing, race, judge, write the result; exit 1 if a bar was missed or not judged."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("race", nargs="?", type=Path, default=RACE, help="rules; default: race.toml")
+    parser.add_argument("--only", nargs="+", metavar="MODEL", help="models to race; default: all of race.toml")
+    parser.add_argument("--rounds", type=int, help="rounds per model instead of race.toml's")
+    parser.add_argument("--peers", type=Path, default=PEERS, help="Python that has the peers (`make peers`)")
+    arguments = parser.parse_args()
+    log.configure()
+    race = read_race(arguments.race)
+    result_file = RESULTS / f"{arguments.race.stem}.json"
+    if arguments.rounds:
+        race = dataclasses.replace(race, timing=dataclasses.replace(race.timing, rounds=arguments.rounds))
+    try:
+        result = run_race(race, arguments.only or race.models, arguments.peers, WORK / result_file.name)
+        if arguments.rounds is None:
+            kept = json.loads(result_file.read_text()) if arguments.only and result_file.is_file() else None
+            write_json(result_file, result if kept is None else merged(kept, result))
+    except EdgevitError as error:
+        sys.exit(str(error))
+    sys.exit(any(row["met"] is not True for row in (*result["bars"], *result["conversion"])))
+
+
+def run_race(race: Race, models: tuple[str, ...], peers: Path, progress: Path) -> dict[str, Any]:
+    """The whole result; the copy `progress` grows with every round."""
+    host = describe_host()
+    result: dict[str, Any] = {
+        "schema": "edgevit.race",
+        "race": dataclasses.asdict(race),
+        "cpu": host.cpu,
+        "cores": host.cores,
+        "provenance": provenance(("executorch", "ai-edge-litert", "coremltools")),
+        "peers": peer_versions(peers),
+        "models": [],
+        "bars": [],
+        "conversion": [],
+        "operations": [],
+    }
+    for model in models:
+        folder = lay_course(model, race.seed)
+        conversions = {name: CONTENDERS[name].conversion for name in race.contenders}
+        made = {c: convert(folder, c, peers) for c in dict.fromkeys(conversions.values()) if c is not None}
+        failed = {name: made[c]["error"] for name, c in conversions.items() if c is not None and made[c]["error"]}
+        rounds: list[Mapping[str, Any]] = []
+        for number in range(race.timing.rounds):
+            with stage("race", model=model, round=number + 1, of=race.timing.rounds):
+                rounds.append(run_round(folder, race, number, failed, peers))
+            summary = {"model": model, **summarize(rounds, race, host.cores or 1), "provenance": result["provenance"]}
+            document = result | {"models": [*result["models"], summary]}
+            write_json(progress, document)
+        result["models"].append(summary)
+        result["bars"] += judge_bars(model, summary, race.bars)
+        right = {row["contender"] for row in summary["contenders"] if is_right(row)}
+        result["operations"] += time_operations(folder, race, right, peers)
+        write_json(progress, result)
+    result["conversion"] = [time_conversions(model, race, peers) for model in race.conversion.models if model in models]
+    write_json(progress, result)
+    return result
+
+
+def lay_course(model: str, seed: int) -> Path:
+    """The folder that all contenders of a model start from: weights, picture, and the stock network's answer."""
+    folder = WORK / model
+    ours = seeded_model(model, seed)
+    course = {
+        "model": model,
+        "classes": ours.edgevit_spec.outputs[0].shape[1],
+        "weights": state_digest(ours),
+        "reference": _hash_files(("benchmarks/reference",)),
+    }
+    card = folder / "course.json"
+    if card.is_file() and json.loads(card.read_text()) == course:
+        return folder
+    with atomic_folder(folder) as building:
+        torch.save(ours.state_dict(), building / "weights.pt")
+        write_json(building / "course.json", course)
+        image = example_input(ours.edgevit_spec.inputs[0].shape, seed=seed)
+        with torch.inference_mode():
+            expected = stock_network(building)(image)
+        np.save(building / "input.npy", image.numpy())
+        np.save(building / "expected.npy", expected.numpy())
+    return folder
+
+
+def convert(folder: Path, conversion: str, peers: Path) -> dict[str, Any]:
+    """Make a conversion if it is missing or stale: {key, seconds, error}. A failure is kept like a success."""
+    key = source_key(folder, conversion)
+    record = folder / conversion / "made.json"
+    if record.is_file() and (made := json.loads(record.read_text()))["key"] == key:
+        return made
+    with atomic_folder(folder / conversion) as building:
+        seconds, error = run_conversion(folder, conversion, building, peers)
+        made = {"key": key, "seconds": seconds, "error": error}
+        write_json(building / "made.json", made)
+    return made
+
+
+def run_conversion(folder: Path, conversion: str, out: Path, peers: Path) -> tuple[float, str]:
+    """Wall seconds of one conversion in a fresh process, imports included, and why it failed or ""."""
+    if conversion == INT8:
+        argv = ["-m", "benchmarks.train_int8", folder, "--out", out]
+    elif conversion == FLOAT:
+        model = json.loads((folder / "course.json").read_text())["model"]
+        weights = folder / "weights.pt"
+        argv = ["-m", "edgevit", "convert", model, "--weights", weights, "--target", "all", "--no-cache", "--out", out]
+    else:
+        argv = ["-m", "benchmarks.baseline_conversions", conversion, folder, "--out", out]
+    python = peers if conversion in PEER_CONVERSIONS else sys.executable
+    with stage("convert", course=folder.name, conversion=conversion):
+        started = time.perf_counter()
+        try:
+            done = process.run([python, "-W", "ignore", *argv], timeout_s=_CONVERSION_TIMEOUT_S, cwd=ROOT)
+        except DeviceError as error:
+            return time.perf_counter() - started, str(error)
+        seconds = time.perf_counter() - started
+    if done.returncode == 0:
+        return seconds, ""
+    logger.warning("%s of %s failed:\n%s", conversion, folder.name, done.stderr[-2000:])
+    return seconds, done.last_error_line or done.ending
+
+
+def source_key(folder: Path, conversion: str) -> str:
+    """Hash of all that a conversion's result depends on."""
+    weights = json.loads((folder / "course.json").read_text())["weights"]
+    return f"{weights[:16]}-{_hash_files(_OUR_SOURCES if conversion in OURS else _STOCK_SOURCES)[:16]}"
+
+
+def _hash_files(sources: Sequence[str]) -> str:
+    """SHA-256 over names and contents of files and of all that lies below folders."""
+    found = (
+        path for name in sources for path in ((ROOT / name).rglob("*") if (ROOT / name).is_dir() else [ROOT / name])
+    )
+    paths = sorted(path for path in found if path.is_file() and "__pycache__" not in path.parts)
+    lines = [f"{path.relative_to(ROOT).as_posix()} {sha256_file(path)}" for path in paths]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def run_round(
+    folder: Path, race: Race, number: int, failed: Mapping[str, str], peers: Path
+) -> dict[str, dict[str, Any]]:
+    """One process per contender and one for the control; a contender that failed stays failed."""
+    order = [*race.contenders, CONTROL]
+    random.Random(number // 2).shuffle(order)
+    reports = {}
+    for name in order if number % 2 == 0 else reversed(order):
+        contender = race.control if name == CONTROL else name
+        known = failed.get(contender, "")
+        reports[name] = {"error": known} if known else run_contender(folder, contender, race, peers)
+    return reports
+
+
+def run_contender(folder: Path, contender: str, race: Race, peers: Path) -> dict[str, Any]:
+    """The report of one fresh process, or {"error": its last words}."""
+    options = {key: value for key, value in dataclasses.asdict(race.timing).items() if key != "rounds"}
+    flags = [part for key, value in options.items() for part in (f"--{key.replace('_', '-')}", str(value))]
+    python = peers if CONTENDERS[contender].runtime in PEER_RUNTIMES else Path(sys.executable)
+    return run_worker("benchmarks.candidates", [contender, folder, *flags], python, race.timing.threads)
+
+
+def time_operations(folder: Path, race: Race, right: set[str], peers: Path) -> list[dict[str, Any]]:
+    """Time per kind of operation of the contenders whose answers are right; a tool that fails leaves its error."""
+    plan = race.operations
+    rows: list[dict[str, Any]] = []
+    for tool, python, wanted, more in (
+        ("xnnpack_replay", Path(sys.executable), plan.executorch, ["--course", folder]),
+        ("litert_profile", Path(sys.executable), plan.litert, []),
+        ("onnxruntime_profile", peers, plan.onnxruntime, []),
+    ):
+        names = [name for name in wanted if name in right]
+        if not names:
+            continue
+        options = {"threads": race.timing.threads, "rounds": plan.rounds, "runs": plan.runs}
+        flags = [part for key, value in options.items() for part in (f"--{key}", str(value))]
+        argv = [*(contender_file(name, folder) for name in names), *more, *flags]
+        with stage("operations", course=folder.name, tool=tool):
+            report = run_worker(f"benchmarks.{tool}", argv, python, race.timing.threads)
+        known = {"model": folder.name, "error": report.get("error", "")}
+        timed = report.get("operations", [{}] * len(names))
+        rows += [known | {"contender": name} | row for name, row in zip(names, timed, strict=True)]
+    return rows
+
+
+def run_worker(module: str, argv: Sequence[str | Path], python: Path, threads: int) -> dict[str, Any]:
+    """What a worker module wrote to the --report that it is given here, or {"error": its last words}."""
+    with tempfile.TemporaryDirectory(prefix="edgevit-race-") as scratch:
+        report = Path(scratch, "report.json")
+        command = [python, "-W", "ignore", "-m", module, *argv, "--report", report]
+        try:
+            done = process.run(command, timeout_s=_RUN_TIMEOUT_S, cwd=ROOT, env=_environment(threads))
+        except DeviceError as error:
+            return {"error": str(error)}
+        if done.returncode != 0 or not report.is_file():
+            logger.warning("%s failed:\n%s", module, done.stderr[-2000:])
+            return {"error": done.last_error_line or done.ending}
+        return json.loads(report.read_text())
+
+
+def time_conversions(model: str, race: Race, peers: Path) -> dict[str, Any]:
+    """Wall time of our command and of the stock conversions, in turns; kept until a source changes."""
+    folder, plan = WORK / model, race.conversion
+    names = [FLOAT, *plan.stock]
+    keys = {name: source_key(folder, name) for name in names}
+    record = folder / "conversion-times.json"
+    kept = json.loads(record.read_text()) if record.is_file() else {}
+    if kept.get("keys") != keys or len(kept["rounds"]) < plan.rounds:
+        kept = {"keys": keys, "rounds": [], "load_average": []}
+        for number in range(plan.rounds):
+            kept["load_average"].append(load_average())
+            seconds = {}
+            for name in names if number % 2 == 0 else reversed(names):
+                with tempfile.TemporaryDirectory(dir=folder) as out:
+                    seconds[name], error = run_conversion(folder, name, Path(out), peers)
+                if error:
+                    return {"model": model, "limit": plan.limit, "met": None, "error": f"{name}: {error}"}
+            kept["rounds"].append({name: seconds[name] for name in names})
+        write_json(record, kept)
+    return judge_conversion(model, kept["rounds"], plan, kept["load_average"])
+
+
+def peer_versions(peers: Path) -> dict[str, str]:
+    """Versions of the packages of peers.txt in the peers' environment. Raises DeviceError if there is none."""
+    if not (found := shutil.which(peers)):
+        raise DeviceError(f"no peers at {peers}", hint="run `make peers`, or name their Python with --peers")
+    names = [line.partition("==")[0] for line in (ROOT / "benchmarks" / "peers.txt").read_text().splitlines()]
+    ask = (
+        "import importlib.metadata as m, json, sys\n"
+        "print(json.dumps({d.metadata['Name'].lower().replace('_', '-'): d.version for d in m.distributions()}))"
+    )
+    done = process.run([found, "-c", ask], timeout_s=60)
+    if done.returncode != 0:
+        raise DeviceError(f"{peers} does not run: {done.last_error_line}", hint="run `make peers` again")
+    installed = json.loads(done.stdout)
+    return {name: installed.get(name.lower().replace("_", "-"), "missing") for name in names if name[:1].isalpha()}
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """Threads that wait must not spin; compiled kernels of PyTorch are kept beside the other conversions."""
+    return os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "passive",
+        "TORCHINDUCTOR_CACHE_DIR": str(WORK / "inductor"),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""What a race came to: its plan as data, and medians, paired ratios and bars from the rounds that were run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.baseline_conversions import CONVERSIONS
+from benchmarks.candidates import CONTENDERS
+from edgevit.errors import UsageError
+from edgevit.profiling.latency_statistics import MIN_ROUNDS, Interval, bootstrap_ratio, median, spread
+
+CONTROL = "control"
+_NS_PER_MS = 1e6
+
+Round = Mapping[str, Mapping[str, Any]]  # contender or CONTROL -> its process's report, or {"error": why}
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Rounds, and what one process does: options of `python -m benchmarks.candidates`."""
+
+    threads: int
+    rounds: int
+    warmup_runs: int
+    warmup_s: float
+    runs: int
+    min_s: float
+    max_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """The fastest of `ours` takes at most `limit` times the fastest right answer of `against`."""
+
+    models: tuple[str, ...]
+    ours: tuple[str, ...]
+    against: tuple[str, ...]
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionRace:
+    """One `edgevit convert --target all` takes at most `limit` times the stock conversions one after the other."""
+
+    models: tuple[str, ...]
+    stock: tuple[str, ...]
+    rounds: int
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """Whose time is told per operation; each runtime's contenders are timed in turns by one process."""
+
+    executorch: tuple[str, ...]
+    litert: tuple[str, ...]
+    onnxruntime: tuple[str, ...]
+    rounds: int
+    runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """A race.toml."""
+
+    models: tuple[str, ...]
+    contenders: tuple[str, ...]
+    control: str
+    seed: int
+    max_relative_error: float
+    timing: Timing
+    conversion: ConversionRace
+    operations: Operations
+    bars: tuple[Bar, ...]
+
+    def __post_init__(self) -> None:
+        told = (*self.operations.executorch, *self.operations.litert, *self.operations.onnxruntime)
+        barred = (name for bar in self.bars for name in (*bar.ours, *bar.against))
+        named = {self.control, *self.contenders, *told, *barred}
+        for kind, wanted, known in (
+            ("contender", named, CONTENDERS),
+            ("contender", named, self.contenders),
+            ("conversion", self.conversion.stock, CONVERSIONS),
+            ("model", {name for part in (self.conversion, *self.bars) for name in part.models}, self.models),
+        ):
+            if unknown := sorted(set(wanted) - set(known)):
+                raise UsageError(f"the race names an unknown {kind} {unknown[0]!r}", hint=f"one of: {', '.join(known)}")
+
+
+def read_race(path: Path) -> Race:
+    """A race from TOML; a missing or an unknown key is an error."""
+    document = tomllib.loads(path.read_text())
+    timing = _fill(Timing, document.pop("timing", {}), f"{path} [timing]")
+    conversion = _fill(ConversionRace, document.pop("conversion", {}), f"{path} [conversion]")
+    operations = _fill(Operations, document.pop("operations", {}), f"{path} [operations]")
+    bars = tuple(_fill(Bar, bar, f"{path} [[bars]]") for bar in document.pop("bars", ()))
+    parts = {"timing": timing, "conversion": conversion, "operations": operations, "bars": bars}
+    return _fill(Race, document | parts, str(path))
+
+
+def _fill(kind: type, table: Mapping[str, Any], where: str) -> Any:
+    fields = {field.name for field in dataclasses.fields(kind)}
+    if set(table) != fields:
+        raise UsageError(f"{where} has keys {sorted(table)}", hint=f"it must have {sorted(fields)}")
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
+
+
+def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """`new`, with what `old` has on models that `new` did not race; each model keeps the provenance of its own run.
+
+    Raises UsageError if the two were raced by different rules.
+    """
+    for rule in ("contenders", "control", "seed", "max_relative_error", "timing", "bars"):
+        if json.dumps(old["race"][rule]) != json.dumps(new["race"][rule]):
+            raise UsageError(f"the kept result had another {rule}", hint="race all models again")
+    raced = {summary["model"] for summary in new["models"]}
+    both = {**new}
+    for part in ("models", "bars", "conversion", "operations"):
+        kept = [row for row in old[part] if row["model"] not in raced]
+        both[part] = sorted((*new[part], *kept), key=lambda row: new["race"]["models"].index(row["model"]))
+    return both
+
+
+def summarize(rounds: Sequence[Round], race: Race, cores: int) -> dict[str, Any]:
+    """One model's rounds as the result file keeps them: contenders, control, every ratio of ours, flags."""
+    rows = [contender_row(name, rounds, race.max_relative_error) for name in race.contenders]
+    right = {row["contender"] for row in rows if is_right(row)}
+    ratios = [
+        {"ours": ours, "against": other} | interval_json(paired_ratio(rounds, ours, other))
+        for ours in race.contenders
+        for other in race.contenders
+        if CONTENDERS[ours].ours and CONTENDERS[other].conversion != CONTENDERS[ours].conversion
+        if {ours, other} <= right
+    ]
+    control = paired_ratio(rounds, CONTROL, race.control) if race.control in right and _all_ran(rounds) else None
+    return {
+        "rounds": len(rounds),
+        "contenders": rows,
+        "control": control and {"contender": race.control} | interval_json(control),
+        "ratios": ratios,
+        "load_average": [_load(one) for one in rounds],
+        "flags": _flags(rounds, control, cores),
+    }
+
+
+def contender_row(name: str, rounds: Sequence[Round], max_relative_error: float) -> dict[str, Any]:
+    """Times of one contender, milliseconds; `error` says why it has none, `wrong` that they count for nothing."""
+    row: dict[str, Any] = {"contender": name, "title": CONTENDERS[name].title, "error": "", "wrong": False}
+    reports = [one[name] for one in rounds]
+    if failed := [report["error"] for report in reports if report.get("error")]:
+        return row | {"error": failed[0]}
+    errors = [math.inf if report["relative_error"] is None else report["relative_error"] for report in reports]
+    medians = round_medians(rounds, name)
+    return row | {
+        "wrong": max(errors) > max_relative_error,
+        "relative_error": None if math.isinf(max(errors)) else max(errors),
+        "runtime": reports[0]["runtime"],
+        "median_ms": median(medians),
+        "spread": spread(medians),
+        "load_ms": median([report["load_ns"] / _NS_PER_MS for report in reports]),
+        "first_ms": median([report["first_ns"] / _NS_PER_MS for report in reports]),
+        "runs": sum(len(report["samples_ns"]) for report in reports),
+        "rounds_ms": medians,
+    }
+
+
+def is_right(row: Mapping[str, Any]) -> bool:
+    """Whether a contender ran and its answer is the network's."""
+    return not row["error"] and not row["wrong"]
+
+
+def round_medians(rounds: Sequence[Round], name: str) -> list[float]:
+    """The median of every round's process, milliseconds."""
+    return [median(one[name]["samples_ns"]) / _NS_PER_MS for one in rounds]
+
+
+def paired_ratio(rounds: Sequence[Round], ours: str, against: str) -> Interval:
+    """Median over rounds of (median of ours / median of the other in the same round), with its interval."""
+    pairs = zip(round_medians(rounds, ours), round_medians(rounds, against), strict=True)
+    return bootstrap_ratio([one / other for one, other in pairs])
+
+
+def interval_json(interval: Interval) -> dict[str, float]:
+    return {"ratio": interval.estimate, "low": interval.low, "high": interval.high}
+
+
+def judge_bars(model: str, summary: Mapping[str, Any], bars: Sequence[Bar]) -> list[dict[str, Any]]:
+    """Every bar of a model: the fastest of each side, their ratio, and whether it is within the limit.
+
+    met is None where a side has no right answer: nothing was shown either way.
+    """
+    times = {row["contender"]: row["median_ms"] for row in summary["contenders"] if is_right(row)}
+    ratios = {(row["ours"], row["against"]): row for row in summary["ratios"]}
+    judged = []
+    for bar in (bar for bar in bars if model in bar.models):
+        sides = [[name for name in side if name in times] for side in (bar.ours, bar.against)]
+        row: dict[str, Any] = {"model": model, "limit": bar.limit, "met": None}
+        if all(sides):
+            ours, against = (min(side, key=times.__getitem__) for side in sides)
+            row |= ratios[ours, against] | {"met": ratios[ours, against]["ratio"] <= bar.limit}
+        else:
+            row |= {"ours": bar.ours[0], "against": bar.against[0]}
+        judged.append(row)
+    return judged
+
+
+def judge_conversion(
+    model: str, rounds: Sequence[Mapping[str, Any]], race: ConversionRace, load: Sequence[float | None]
+) -> dict[str, Any]:
+    """Seconds of our command over the sum of the stock conversions of the same round; rounds: name -> seconds."""
+    stock = [sum(one[name] for name in race.stock) for one in rounds]
+    ratio = bootstrap_ratio([one["edgevit"] / other for one, other in zip(rounds, stock, strict=True)])
+    return {
+        "model": model,
+        "error": "",
+        "limit": race.limit,
+        "met": ratio.estimate <= race.limit,
+        **interval_json(ratio),
+        "ours_s": median([one["edgevit"] for one in rounds]),
+        "stock_s": {name: median([one[name] for one in rounds]) for name in race.stock},
+        "rounds": list(rounds),
+        "load_average": list(load),
+    }
+
+
+def _all_ran(rounds: Sequence[Round]) -> bool:
+    return not any(one[CONTROL].get("error") for one in rounds)
+
+
+def _load(one: Round) -> float | None:
+    return max(
+        (report["load_average"] for report in one.values() if report.get("load_average") is not None), default=None
+    )
+
+
+def _flags(rounds: Sequence[Round], control: Interval | None, cores: int) -> list[str]:
+    """What speaks against these numbers."""
+    flags = []
+    if len(rounds) < MIN_ROUNDS:
+        flags.append(f"{len(rounds)} rounds are too few for a 95 % interval")
+    if control is not None and not control.includes(1.0):
+        flags.append(f"the same file against itself gave [{control.low:.3f}, {control.high:.3f}]")
+    if busy := sum((_load(one) or 0.0) > cores for one in rounds):
+        flags.append(f"more work than {cores} cores in {busy} of {len(rounds)} rounds")
+    return flags

@@ -1,0 +1,40 @@
+"""A course's network in int8: `python -m benchmarks.train_int8 COURSE --out FOLDER`.
+
+Its weights are random, so no set of pictures has its classes; any photographs give its tensors their ranges.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import edgevit
+from edgevit import log
+from edgevit.checkpoints.checkpoint import save_checkpoint
+from edgevit.checkpoints.model_source import open_source
+from edgevit.data.datasets import open_imageset
+from edgevit.quantization.ptq import int8_card, post_training
+
+_PICTURES = 16
+
+
+def main() -> None:
+    """Set the ranges, write the int8 checkpoint, convert it for all targets."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("course", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    log.configure()
+    model = json.loads((arguments.course / "course.json").read_text())["model"]
+    weights, checkpoint = arguments.course / "weights.pt", arguments.out / "int8.pt"
+    source = open_source(model, weights=weights)
+    network = post_training(source, open_imageset("photos", "train"), _PICTURES)
+    save_checkpoint(
+        checkpoint, source.module, int8_card(source, weights, network, {"method": "ptq"}), network.tensors()
+    )
+    edgevit.convert(model, weights=checkpoint, target="all", precision="int8", out=arguments.out, cache=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-"""What the ExecuTorch converter does to the delegate's own graph."""

@@ -1,0 +1,107 @@
+"""What a .pt2 package says of itself, read from its archive without loading its code."""
+
+from __future__ import annotations
+
+import json
+import platform
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevit.errors import ContractError
+
+if TYPE_CHECKING:
+    from edgevit.contract.manifest import Manifest
+    from edgevit.export.program import Program
+
+FACTS = "edgevit"  # key of our own entry in a package's metadata
+_MAX_METADATA_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PackageFacts:
+    """promised: what was said of the program when it was compiled. architecture: "x86_64"; instructions: sets of
+    vector instructions that the code uses ("AVX512"); device: "cpu" or "cuda".
+    """
+
+    promised: dict[str, Any]
+    architecture: str
+    instructions: tuple[str, ...]
+    device: str
+    library_bytes: int
+
+    @property
+    def machine(self) -> str:
+        return " ".join(filter(None, (self.device, self.architecture, *self.instructions)))
+
+    @property
+    def torch(self) -> str:
+        return str(self.promised["torch"])
+
+
+def package_facts(program: Program, accelerator: str) -> dict[str, Any]:
+    """What a package shall say of itself: its ends, its precision and who compiled it."""
+    import torch
+
+    ends = {"inputs": program.spec.inputs, "outputs": program.spec.outputs}
+    return {
+        **{kind: [[spec.name, list(spec.shape[1:]), spec.dtype] for spec in specs] for kind, specs in ends.items()},
+        "precision": program.precision.value,
+        "accelerator": accelerator,
+        "torch": torch.__version__,
+    }
+
+
+def read_facts(path: Path) -> PackageFacts:
+    """Read a package's metadata. Raises ContractError if it is damaged or not one of ours."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            (library,) = (entry for entry in entries if entry.filename.endswith(".so"))
+            (described,) = (entry for entry in entries if entry.filename.endswith(".wrapper_metadata.json"))
+            if described.file_size > _MAX_METADATA_BYTES:
+                raise ValueError(f"its metadata has {described.file_size} bytes")
+            metadata = json.loads(archive.read(described))
+        return PackageFacts(
+            promised=json.loads(metadata[FACTS]),
+            architecture=metadata["AOTI_MACHINE"],
+            instructions=tuple(metadata.get("AOTI_CPU_ISA", "").split()),
+            device=metadata["AOTI_DEVICE_KEY"],
+            library_bytes=library.file_size,
+        )
+    except (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError) as error:
+        raise ContractError(
+            f"{path} is no package that edgevit compiled: {type(error).__name__}: {error}", hint="convert again"
+        ) from error
+
+
+def contradictions(facts: PackageFacts, manifest: Manifest) -> Iterator[str]:
+    """Each way in which the package is not what its manifest says."""
+    ends = {"inputs": manifest.inputs, "outputs": manifest.outputs}
+    declared = {
+        **{kind: [[spec.name, list(spec.shape[1:]), spec.dtype] for spec in specs] for kind, specs in ends.items()},
+        "precision": manifest.precision.value,
+        "accelerator": manifest.accelerator,
+    }
+    for key, said in declared.items():
+        if facts.promised.get(key) != said:
+            yield f"has {key} {facts.promised.get(key)}, its manifest says {said}"
+    if facts.device != manifest.accelerator:
+        yield f"is compiled for {facts.device}, its manifest says {manifest.accelerator}"
+
+
+def missing_here(facts: PackageFacts) -> list[str]:
+    """What the code needs and this machine lacks: to run it anyway would kill the process."""
+    import torch
+
+    if facts.architecture != platform.machine():
+        return [facts.architecture]
+    known = {
+        "AVX2": torch.cpu._is_avx2_supported,
+        "AVX512": torch.cpu._is_avx512_supported,
+        "AVX512_VNNI": torch.cpu._is_vnni_supported,
+        "AMX_TILE": torch.cpu._is_amx_tile_supported,
+    }
+    return [name for name in facts.instructions if name in known and not known[name]()]

@@ -1,0 +1,221 @@
+"""The int8 grids of a Core ML package: its program quantizes and dequantizes, and stores weights as integers.
+
+A program in whole numbers (`edgevit.quantization.integer_emulation`) dequantizes by a scale of one where a kernel
+reads. Its grids stand at what quantizes, and a weight's scales are those that its factors follow from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgevit.errors import ContractError
+from edgevit.mil.package import Package, body, open_package, walk
+from edgevit.quantization.model_qparams import StoredGrid, StoredGrids, StoredLayer, count_kinds, is_average
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+_WEIGHTED = frozenset(("conv", "linear", "conv_transpose"))
+_RECTIFIERS = frozenset(("relu", "relu6", "clip"))
+_MOVES = frozenset(
+    (
+        *("cast", "identity", "reshape", "transpose", "expand_dims", "squeeze", "slice_by_index", "slice_by_size"),
+        *("concat", "split", "stack", "pad", "tile", "max_pool", "pixel_shuffle", "pixel_unshuffle"),
+        *("space_to_depth", "depth_to_space", "upsample_nearest_neighbor", "quantize", "dequantize", "classify"),
+    )
+)
+# Operation that unpacks an int8 weight -> its parameters for values, scale and zero point (iOS16 to iOS17, iOS18 on).
+_WEIGHTS = {
+    "constexpr_affine_dequantize": ("quantized_data", "scale", "zero_point"),
+    "constexpr_blockwise_shift_scale": ("data", "scale", "offset"),
+}
+
+
+def read_grids(path: Path) -> StoredGrids:
+    """The grids of the package. Raises ContractError if it is damaged."""
+    package = open_package(path)
+    readers = [_FunctionReader(package, body(function)) for function in package.functions.values()]
+    floats = [layer for reader in readers for layer in reader.float_layers()]
+    return StoredGrids(
+        layers=tuple(layer for reader in readers for layer in reader.layers()),
+        activations={name: grid for reader in readers for name, grid in reader.activations()},
+        float_layers=tuple(name for name, average in floats if not average),
+        averages=sum(average for _, average in floats),
+        floating=count_kinds(kind for reader in readers for kind in reader.floating()),
+    )
+
+
+class _FunctionReader:
+    """One function of the program; values are known by their names."""
+
+    def __init__(self, package: Package, block: Message) -> None:
+        self._package = package
+        self._operations = list(walk(block))
+        self._makers = {output.name: operation for operation in self._operations for output in operation.outputs}
+        self._readers: dict[str, list[Message]] = {}
+        for operation in self._operations:
+            for name in _operands(operation):
+                self._readers.setdefault(name, []).append(operation)
+        self._whole = self._whole_numbers()
+
+    def activations(self) -> Iterator[tuple[str, StoredGrid]]:
+        """The grid of each operation that goes onto one or comes from one."""
+        for operation in self._operations:
+            if operation.type in ("quantize", "dequantize"):
+                yield operation.outputs[0].name, self._grid(operation)
+
+    def layers(self) -> Iterator[StoredLayer]:
+        """Those with an int8 weight, in program order."""
+        for operation in self._weighted():
+            stored = self._weight(operation)
+            if stored is not None:
+                name = operation.outputs[0].name
+                yield StoredLayer(name, *stored, self._read_grid(operation, "x"), self._written_grid(operation))
+
+    def float_layers(self) -> Iterator[tuple[str, bool]]:
+        """(name, whether it averages) of those with another weight."""
+        for operation in self._weighted():
+            if self._weight(operation) is None:
+                weight = self._constant(operation, "weight")
+                yield operation.outputs[0].name, weight is not None and is_average(weight)
+
+    def floating(self) -> Iterator[str]:
+        """The kinds of the other operations that are not between dequantize and quantize."""
+        for operation in self._operations:
+            apart = operation.type.startswith("const") or operation.type in _MOVES | _WEIGHTED
+            apart = apart or operation.outputs[0].name in self._whole
+            if not apart and not self._in_int8(operation):
+                yield operation.type
+
+    def _weighted(self) -> Iterator[Message]:
+        return (operation for operation in self._operations if operation.type in _WEIGHTED)
+
+    def _whole_numbers(self) -> set[str]:
+        """Values that are whole steps of grids, and what is computed from such alone."""
+        reads = [operation for operation in self._operations if operation.type == "dequantize"]
+        steps = [operation for operation in reads if float(self._constant(operation, "scale")) == 1]
+        if all(self._stored_scale(operation) == 1 for operation in steps):
+            return set()
+        found = {operation.outputs[0].name for operation in steps}
+        for operation in self._operations:
+            computed = [name for name in _operands(operation) if not self._is_constant(name)]
+            if operation.type != "quantize" and computed and found.issuperset(computed):
+                found.update(output.name for output in operation.outputs)
+        return found
+
+    def _stored_scale(self, operation: Message) -> float:
+        """Of the grid whose integers a dequantize reads; its own where nothing in sight made them."""
+        maker = self._maker(operation, "input")
+        for _ in self._operations:  # a damaged file may lead in circles
+            if maker is None or maker.type not in _MOVES or maker.type == "quantize":
+                break
+            maker = self._maker(maker, "x")
+        known = maker is not None and maker.type == "quantize"
+        return float(self._constant(maker if known else operation, "scale"))
+
+    def _is_constant(self, name: str) -> bool:
+        return name in self._makers and self._makers[name].type.startswith("const")
+
+    def _weight(self, operation: Message) -> tuple[np.ndarray, np.ndarray] | None:
+        """Values int8 (O, ...) and scales float32 (O,) of a layer; None for a float weight."""
+        maker = self._maker(operation, "weight")
+        if maker is None or maker.type not in _WEIGHTS:
+            return None
+        values, scale, zero = (self._constant(maker, key) for key in _WEIGHTS[maker.type])
+        if values.dtype != np.int8 or (zero is not None and np.any(zero)):
+            raise ContractError(
+                f"{self._package.path}: the weight of {operation.outputs[0].name} is not on a symmetric int8 grid",
+                hint="convert again",
+            )
+        scales = np.asarray(scale, np.float32).reshape(-1)
+        if operation.outputs[0].name in self._whole:
+            scales = scales * self._implied_scales(operation)
+        return values, np.ascontiguousarray(np.broadcast_to(scales, len(values)))
+
+    def _implied_scales(self, operation: Message) -> np.ndarray:
+        """The scales (O,) of a weight in whole numbers: the float16 numbers from which the factors behind it follow.
+
+        Where there are none, a float32 near by or no number: not a scale of the scheme.
+        """
+        rescaling = self._rescaling(operation)
+        data, result = self._read_grid(operation, "x"), self._written_grid(operation)
+        if data is None or result is None:
+            return np.array([np.nan], np.float32)
+        factor = np.asarray(rescaling[0], np.float32).reshape(-1)
+        ends = np.float32(data.scale), np.float32(result.scale)
+        implied = factor * ends[1] / ends[0]
+        halves = implied.astype(np.float16).astype(np.float32)
+        return np.where(halves * ends[0] / ends[1] == factor, halves, implied)
+
+    def _rescaling(self, operation: Message) -> tuple[Any, float, Message] | None:
+        """What follows a layer in whole numbers: its factors, the scale of its grid, and the product with that."""
+        steps, constants = operation, []
+        for kind in ("mul", "round", "mul"):
+            readers = self._readers.get(steps.outputs[0].name, [])
+            if len(readers) != 1 or readers[0].type != kind:
+                return None
+            steps = readers[0]
+            constants += [value for key in "xy" if (value := self._constant(steps, key)) is not None]
+        return (constants[0], float(constants[1]), steps) if len(constants) == 2 else None
+
+    def _read_grid(self, operation: Message, key: str) -> StoredGrid | None:
+        maker = self._maker(operation, key)
+        return self._grid(maker) if maker is not None and maker.type == "dequantize" else None
+
+    def _written_grid(self, operation: Message) -> StoredGrid | None:
+        """The one grid that all readers take the result to, behind a rectifier where there is one.
+
+        In whole numbers a layer's result is rescaled and rounded before, and given the scale of that grid.
+        """
+        if operation.type in _WEIGHTED and operation.outputs[0].name in self._whole:
+            rescaling = self._rescaling(operation)
+            grid = None if rescaling is None else self._written_grid(rescaling[2])
+            return grid if grid is not None and grid.scale == rescaling[1] else None
+        readers = self._readers.get(operation.outputs[0].name, [])
+        if len(readers) == 1 and readers[0].type in _RECTIFIERS:
+            return self._written_grid(readers[0])
+        grids = {self._grid(reader) if reader.type == "quantize" else None for reader in readers}
+        return grids.pop() if len(grids) == 1 else None
+
+    def _in_int8(self, operation: Message) -> bool:
+        makers = [self._makers.get(name) for name in _operands(operation)]
+        makers = [maker for maker in makers if maker is None or not maker.type.startswith("const")]
+        if operation.type in _RECTIFIERS and makers[0] is not None and makers[0].type != "dequantize":
+            return self._written_grid(makers[0]) is not None  # a kernel applies it
+        reads = all(maker is not None and maker.type == "dequantize" for maker in makers)
+        return reads and self._written_grid(operation) is not None
+
+    def _grid(self, operation: Message) -> StoredGrid:
+        """Of a quantize or dequantize; unsigned integers, which rectified tensors become, are moved to signed ones."""
+        integers = operation if operation.type == "quantize" else self._maker(operation, "input")
+        kind, _ = self._package.tensor_type(integers.outputs[0].type)
+        zero = self._constant(operation, "zero_point")
+        whole = operation.type == "dequantize" and operation.outputs[0].name in self._whole
+        scale = self._stored_scale(operation) if whole else float(self._constant(operation, "scale"))
+        return StoredGrid(scale, int(0 if zero is None else zero) - (128 if kind.name == "uint8" else 0))
+
+    def _maker(self, operation: Message, key: str) -> Message | None:
+        arguments = operation.inputs[key].arguments if key in operation.inputs else ()
+        return self._makers.get(arguments[0].name) if arguments else None
+
+    def _constant(self, operation: Message, key: str) -> Any:
+        """The constant behind a parameter: an attribute, written in place, or by name; None if there is none."""
+        if key in operation.attributes:
+            return self._package.constant(operation.attributes[key])
+        if key not in operation.inputs:
+            return None
+        (argument,) = operation.inputs[key].arguments
+        if argument.WhichOneof("binding") == "value":
+            return self._package.constant(argument.value)
+        maker = self._makers.get(argument.name)
+        return self._package.constant(maker.attributes["val"]) if maker is not None and maker.type == "const" else None
+
+
+def _operands(operation: Message) -> Iterator[str]:
+    """Names of the values that an operation reads."""
+    for argument in operation.inputs.values():
+        yield from (binding.name for binding in argument.arguments if binding.WhichOneof("binding") == "name")

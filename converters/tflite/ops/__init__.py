@@ -1,0 +1,1 @@
+"""How ATen operators become TFLite operators, by kind."""

@@ -1,0 +1,1 @@
+"""A converted model on disk: the folder with its manifest, and prediction with it."""

@@ -1,0 +1,1 @@
+"""Checkpoints: safe reading and writing, metadata, and the model that belongs to the weights."""

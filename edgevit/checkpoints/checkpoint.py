@@ -1,0 +1,306 @@
+"""Trained weights in and out: our own checkpoints with a card, and the containers that papers publish.
+
+Reading runs no code of the file (see torchfile.py). Ours are also plain `torch.load(path, weights_only=True)`
+files: {"edgevit_card": JSON text, "state_dict": {name: tensor}}.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgevit.checkpoints.torchfile import StoredTensor, TorchFile, TorchFileError, read_torch_file
+from edgevit.errors import MissingDependency, UsageError
+from edgevit.infra.files import write_bytes
+from edgevit.spec import Interpolation, Preprocess
+
+log = logging.getLogger(__name__)
+
+_CARD_KEY = "edgevit_card"
+_STATE_KEY = "state_dict"
+_INT8_KEY = "edgevit_int8"
+_CONTAINERS = ("state_dict", "model", "model_state_dict")  # trained weights, in the order we look
+_EMA_CONTAINERS = ("state_dict_ema", "model_ema")  # their moving average
+_PROGRESS_KEY, _PROGRESS_PREFIX = "edgevit_progress", "model."  # of a run that has not ended
+_WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and torch.compile
+_MAX_NESTING = 4
+_LISTED = 8  # keys an error names per kind
+_GIVE_WEIGHTS = "give a checkpoint with a state dict: torch.save(model.state_dict(), path)"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointCard:
+    """What a checkpoint must say to be used without the code that trained it. JSON-serialisable.
+
+    training is free: recipe, epochs, metrics. quantization is that of an int8 checkpoint: how it was made, and the
+    scale and zero point of each activation.
+    """
+
+    model: str
+    num_classes: int
+    input_size: int
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    edgevit_version: str
+    training: dict[str, Any] = field(default_factory=dict)
+    quantization: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.labels) != self.num_classes:
+            raise UsageError(
+                f"{len(self.labels)} labels for {self.num_classes} classes", hint="give exactly one label per class"
+            )
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> CheckpointCard:
+        """Raises ValueError, TypeError or KeyError for text that `to_json` did not write; UsageError for bad values."""
+        document = json.loads(text)
+        preprocess = Preprocess(
+            resize=int(document["preprocess"]["resize"]),
+            crop=_tuple_of(int, document["preprocess"]["crop"], 2),
+            mean=_tuple_of(float, document["preprocess"]["mean"], 3),
+            std=_tuple_of(float, document["preprocess"]["std"], 3),
+            interpolation=Interpolation(document["preprocess"]["interpolation"]),
+        )
+        return cls(
+            model=str(document["model"]),
+            num_classes=int(document["num_classes"]),
+            input_size=int(document["input_size"]),
+            labels=_tuple_of(str, document["labels"], len(document["labels"])),
+            preprocess=preprocess,
+            edgevit_version=str(document["edgevit_version"]),
+            training=dict(document["training"]),
+            quantization=document.get("quantization"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Weights on the CPU (floats as float32), the card if the file is ours, and the file they came from.
+
+    int8: the tensors of the int8 network beside the float one that it was made from; empty in a float checkpoint.
+    """
+
+    state_dict: dict[str, Tensor]
+    card: CheckpointCard | None
+    sha256: str
+    path: Path
+    int8: dict[str, Tensor] = field(default_factory=dict)
+
+
+def read_checkpoint(path: str | Path, *, ema: bool = False) -> Checkpoint:
+    """Read a .safetensors file or one that torch.save wrote, whatever container the weights lie in.
+
+    Weights are the mapping itself or its "state_dict", "model" or "model_state_dict", in this order, nested
+    or not; the moving average ("state_dict_ema", "model_ema") is taken with `ema`, or when nothing else is
+    there. A "module." that all names share is cut off. Raises UsageError for a file that is missing, damaged,
+    in another format or without weights.
+    """
+    path = Path(path)
+    data = _read_file(path)
+    try:
+        weights, card, int8 = _safetensors(data) if path.suffix == ".safetensors" else _torch_weights(data, ema)
+    except TorchFileError as error:
+        raise UsageError(f"cannot read checkpoint {path}: {error.reason}", hint=error.remedy) from error
+    return Checkpoint(weights, card, hashlib.sha256(data).hexdigest(), path, int8)
+
+
+def load_weights(
+    model: nn.Module, weights: str | Path | Checkpoint | Mapping[str, Tensor], *, replace_head: bool = False
+) -> None:
+    """Copy weights into a model with the same names and shapes; on any error the model stays as it was.
+
+    replace_head keeps the model's own values for a classifier whose class count differs.
+    Raises UsageError that lists every kind of mismatch, or the tensors that are not finite.
+    """
+    if isinstance(weights, str | Path):
+        weights = read_checkpoint(weights)
+    source = f"weights {weights.path}" if isinstance(weights, Checkpoint) else "the weights"
+    found = dict(weights.state_dict if isinstance(weights, Checkpoint) else weights)
+    own = model.state_dict()
+    head = _resized_head(model, found)
+    if replace_head and head:
+        log.info("new head for %d classes: %s", len(own[head[0]]), ", ".join(head))
+        found.update({name: own[name] for name in head})
+    for name in own.keys() - found.keys():
+        if name.endswith("num_batches_tracked"):  # absent from checkpoints of torch < 0.4.1; unused in inference
+            found[name] = own[name]
+    _check_fit(own, found, f"{source} do not fit {type(model).__name__}", head)
+    _check_finite(found, source)
+    model.load_state_dict(found)
+
+
+def save_checkpoint(
+    path: str | Path, model: nn.Module, card: CheckpointCard, int8: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write the model's weights, its card and the tensors of its int8 network as one file, whole or not at all.
+
+    Raises StorageError.
+    """
+    # clone: a view would drag its whole storage into the file.
+    content: dict[str, Any] = {_CARD_KEY: card.to_json(), _STATE_KEY: _detached(model.state_dict())}
+    if int8 is not None:
+        content[_INT8_KEY] = _detached(int8)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes(Path(path), buffer.getvalue())
+
+
+def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
+
+def _tuple_of(kind: type, values: object, count: int) -> tuple[Any, ...]:
+    if not isinstance(values, list) or len(values) != count:
+        raise ValueError(f"expected a list of {count}")
+    return tuple(kind(value) for value in values)
+
+
+def _read_file(path: Path) -> bytes:
+    if path.is_dir():
+        raise UsageError(f"checkpoint {path} is a folder", hint="name the file inside it")
+    if not path.exists():
+        raise UsageError(f"no checkpoint {path}", hint="check the path")
+    if not path.is_file():  # a pipe or a device may have no end
+        raise UsageError(f"checkpoint {path} is not a regular file", hint="copy it to a file first")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read checkpoint {path}: {error.strerror}", hint="check its permissions") from error
+
+
+def _safetensors(data: bytes) -> tuple[dict[str, Tensor], None, dict[str, Tensor]]:
+    try:
+        import safetensors
+        from safetensors.torch import load
+    except ImportError:
+        raise MissingDependency(
+            "reading .safetensors needs the safetensors library", hint="pip install safetensors"
+        ) from None
+    try:
+        tensors = load(data)
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype torch does not have
+        raise TorchFileError("it is no whole .safetensors file") from error
+    return _strip_wrapper({name: _as_float32(tensor) for name, tensor in tensors.items()}), None, {}
+
+
+def _torch_weights(data: bytes, ema: bool) -> tuple[dict[str, Tensor], CheckpointCard | None, dict[str, Tensor]]:
+    file = read_torch_file(data)
+    stored = _find_weights(file.content, ema)
+    card = _card(file.content)
+    int8 = file.content.get(_INT8_KEY, {}) if card is not None else {}
+    if _PROGRESS_KEY in file.content:
+        stored = {name.removeprefix(_PROGRESS_PREFIX): value for name, value in stored.items()}
+    odd = [name for name, value in (*stored.items(), *int8.items()) if not isinstance(value, StoredTensor)]
+    if odd:
+        raise TorchFileError(f"these entries are no dense tensors: {_listing(odd)}", _GIVE_WEIGHTS)
+    return _strip_wrapper(_materialise(file, stored, len(data))), card, _materialise(file, int8, len(data))
+
+
+def _find_weights(content: object, ema: bool) -> dict[str, Any]:
+    """The mapping of names to tensors inside `content`, looking through at most `_MAX_NESTING` containers."""
+    order = (*_EMA_CONTAINERS, *_CONTAINERS) if ema else (*_CONTAINERS, *_EMA_CONTAINERS)
+    for _ in range(_MAX_NESTING):
+        if not isinstance(content, dict):
+            raise TorchFileError("it holds a pickled object, not weights", _GIVE_WEIGHTS)
+        inner = next((content[key] for key in order if isinstance(content.get(key), dict)), None)
+        if inner is None:
+            break
+        content = inner
+    named = all(isinstance(name, str) for name in content)
+    if not named or not any(isinstance(value, StoredTensor) for value in content.values()):
+        raise TorchFileError(f"no weights under {', '.join(order)}", _GIVE_WEIGHTS)
+    return content
+
+
+def _materialise(file: TorchFile, stored: Mapping[str, StoredTensor], size_bytes: int) -> dict[str, Tensor]:
+    """Tensors as float32 or integers. Strides may repeat elements, so their count is bounded by the file."""
+    tensors: dict[str, Tensor] = {}
+    elements = 0
+    for name, reference in stored.items():
+        tensor = file.tensor(reference)
+        elements += tensor.numel()
+        if elements > size_bytes:
+            raise TorchFileError("its tensors claim more elements than the file has bytes", "do not use this file")
+        tensors[name] = _as_float32(tensor)
+    return tensors
+
+
+def _as_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _strip_wrapper(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in _WRAPPERS:
+        if weights and all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    return weights
+
+
+def _card(content: dict[str, Any]) -> CheckpointCard | None:
+    if _CARD_KEY not in content:
+        return None
+    try:
+        return CheckpointCard.from_json(content[_CARD_KEY])
+    except (ValueError, TypeError, KeyError, AttributeError, UsageError) as error:
+        raise TorchFileError(f"its card is malformed: {error}", "save it again with this version of edgevit") from error
+
+
+def _resized_head(model: nn.Module, found: Mapping[str, Tensor]) -> list[str]:
+    """Names of the final classifier's parameters, if they and nothing else differ, and only in the class count."""
+    own = dict(model.named_parameters())
+    if not own:
+        return []
+    module = list(own)[-1].rpartition(".")[0]
+    head = [name for name in own if name.rpartition(".")[0] == module]
+    wrong = [name for name, tensor in model.state_dict().items() if name in found and found[name].shape != tensor.shape]
+    same_features = all(name in found and found[name].shape[1:] == own[name].shape[1:] for name in head)
+    return head if wrong and set(wrong) <= set(head) and same_features else []
+
+
+def _check_fit(own: Mapping[str, Tensor], found: Mapping[str, Tensor], verdict: str, head: list[str]) -> None:
+    missing = [name for name in own if name not in found]
+    unexpected = [name for name in found if name not in own]
+    wrong = [
+        f"{name}: have {tuple(found[name].shape)}, need {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "wrongly shaped": wrong}
+    if any(kinds.values()):
+        details = "; ".join(f"{len(keys)} {kind} ({_listing(keys)})" for kind, keys in kinds.items() if keys)
+        only_head = head and not missing and not unexpected
+        raise UsageError(
+            f"{verdict}: {details}",
+            hint="only the class count differs: ask for a new head with --replace-head or replace_head=True"
+            if only_head
+            else "build the model variant, classes and input size that this checkpoint was trained with",
+        )
+
+
+def _check_finite(found: Mapping[str, Tensor], source: str) -> None:
+    broken = [name for name, tensor in found.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise UsageError(
+            f"{source} have values that are not finite in {len(broken)} tensors ({_listing(broken)})",
+            hint="this training diverged; use an earlier checkpoint",
+        )
+
+
+def _listing(names: list[str]) -> str:
+    """The first names on one line; ascii() keeps line breaks and terminal codes of a strange file out of it."""
+    shown = [name if name.isprintable() else ascii(name) for name in map(str, names[:_LISTED])]
+    return "; ".join([*shown, f"and {len(names) - _LISTED} more"] if len(names) > _LISTED else shown)

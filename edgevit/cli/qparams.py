@@ -1,0 +1,57 @@
+"""`edgevit qparams`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgevit.cli.options import ArtifactPath, AsJson, print_json, print_table
+
+if TYPE_CHECKING:
+    from edgevit.verification.qparams_report import QParamsReport
+
+
+def qparams(
+    artifact: ArtifactPath,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", help="Its checkpoint, to compare with number by number.", show_default=False),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="file.py:factory of a model of your own.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the int8 grids that an artifact's file holds: of weights by layer, of tensors as SCALE @ ZERO_POINT.
+
+    With --weights the command fails unless every one is the checkpoint's to the bit.
+    """
+    from edgevit.verification.qparams_report import inspect_qparams, require_equal
+
+    report = inspect_qparams(artifact, weights=weights, model=model)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print_table(("layer", "weight", "scales", "reads", "writes"), _rows(report))
+    require_equal(report)
+    if not as_json:
+        print(report.summary())
+
+
+def _rows(report: QParamsReport) -> list[tuple[str, ...]]:
+    """One per layer; by the checkpoint's names where it was compared with one. Float layers come last."""
+    names = report.comparison.names if report.comparison else {}
+    floats = [(name, "float", "-", "float", "float") for name in report.grids.float_layers]
+    return [
+        (
+            names.get(layer.name, layer.name),
+            "x".join(map(str, layer.values.shape)),
+            f"{layer.scales.min():.6g} to {layer.scales.max():.6g}",
+            str(layer.input or "float"),
+            str(layer.result or "float"),
+        )
+        for layer in report.grids.layers
+    ] + floats

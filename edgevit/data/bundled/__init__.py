@@ -1,0 +1,1 @@
+"""Real images that ship inside Python packages: digits, photographs, tiles to segment."""

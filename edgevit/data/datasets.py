@@ -1,0 +1,159 @@
+"""Labelled images from the bundled sets or from a folder: a class per image, or one per pixel."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from edgevit.data.bundled.digits import load_digits_split
+from edgevit.data.bundled.photos import load_photos_split
+from edgevit.data.bundled.tiles import load_tiles_split
+from edgevit.data.image_folders import ImageFiles, image_files, split_folders, subfolders, warn_of_one_folder
+from edgevit.data.segmentation_datasets import MaskSet, holds_masks, open_mask_folder
+from edgevit.errors import UsageError, unknown_name
+from edgevit.spec import Preprocess, Task
+
+DIGITS, PHOTOS, TILES = "digits", "photos", "tiles"
+SPLITS = ("train", "test")
+_TRUTHS = {Task.CLASSIFY: "a class per picture", Task.SEGMENT: "a class per pixel"}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """N images as L0 pixels (uint8, (H, W, 3), sizes may differ) with int64 targets (N,) that index `labels`."""
+
+    images: Sequence[np.ndarray]
+    targets: np.ndarray
+    labels: tuple[str, ...]
+    name: str
+    skipped: int = 0  # files left out because they cannot be read
+    task: ClassVar[Task] = Task.CLASSIFY
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.targets):
+            raise UsageError(f"{self.name}: {len(self.images)} images, {len(self.targets)} targets", hint="pair them")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        """Pixels and target of one image; folders read the file now, so UsageError if it is damaged."""
+        return self.images[index], int(self.targets[index])
+
+    def subset(self, indices: Sequence[int]) -> ImageSet:
+        """Some of the images with their targets; labels and name stay."""
+        images, targets = self.images, self.targets[list(indices)]
+        if isinstance(images, ImageFiles):
+            return dataclasses.replace(self, images=images.subset(indices), targets=targets)
+        return dataclasses.replace(self, images=tuple(images[i] for i in indices), targets=targets)
+
+    def truth(self, index: int, contract: Preprocess) -> np.ndarray:
+        """The class of one image, an int64 scalar; preprocessing does not change it."""
+        return np.asarray(self.targets[index], np.int64)
+
+
+LabelledSet = ImageSet | MaskSet
+
+
+def require_task(task: Task, pictures: LabelledSet, model: str) -> None:
+    """Raise UsageError for pictures whose truth is not what a model of this task answers."""
+    if pictures.task is not task:
+        have, does = (_TRUTHS[one] for one in (pictures.task, task))
+        raise UsageError(f"{pictures.name} has {have}, {model} answers {does}", hint=f"give pictures with {does}")
+
+
+def truths(pictures: LabelledSet, contract: Preprocess) -> np.ndarray:
+    """The truth about all pictures as a network sees them: int64 (N,), or masks uint8 (N, crop H, crop W)."""
+    return np.stack([pictures.truth(index, contract) for index in range(len(pictures))])
+
+
+def open_imageset(source: str, split: str) -> LabelledSet:
+    """The "train" or "test" part of "digits", "photos", "tiles" or a folder.
+
+    A folder has train/ and test/ (or val/), each with one subfolder per class, or each with images/ and masks/ (see
+    `open_mask_folder`); without them it holds such subfolders itself and serves both splits, with a warning. Class
+    names in sorted order are the labels.
+    Raises UsageError for a missing folder, one that is called like a bundled set, an empty class, a file that is no
+    image, or splits with other classes.
+    """
+    if split not in SPLITS:
+        raise unknown_name("split", split, SPLITS)
+    folder = Path(source)
+    if source in BUNDLED:
+        if folder.is_dir():
+            raise UsageError(
+                f'"{source}" is a bundled set and a folder here',
+                hint=f"write ./{source} for the folder, or start from elsewhere for the bundled set",
+            )
+        return BUNDLED[source](split)
+    if not folder.is_dir():
+        names = ", ".join(f'"{name}"' for name in BUNDLED)
+        raise UsageError(
+            f"no data at {source}", hint=f"give {names} or a folder with one subfolder per class, or images/ and masks/"
+        )
+    train, test = split_folders(folder)
+    if train == test:
+        warn_of_one_folder(folder)
+    name = f"{folder.name}/{split}"
+    if holds_masks(train) or holds_masks(test):
+        return open_mask_folder(folder, train if split == "train" else test, name=name)
+    _require_same_classes(folder, train, test)
+    return _folder(train if split == "train" else test, name=name)
+
+
+def _digits(split: str) -> ImageSet:
+    digits = load_digits_split()
+    if split == "train":
+        return ImageSet(tuple(digits.train_images), digits.train_labels, digits.labels, "digits/train")
+    return ImageSet(tuple(digits.test_images), digits.test_labels, digits.labels, "digits/test")
+
+
+def _photos(split: str) -> ImageSet:
+    photos = load_photos_split()
+    if split == "train":
+        return ImageSet(tuple(photos.train_images), photos.train_targets, photos.labels, "photos/train")
+    return ImageSet(tuple(photos.test_images), photos.test_targets, photos.labels, "photos/test")
+
+
+def _tiles(split: str) -> MaskSet:
+    tiles = load_tiles_split()
+    if split == "train":
+        return MaskSet(tuple(tiles.train_images), tuple(tiles.train_masks), tiles.labels, "tiles/train")
+    return MaskSet(tuple(tiles.test_images), tuple(tiles.test_masks), tiles.labels, "tiles/test")
+
+
+BUNDLED = {DIGITS: _digits, PHOTOS: _photos, TILES: _tiles}
+
+
+def _require_same_classes(folder: Path, train: Path, test: Path) -> None:
+    only_one_side = {path.name for path in subfolders(train)} ^ {path.name for path in subfolders(test)}
+    if only_one_side:
+        raise UsageError(
+            f"{folder}: {train.name}/ and {test.name}/ differ in classes {', '.join(sorted(only_one_side))}",
+            hint="give both the same class folders",
+        )
+
+
+def _folder(folder: Path, *, name: str) -> ImageSet:
+    """All images below `folder`, classes in name order and files in name order within them."""
+    classes = _class_folders(folder)
+    paths: list[Path] = []
+    targets: list[int] = []
+    for target, class_folder in enumerate(classes):
+        files = image_files(class_folder, "class folder")
+        paths += files
+        targets += [target] * len(files)
+    labels = tuple(path.name for path in classes)
+    return ImageSet(ImageFiles(paths), np.array(targets, np.int64), labels, name)
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    folders = subfolders(folder)
+    if not folders:
+        raise UsageError(f"{folder} has no class folders", hint="put the images into one subfolder per class")
+    return folders

@@ -1,0 +1,127 @@
+"""Exact rewrites of the trained network into the form that runtimes like: `deploy` runs the list, probing each."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import TYPE_CHECKING, Protocol
+
+from edgevit.contract.manifest import DeployStep
+from edgevit.deploy.cost_model import Costs, read_costs
+from edgevit.deploy.passes.decompose_dynamic_conv import COMPUTED_KERNELS
+from edgevit.deploy.passes.decompose_layer_norm import NORM_PRODUCTS
+from edgevit.deploy.passes.eliminate_common_subexpressions import MERGE_DUPLICATES
+from edgevit.deploy.passes.fold_affine import FOLD_AFFINE
+from edgevit.deploy.passes.fold_channel_shuffles import DENSE_POINTWISE, FOLD_SHUFFLES
+from edgevit.deploy.passes.fold_constants import FOLD_CONSTANTS
+from edgevit.deploy.passes.move_permutes import MOVE_PERMUTES
+from edgevit.deploy.passes.remove_noops import REMOVE_NOOPS
+from edgevit.deploy.passes.simplify_views import TOKEN_VIEWS
+from edgevit.deploy.passes.softmax_last_axis import SOFTMAX_LAST
+from edgevit.deploy.passes.split_depthwise import REPLICATE_DEPTHWISE, SPLIT_DEPTHWISE
+from edgevit.deploy.passes.strided_slice_to_conv import PICK_CHANNELS
+from edgevit.errors import ExportError
+from edgevit.graph.capture import capture, example_input, functional, is_functional
+from edgevit.graph.edit import Graph
+from edgevit.graph.explain import graph_facts
+
+if TYPE_CHECKING:
+    from torch import Tensor, fx, nn
+    from torch.export import ExportedProgram
+
+    from edgevit.spec import ModelSpec
+
+# Two float32 roundings of a whole network differ by about 1e-6; a wrong rewrite by far more.
+PROBE_TOLERANCE = 1e-5
+
+
+class Pass(Protocol):
+    """One exact rewrite of a captured graph. A pattern that is not there leaves the graph as it was."""
+
+    name: str
+
+    def apply(self, graph: Graph, costs: Costs) -> list[str]:
+        """Rewrite in place where `costs` says that it pays; returns the module paths of the places changed."""
+
+
+PASSES: tuple[Pass, ...] = (
+    REMOVE_NOOPS,
+    MERGE_DUPLICATES,
+    FOLD_CONSTANTS,
+    COMPUTED_KERNELS,
+    SOFTMAX_LAST,
+    TOKEN_VIEWS,
+    NORM_PRODUCTS,
+    TOKEN_VIEWS,
+    MOVE_PERMUTES,
+    REMOVE_NOOPS,
+    PICK_CHANNELS,
+    DENSE_POINTWISE,
+    REPLICATE_DEPTHWISE,
+    FOLD_SHUFFLES,
+    FOLD_AFFINE,
+    SPLIT_DEPTHWISE,
+)
+
+
+def deploy(
+    module: nn.Module | ExportedProgram, spec: ModelSpec, passes: tuple[Pass, ...] = PASSES, kernels: str = "xnnpack"
+) -> tuple[fx.GraphModule, tuple[DeployStep, ...]]:
+    """Capture `module` in eval mode and apply `passes` in order; `module` itself is not touched.
+
+    module: any network, what torch.export made of it, or what `capture.functional` did. kernels: the kernel library
+    that the result shall run on, a table of costs.toml.
+    After each pass that changed something a probe input runs through the graph before and after.
+    Raises ExportError naming the pass and the places if the outputs differ by more than
+    PROBE_TOLERANCE relative to the largest output.
+    """
+    costs = read_costs(kernels)
+    probe = tuple(example_input(tensor.shape, seed=1) for tensor in spec.inputs)
+    graph_module = _own_weights(_captured(module, probe, spec.name))
+    graph = Graph(graph_module)
+    before, facts = _run(graph_module, probe), graph_facts(graph)
+    steps = []
+    for rewrite in passes:
+        places = rewrite.apply(graph, costs)
+        if not places:
+            continue
+        after = _run(graph_module, probe)
+        error = _relative_error(after, before)
+        if not error <= PROBE_TOLERANCE:
+            raise ExportError(
+                f"deploy pass {rewrite.name} changed the output of {spec.name} by {error:.1e} (at most "
+                f"{PROBE_TOLERANCE:.0e}); it had rewritten {', '.join(places[:4])}",
+                hint="report this with the model; --no-deploy converts the plain graph",
+            )
+        previous, facts = facts, graph_facts(graph)
+        steps.append(DeployStep(rewrite.name, len(places), error, tuple(dict.fromkeys(places)), previous, facts))
+        before = after
+    return graph_module, tuple(steps)
+
+
+def _captured(module: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...], name: str) -> fx.GraphModule:
+    from torch.export import ExportedProgram
+
+    if isinstance(module, ExportedProgram):
+        return functional(module)
+    return module if is_functional(module) else functional(capture(module, inputs, name))
+
+
+def _own_weights(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Copy the tensors, which the capture shares with the module it came from."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its tree specs
+        return copy.deepcopy(graph_module)
+
+
+def _run(graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Tensor:
+    import torch
+
+    with torch.no_grad():
+        output = graph_module(*inputs)
+    return output if isinstance(output, torch.Tensor) else torch.cat([part.flatten() for part in output])
+
+
+def _relative_error(actual: Tensor, expected: Tensor) -> float:
+    """max|a-b| / max|b|; not-a-number stays not-a-number and fails every bound."""
+    return float((actual - expected).abs().max() / expected.abs().max().clamp_min(1e-30))

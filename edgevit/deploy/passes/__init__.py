@@ -1,0 +1,1 @@
+"""One exact rewrite per module; `pass_manager` holds their order."""

@@ -1,0 +1,102 @@
+"""Per-channel arithmetic on maps as depthwise 1x1 convolutions, for int8.
+
+A float kernel multiplies by a vector for nothing. In int8 the vector would need a grid of its own, 256 values for all
+channels together; the weights of a depthwise convolution have a scale per channel, on which every factor is exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgevit.deploy.passes.fold_affine import batch_norm
+from edgevit.graph.edit import MAP_RANK, Graph, is_call, is_norm_result, only_reader, place, shape
+from edgevit.graph.elementwise import operands
+
+if TYPE_CHECKING:
+    from torch import Tensor, fx
+
+    from edgevit.deploy.cost_model import Costs
+
+
+@dataclass(frozen=True)
+class ScaleConvolutions:
+    """Turns the product of a map with a value per channel, and a sum behind it, into a depthwise 1x1 convolution.
+
+    A BatchNorm that no convolution has taken up is such a product and sum.
+    """
+
+    name: str = "scale_convolutions"
+
+    def apply(self, graph: Graph, costs: Costs) -> list[str]:
+        """Returns the place of each product that is a convolution now. LayerNorms keep theirs: they stay in float."""
+        return graph.rewrite_each(graph.nodes, lambda node: _norm(graph, node) or _product(graph, node))
+
+
+SCALE_CONVOLUTIONS = ScaleConvolutions()
+
+
+def _norm(graph: Graph, node: fx.Node) -> bool:
+    if not is_norm_result(node) or len(shape(node)) != MAP_RANK:
+        return False
+    affine = batch_norm(graph, node.args[0])
+    if affine is None:
+        return False
+    ((source, scale),) = affine.terms.items()
+    _convolve(graph, node, source, scale.reshape(-1), affine.shift.reshape(-1))
+    return True
+
+
+def _product(graph: Graph, product: fx.Node) -> bool:
+    import torch
+
+    aten = torch.ops.aten
+    if not is_call(product, aten.mul.Tensor):
+        return False
+    source, factors = _by_channel(graph, product)
+    if factors is None or _is_normalised(source):
+        return False
+    reader = only_reader(product)
+    if is_call(reader, aten.add.Tensor) and len(reader.args) == 2 and not reader.kwargs:
+        summed, offsets = _by_channel(graph, reader)
+        if offsets is not None and summed is product:
+            _convolve(graph, reader, source, factors, offsets)
+            return True
+    _convolve(graph, product, source, factors, None)
+    return True
+
+
+def _convolve(graph: Graph, node: fx.Node, source: fx.Node, factors: Tensor, offsets: Tensor | None) -> None:
+    """Let a depthwise convolution of `source` stand for `node`."""
+    import torch
+
+    channels = len(factors)
+    weight = graph.constant(factors.reshape(channels, 1, 1, 1), f"{place(node)}_factor")
+    bias = None if offsets is None else graph.constant(offsets, f"{place(node)}_offset")
+    conv = torch.ops.aten.conv2d.default
+    graph.replace(node, graph.call(conv, source, weight, bias, [1, 1], [0, 0], [1, 1], channels, like=node))
+
+
+def _by_channel(graph: Graph, node: fx.Node) -> tuple[fx.Node | None, Tensor | None]:
+    """The map and the value per channel (C,) that a node combines; None where it is something else."""
+    for source, other in (node.args[:2], node.args[1::-1]):
+        values = graph.value(other)
+        if values is None or graph.value(source) is not None or shape(source) != shape(node):
+            continue
+        if len(shape(node)) == MAP_RANK and _is_per_channel(values, shape(node)[1]):
+            return source, values.reshape(-1)
+    return None, None
+
+
+def _is_per_channel(values: Tensor, channels: int) -> bool:
+    """Whether a constant has one value per channel and broadcasts along all other axes of a map."""
+    return values.dim() >= 3 and values.shape[-3] == channels == values.numel()
+
+
+def _is_normalised(source: Any) -> bool:
+    """Whether a map comes out of a norm: the product with a reciprocal root."""
+    import torch
+
+    aten = torch.ops.aten
+    read = operands(source) if is_call(source, aten.mul.Tensor) else None
+    return read is not None and any(is_call(operand, aten.rsqrt.default) for operand in read)

@@ -1,0 +1,35 @@
+"""SiLU as a product with a sigmoid, for int8: no runtime has a kernel for it there, and all have these two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgevit.graph.edit import Graph, place
+
+if TYPE_CHECKING:
+    from edgevit.deploy.cost_model import Costs
+
+
+@dataclass(frozen=True)
+class SplitSilu:
+    """Turns silu(x) into x * sigmoid(x): a table of 256 entries and a multiplication of integers."""
+
+    name: str = "split_silu"
+
+    def apply(self, graph: Graph, costs: Costs) -> list[str]:
+        """Returns the place of each SiLU."""
+        import torch
+
+        aten = torch.ops.aten
+        places = []
+        for node in graph.calls(aten.silu.default):
+            (source,) = node.args
+            gate = graph.call(aten.sigmoid.default, source, like=node)
+            places.append(place(node))
+            graph.replace(node, graph.call(aten.mul.Tensor, source, gate, like=node))
+        graph.tidy()
+        return places
+
+
+SPLIT_SILU = SplitSilu()

@@ -1,0 +1,42 @@
+"""Softmax over the last axis, the only one that XNNPACK's kernel knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgevit.graph.edit import Graph, place, shape
+
+if TYPE_CHECKING:
+    from edgevit.deploy.cost_model import Costs
+
+
+@dataclass(frozen=True)
+class SoftmaxLast:
+    """Turns a softmax over another axis into transpose, softmax, transpose; other passes let the transposes cancel."""
+
+    name: str = "softmax_last"
+
+    def apply(self, graph: Graph, costs: Costs) -> list[str]:
+        """Returns the place of each softmax moved."""
+        import torch
+
+        aten = torch.ops.aten
+        places = []
+        if costs.softmax_any_axis:
+            return places
+        for node in graph.calls(aten.softmax.int):
+            source, axis, *rest = node.args
+            rank = len(shape(node))
+            axis %= max(rank, 1)
+            if axis >= rank - 1:
+                continue
+            turned = graph.call(aten.transpose.int, source, axis, rank - 1, like=node)
+            softmax = graph.call(aten.softmax.int, turned, rank - 1, *rest, like=node)
+            places.append(place(node))
+            graph.replace(node, graph.call(aten.transpose.int, softmax, axis, rank - 1, like=node))
+        graph.tidy()
+        return places
+
+
+SOFTMAX_LAST = SoftmaxLast()

@@ -1,1 +1,0 @@
-"""Machines that artifacts run on: one file per address scheme, each a Device."""

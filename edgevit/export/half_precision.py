@@ -1,0 +1,62 @@
+"""A float32 program in a narrower float type, its inputs and outputs float32 still."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+from edgevit.export.program import Program
+from edgevit.graph.capture import capture, functional, to_functional
+from edgevit.spec import Precision
+
+if TYPE_CHECKING:
+    import torch
+    from torch import fx
+    from torch.export import ExportedProgram
+
+
+def narrowed(program: Program, exported: ExportedProgram | None = None) -> ExportedProgram:
+    """The program's graph computing in its precision: as it is for fp32 and int8, all of it in fp16 or bf16 for those.
+
+    Kernels of normalisation, softmax and products sum in float32 inside, as those of torch and ONNX runtimes do.
+    exported: the graph where it is not the program's own, but has more outputs, float32 like all.
+    Raises ExportError if the narrow graph cannot be captured.
+    """
+    import torch
+
+    types = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
+    graph = program.exported if exported is None else exported
+    if program.precision not in types:
+        return graph
+    dtype = types[program.precision]
+    network = copy.deepcopy(functional(graph)).to(dtype)  # a copy: the program keeps its weights
+    for node in list(network.graph.nodes):
+        if node.op == "placeholder":
+            with network.graph.inserting_after(node):
+                narrow = _cast(network.graph, node, dtype)
+            node.replace_all_uses_with(narrow, delete_user_cb=lambda user, narrow=narrow: user is not narrow)
+        elif node.target is torch.ops.aten._assert_tensor_metadata.default:
+            network.graph.erase_node(node)  # it insists on the type of before
+        elif node.op == "call_function":
+            _retype(node, dtype)
+        elif node.op == "output":
+            for result in node.all_input_nodes:
+                with network.graph.inserting_before(node):
+                    node.replace_input_with(result, _cast(network.graph, result, torch.float32))
+    network.recompile()
+    inputs = program.example_inputs
+    return to_functional(capture(network, inputs, program.spec.name, dynamic_batch=program.dynamic_batch))
+
+
+def _cast(graph: fx.Graph, node: fx.Node, dtype: torch.dtype) -> fx.Node:
+    import torch
+
+    return graph.call_function(torch.ops.aten._to_copy.default, (node,), {"dtype": dtype})
+
+
+def _retype(node: fx.Node, dtype: torch.dtype) -> None:
+    """Operations that name float32 as their result's type name the narrow one."""
+    import torch
+
+    node.args = tuple(dtype if value is torch.float32 else value for value in node.args)
+    node.kwargs = {key: dtype if value is torch.float32 else value for key, value in node.kwargs.items()}

@@ -1,0 +1,1 @@
+"""The captured fx graph: capture, editing, symbolic batch, intermediate outputs."""

@@ -1,0 +1,66 @@
+"""The protobuf classes of Core ML's model format, and coremltools itself, imported without noise."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from types import ModuleType
+
+from edgevit.infra.optional_imports import require
+from edgevit.log import captured_native_output
+
+# Sources of models that edgevit does not have. ExecuTorch: for programs in its dialect, ours are ATen.
+_NOT_NEEDED = ("executorch", "sklearn", "tensorflow")
+
+
+def load(name: str) -> ModuleType:
+    """coremltools.proto.<name>, for example "Model_pb2"; MissingDependency without coremltools.
+
+    coremltools' own import takes seconds and brings torch; its message classes need neither. Until it is
+    imported, an empty package stands in for it while they load; a later import of coremltools finds them loaded.
+    """
+    if "coremltools" in sys.modules:
+        return importlib.import_module(f"coremltools.proto.{name}")
+    found = importlib.util.find_spec("coremltools")
+    if found is None:
+        return require("coremltools", "coreml")
+    stand_in = ModuleType("coremltools")
+    stand_in.__path__ = list(found.submodule_search_locations or ())
+    sys.modules["coremltools"] = stand_in
+    try:
+        return importlib.import_module(f"coremltools.proto.{name}")
+    finally:
+        del sys.modules["coremltools"]
+
+
+def coremltools() -> ModuleType:
+    """coremltools, imported without what it would load along, for seconds, and does not need here."""
+    if "coremltools" in sys.modules:
+        return sys.modules["coremltools"]
+    hidden = [name for name in _NOT_NEEDED if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # None makes an import fail, as on a machine without it
+    try:
+        with quiet():
+            return require("coremltools", "coreml")
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back coremltools' warnings of untested versions, its progress bars and its missing macOS libraries."""
+    logger = logging.getLogger("coremltools")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    with captured_native_output(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,110 @@
+"""What a model is made of, and what each target makes of it: the facts behind `edgevit info`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgevit.models.counting import count_macs_by_module, count_params
+from edgevit.spec import ModelSpec, Tier
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgevit.contract.manifest import DeployStep
+    from edgevit.targets.base import Converter
+
+EDGE_KERNELS = frozenset({"xnnpack", "coreml"})  # the kernel libraries of phones and boards
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One module: its path, class, output shape (of the first output, if there are several), params and MACs."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a target does with a model.
+
+    meant: whether the target is one for models of this tier. operations and macs: of the graph that it converts, None
+    where nothing was rewritten because the target is not meant for the model. passes: (name, places changed).
+    """
+
+    target: str
+    meant: bool
+    precisions: tuple[str, ...]
+    operations: int | None = None
+    macs: int | None = None
+    passes: tuple[tuple[str, int], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As `edgevit info --json` prints it."""
+        return dataclasses.asdict(self) | {"passes": dict(self.passes)}
+
+
+def layers(spec: ModelSpec, depth: int) -> list[Layer]:
+    """Modules of a model down to `depth` names in their path, in the order in which they run.
+
+    Nothing is computed and no memory taken for weights: the model stands on the meta device.
+    """
+    import torch
+
+    with torch.device("meta"):
+        model = spec.build(spec.num_classes, spec.input_size).eval()
+    shapes: dict[str, tuple[int, ...]] = {}
+    hooks = [module.register_forward_hook(_recorder(shapes, path)) for path, module in model.named_modules() if path]
+    macs = count_macs_by_module(model, spec.inputs[0].shape)
+    for hook in hooks:
+        hook.remove()
+    modules = dict(model.named_modules())
+    return [
+        Layer(path, type(modules[path]).__name__, shape, count_params(modules[path]), macs.get(path, 0))
+        for path, shape in shapes.items()
+        if path.count(".") < depth
+    ]
+
+
+def _recorder(shapes: dict[str, tuple[int, ...]], path: str) -> Any:
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+        shapes[path] = tuple(tensors[0].shape)
+
+    return record
+
+
+def plans(spec: ModelSpec, converters: dict[str, Converter]) -> list[Plan]:
+    """What each target does with a model with random weights; rewrites it once per kernel library that is meant."""
+    from edgevit.deploy.pass_manager import deploy
+    from edgevit.graph.capture import capture, example_input, functional
+
+    meant = {name: (spec.tier is Tier.EDGE) == (c.kernels in EDGE_KERNELS) for name, c in converters.items()}
+    steps: dict[str, tuple[DeployStep, ...]] = {}
+    if any(meant.values()):
+        model = spec.build(spec.num_classes, spec.input_size)
+        captured = functional(capture(model, tuple(example_input(tensor.shape) for tensor in spec.inputs), spec.name))
+        for kernels in sorted({converters[name].kernels for name in converters if meant[name]}):
+            _, steps[kernels] = deploy(captured, spec, kernels=kernels)
+    return [
+        _plan(name, meant[name], tuple(sorted(c.precisions)), steps.get(c.kernels, ()))
+        for name, c in converters.items()
+    ]
+
+
+def _plan(target: str, meant: bool, precisions: tuple[str, ...], steps: tuple[DeployStep, ...]) -> Plan:
+    if not meant or not steps:
+        return Plan(target, meant, precisions)
+    changes: dict[str, int] = {}
+    for step in steps:
+        changes[step.name] = changes.get(step.name, 0) + step.changes
+    after = steps[-1].after
+    return Plan(target, meant, precisions, after.operations, after.macs, tuple(changes.items()))

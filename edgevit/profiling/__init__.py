@@ -1,0 +1,1 @@
+"""Latency and memory on a device: job, runner, raw report, statistics."""

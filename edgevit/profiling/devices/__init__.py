@@ -1,0 +1,1 @@
+"""Devices by the scheme of their address."""

@@ -1,0 +1,344 @@
+"""Latency of artifacts on a device: one profile, or two artifacts compared so that noise is not taken for a win."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import statistics
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgevit.contract.job import Job
+from edgevit.errors import UsageError
+from edgevit.infra.files import write_json
+from edgevit.log import stage
+from edgevit.profiling.latency_statistics import (
+    CONFIDENCE,
+    MIN_ROUNDS,
+    Interval,
+    bootstrap_ratio,
+    drift,
+    median,
+    percentile,
+    spread,
+)
+from edgevit.targets.registry import get_device
+
+if TYPE_CHECKING:
+    from edgevit.artifacts.artifact import Artifact
+    from edgevit.contract.raw_report import RawReport
+    from edgevit.profiling.devices.base import Device
+
+MAX_DRIFT = 0.05  # our rule for publishing: parts of a measurement agree within 5 %
+UNSTABLE = "unstable: the medians of its thirds differ by more than 5 %"
+
+# Beside warm-up and timed runs a job loads libraries, hashes files, and may be in a slow inference at max_s.
+_OVERHEAD_S = 300.0
+
+_NS_PER_MS = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyReport:
+    """Statistics of one raw report. Percentiles are `sampling.percentile`'s.
+
+    A time is one inference of a whole batch, milliseconds.
+
+    std_ms is the sample standard deviation, null for a single run. peak_memory_bytes is the peak above the
+    runtime's libraries. drift is `sampling.drift` of the timed runs. A report with flags is not valid, and
+    each flag says why.
+    """
+
+    artifact: str
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    min_ms: float
+    mean_ms: float
+    std_ms: float | None
+    load_ms: float
+    first_ms: float
+    load_first_ms: float
+    peak_memory_bytes: int | None
+    drift: float | None
+    flags: tuple[str, ...]
+    raw: RawReport
+
+    @property
+    def batch(self) -> int:
+        """Pictures in one inference."""
+        return self.raw.job.batch
+
+    @property
+    def images_per_s(self) -> float:
+        """Throughput of back-to-back inferences, by their median."""
+        return self.batch / (self.p50_ms / 1e3)
+
+    @property
+    def valid(self) -> bool:
+        """Whether nothing speaks against publishing these numbers."""
+        return not self.flags
+
+    def to_json(self) -> dict[str, Any]:
+        """The document as saved, schema edgevit.profile; the raw report is embedded, `raw` last."""
+        facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("flags", "raw")}
+        return {
+            "schema": "edgevit.profile",
+            "schema_version": 1,
+            "artifact_sha256": self.raw.job.artifact_sha256,
+            **facts,
+            "batch": self.batch,
+            "images_per_s": self.images_per_s,
+            "valid": self.valid,
+            "flags": list(self.flags),
+            "raw": self.raw.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One fresh process per artifact, `first` ("a" or "b") before the other."""
+
+    first: Literal["a", "b"]
+    a: RawReport
+    b: RawReport
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two artifacts timed in turns. ratio.estimate is the median over rounds of (median of a / median of b).
+
+    Below 1 means that a is faster. a_spread and b_spread are the spread of the round medians: what the machine
+    did meanwhile, which the pairing takes out of the ratio.
+    """
+
+    a: str
+    b: str
+    a_p50_ms: float
+    b_p50_ms: float
+    a_spread: float
+    b_spread: float
+    ratio: Interval
+    seed: int
+    flags: tuple[str, ...]
+    rounds: tuple[Round, ...]
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: the ratio with its interval, or that none was shown."""
+        bounds = f"[{self.ratio.low:.3g}, {self.ratio.high:.3g}]"
+        if self.ratio.includes(1.0):
+            return f"no difference shown: {self.a} is {self.ratio.estimate:.3g}x of {self.b} {bounds}"
+        return f"{self.a} is {self.ratio.estimate:.3g}x of {self.b} {bounds}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The document as saved, schema edgevit.comparison; all raw reports are kept, `rounds` last."""
+        first = self.rounds[0]
+        return {
+            "schema": "edgevit.comparison",
+            "schema_version": 1,
+            "a": self.a,
+            "b": self.b,
+            "a_sha256": first.a.job.artifact_sha256,
+            "b_sha256": first.b.job.artifact_sha256,
+            "a_p50_ms": self.a_p50_ms,
+            "b_p50_ms": self.b_p50_ms,
+            "a_spread": self.a_spread,
+            "b_spread": self.b_spread,
+            "ratio": self.ratio.estimate,
+            "low": self.ratio.low,
+            "high": self.ratio.high,
+            "confidence": CONFIDENCE,
+            "seed": self.seed,
+            "verdict": self.verdict,
+            "valid": not self.flags,
+            "flags": list(self.flags),
+            "rounds": [{"first": r.first, "a": r.a.to_json(), "b": r.b.to_json()} for r in self.rounds],
+        }
+
+
+def profile(
+    artifact: Artifact,
+    *,
+    device: str = "host",
+    accelerator: str | None = None,
+    threads: int = 1,
+    batch: int = 1,
+    runs: int = 50,
+    min_s: float = 5.0,
+    max_s: float = 150.0,
+    warmup_runs: int = 10,
+    warmup_s: float = 1.0,
+    golden: str | None = None,
+    timeout_s: float | None = None,
+) -> LatencyReport:
+    """Time one artifact in a fresh process on a device, fed with a golden's input (default: the first).
+
+    batch: so many copies of the input at once. The defaults are the quick setting of our rules; runs=1024 with
+    min_s=60 is the full one. timeout_s None leaves room for both phases at max_s. accelerator None is the one that the
+    artifact was made for.
+    Raises UsageError for a batch that the artifact does not take, DeviceError if the device fails, or has no runtime
+    for the artifact's format.
+    """
+    job = _job(artifact, accelerator, threads, batch, golden, warmup_runs, warmup_s, runs, min_s, max_s)
+    with stage(
+        "profile", artifact=artifact.name, device=device, accelerator=job.accelerator, threads=threads, batch=batch
+    ) as running:
+        report = summarize(_run(get_device(device), artifact, job, timeout_s), artifact.name)
+        rate = f"{report.images_per_s:.1f} images/s"
+        running.result = f"p50 {report.p50_ms:.2f} ms of {len(report.raw.samples_ns)} runs, {rate}"
+    return report
+
+
+def summarize(raw: RawReport, artifact: str) -> LatencyReport:
+    """The statistics of a raw report, wherever it was measured."""
+    samples_ms = [ns / _NS_PER_MS for ns in raw.samples_ns]
+    change = drift(samples_ms)
+    unstable = (UNSTABLE,) if change is not None and change > MAX_DRIFT else ()
+    return LatencyReport(
+        artifact=artifact,
+        p50_ms=median(samples_ms),
+        p90_ms=percentile(samples_ms, 90),
+        p99_ms=percentile(samples_ms, 99),
+        min_ms=min(samples_ms),
+        mean_ms=statistics.fmean(samples_ms),
+        std_ms=statistics.stdev(samples_ms) if len(samples_ms) > 1 else None,
+        load_ms=raw.load_ns / _NS_PER_MS,
+        first_ms=raw.first_ns / _NS_PER_MS,
+        load_first_ms=(raw.load_ns + raw.first_ns) / _NS_PER_MS,
+        peak_memory_bytes=raw.memory.peak_above_imports_bytes,
+        drift=change,
+        flags=raw.flags + unstable,
+        raw=raw,
+    )
+
+
+def compare(
+    a: Artifact,
+    b: Artifact,
+    *,
+    device: str = "host",
+    accelerator: str | None = None,
+    threads: int = 1,
+    batch: int = 1,
+    rounds: int = 10,
+    runs: int = 15,
+    min_s: float = 1.0,
+    max_s: float = 150.0,
+    warmup_runs: int = 10,
+    warmup_s: float = 1.0,
+    golden: str | None = None,
+    timeout_s: float | None = None,
+    seed: int = 0,
+) -> Comparison:
+    """Which of two artifacts is faster? A fresh process per round and artifact, their order flipped every round.
+
+    What slows the machine for minutes hits both halves of a round, so the ratio within a round is steadier than
+    either time, and flipping cancels what going first is worth. min_s gives small models a window longer than
+    the scheduler's moods. seed draws the bootstrap, nothing else.
+    Raises UsageError below 6 rounds, DeviceError as `profile` does.
+    """
+    if rounds < MIN_ROUNDS:
+        raise UsageError(f"{rounds} rounds cannot give a 95 % interval", hint=f"use at least {MIN_ROUNDS}, better 10")
+
+    machine = get_device(device)
+    sides = {
+        side: (artifact, _job(artifact, accelerator, threads, batch, golden, warmup_runs, warmup_s, runs, min_s, max_s))
+        for side, artifact in (("a", a), ("b", b))
+    }
+    done: list[Round] = []
+    with stage("compare", a=a.name, b=b.name, device=device, rounds=rounds) as running:
+        for number in range(rounds):
+            order = ("a", "b") if number % 2 == 0 else ("b", "a")
+            reports = {side: _run(machine, *sides[side], timeout_s) for side in order}
+            done.append(Round(order[0], reports["a"], reports["b"]))
+        result = judge(done, a.name, b.name, seed=seed)
+        running.result = result.verdict
+    return result
+
+
+def judge(rounds: Iterable[Round], a: str, b: str, *, seed: int = 0) -> Comparison:
+    """The comparison that recorded rounds make."""
+    rounds = tuple(rounds)
+    a_ms = [median(r.a.samples_ns) / _NS_PER_MS for r in rounds]
+    b_ms = [median(r.b.samples_ns) / _NS_PER_MS for r in rounds]
+    return Comparison(
+        a=a,
+        b=b,
+        a_p50_ms=median(a_ms),
+        b_p50_ms=median(b_ms),
+        a_spread=spread(a_ms),
+        b_spread=spread(b_ms),
+        ratio=bootstrap_ratio([one / other for one, other in zip(a_ms, b_ms, strict=True)], seed=seed),
+        seed=seed,
+        flags=_count_flags(rounds),
+        rounds=rounds,
+    )
+
+
+def save_profile(report: LatencyReport, folder: Path) -> Path:
+    """Write <artifact>.profile.json, or <artifact>.batch8.profile.json, into folder, whole or not at all.
+
+    Raises StorageError.
+    """
+    batch = f".batch{report.batch}" if report.batch > 1 else ""
+    path = folder / f"{report.artifact}{batch}.profile.json"
+    write_json(path, report.to_json())
+    return path
+
+
+def save_comparison(comparison: Comparison, folder: Path) -> Path:
+    """Write <a>--vs--<b>.compare.json into folder, whole or not at all. Raises StorageError."""
+    size = comparison.rounds[0].a.job.batch
+    batch = f".batch{size}" if size > 1 else ""
+    path = folder / f"{comparison.a}--vs--{comparison.b}{batch}.compare.json"
+    write_json(path, comparison.to_json())
+    return path
+
+
+def _job(
+    artifact: Artifact,
+    accelerator: str | None,
+    threads: int,
+    batch: int,
+    golden: str | None,
+    warmup_runs: int,
+    warmup_s: float,
+    runs: int,
+    min_s: float,
+    max_s: float,
+) -> Job:
+    artifact.require_batch(batch)
+    return Job(
+        token=_token(),
+        artifact=artifact.path.resolve().name,
+        artifact_sha256=artifact.manifest_sha256,
+        accelerator=accelerator or artifact.manifest.accelerator,
+        threads=threads,
+        batch=batch,
+        input=golden,
+        warmup_runs=warmup_runs,
+        warmup_s=warmup_s,
+        runs=runs,
+        min_s=min_s,
+        max_s=max_s,
+    )
+
+
+def _run(device: Device, artifact: Artifact, job: Job, timeout_s: float | None) -> RawReport:
+    """One fresh process, under a token that no earlier report can carry."""
+    limit_s = 2 * job.max_s + _OVERHEAD_S if timeout_s is None else timeout_s
+    return device.run(artifact, dataclasses.replace(job, token=_token()), limit_s)
+
+
+def _token() -> str:
+    return secrets.token_hex(8)
+
+
+def _count_flags(rounds: tuple[Round, ...]) -> tuple[str, ...]:
+    """Each flag with how many of the processes raised it."""
+    counts = Counter(flag for r in rounds for report in (r.a, r.b) for flag in report.flags)
+    return tuple(f"{flag} ({count} of {2 * len(rounds)} processes)" for flag, count in sorted(counts.items()))

@@ -1,0 +1,259 @@
+"""Where the int8 grids stand in a deployed graph: one rule for all targets, before anything is measured or trained.
+
+A convolution or linear layer reads and writes int8. Arithmetic, activations and averages join where everything that
+they read is int8 already; they are float elsewhere, and so is what no delegate computes in int8 (softmax, products of
+two computed tensors, the statistics of a LayerNorm). Data movement keeps the grid of what it moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from edgevit.graph.edit import Graph, is_call, only_reader, place
+
+if TYPE_CHECKING:
+    from torch import fx
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The nodes of a graph by their part in the int8 network.
+
+    weighted: convolutions and linear layers with learned weights. integer: other operations that read and write int8.
+    grids: nodes, the input among them, whose result lies on an int8 grid. shared: groups of them that must lie on one,
+    as concatenation, resizing and pooling want it, by name. floating: the operations left in float.
+    """
+
+    weighted: tuple[fx.Node, ...]
+    integer: tuple[fx.Node, ...]
+    grids: tuple[fx.Node, ...]
+    shared: tuple[frozenset[str], ...]
+    floating: tuple[fx.Node, ...]
+
+    def islands(self) -> dict[str, int]:
+        """How many operations stay in float, by the place where they stand."""
+        counts: dict[str, int] = {}
+        for node in self.floating:
+            counts[place(node)] = counts.get(place(node), 0) + 1
+        return counts
+
+
+def place_grids(graph: Graph, islands: Collection[str] = ()) -> Placement:
+    """Decide for every operation of a deployed graph whether it computes in int8.
+
+    islands: names of nodes that shall compute in float in any case; what reads them follows by the rule above.
+    """
+    return _Placing(graph, islands).run()
+
+
+class _Placing:
+    def __init__(self, graph: Graph, islands: Collection[str]) -> None:
+        self._graph = graph
+        self._islands = islands
+        self._norms = norm_members(graph)
+        self._kinds = _kinds()
+        self._int8: set[fx.Node] = set()  # nodes whose result is int8 wherever it goes
+
+    def run(self) -> Placement:
+        weighted, integer, floating, computed = [], [], [], []
+        for node in self._graph.nodes:
+            if node.op == "placeholder":
+                self._int8.add(node)
+                computed.append(node)
+            if node.op != "call_function":
+                continue
+            kind = self._kind(node)
+            if kind == "move":
+                if all(source in self._int8 for source in self._sources(node)):
+                    self._int8.add(node)
+                continue
+            computed.append(node)
+            if kind == "float":
+                floating.append(node)
+                continue
+            self._int8.add(node)
+            (weighted if kind == "weighted" else integer).append(node)
+        int8_readers = {*weighted, *integer}
+        grids = [
+            node
+            for node in computed
+            if not self._is_absorbed(node)
+            and ((node in self._int8 and node.op != "placeholder") or self._readers(node) & int8_readers)
+        ]
+        return Placement(tuple(weighted), tuple(integer), tuple(grids), self._shared(integer), tuple(floating))
+
+    def _shared(self, integer: list[fx.Node]) -> tuple[frozenset[str], ...]:
+        """Inputs and result of operations whose kernels do not rescale; groups with a member in common are one."""
+        import torch
+
+        aten = torch.ops.aten
+        keeping = (aten.cat.default, aten.upsample_bilinear2d.vec, aten.avg_pool2d.default)
+        groups: list[set[str]] = []
+        for node in integer:
+            if not is_call(node, *keeping):
+                continue
+            group = {node.name, *(origin(source).name for source in self._sources(node))}
+            for other in [other for other in groups if other & group]:
+                groups.remove(other)
+                group |= other
+            groups.append(group)
+        return tuple(map(frozenset, groups))
+
+    def _kind(self, node: fx.Node) -> str:
+        """ "weighted", "integer", "move" or "float"."""
+        kind = self._kinds.get(node.target, "float")
+        if node in self._norms or (node.name in self._islands and kind != "move"):
+            return "float"
+        if kind == "weighted":
+            return kind if self._graph.value(node.args[1]) is not None else "float"
+        if kind == "integer" and not all(source in self._int8 for source in self._sources(node)):
+            return "float"
+        if kind == "integer" and len(self._sources(node)) != len(_operands(node)):
+            return "float"  # arithmetic with a constant
+        return kind
+
+    def _sources(self, node: fx.Node) -> list[fx.Node]:
+        """What a node reads that is no constant."""
+        return [source for source in node.all_input_nodes if source.op in ("placeholder", "call_function")]
+
+    def _is_absorbed(self, node: fx.Node) -> bool:
+        """Whether the operation ends in a rectifier that its kernel applies: the grid stands behind that."""
+        import torch
+
+        aten = torch.ops.aten
+        reader = only_reader(node)
+        fusing = (aten.conv2d.default, aten.linear.default, aten.add.Tensor)
+        return is_call(node, *fusing) and node in self._int8 and is_call(reader, *rectifiers())
+
+    def _readers(self, node: fx.Node) -> set[fx.Node]:
+        """Those that read a result, through data movement."""
+        found: set[fx.Node] = set()
+        for user in node.users:
+            if is_move(user):
+                found |= self._readers(user)
+            else:
+                found.add(user)
+        return found
+
+
+def rectifiers() -> tuple[Any, ...]:
+    """The operations that a kernel applies to its own result, by holding it between two ends."""
+    import torch
+
+    aten = torch.ops.aten
+    return aten.relu.default, aten.relu6.default, aten.hardtanh.default
+
+
+def is_move(node: fx.Node) -> bool:
+    """Whether an operation only moves elements, or picks some: its result lies on the grid of its input."""
+    return node.op == "call_function" and _kinds().get(node.target) == "move"
+
+
+def origin(node: fx.Node) -> fx.Node:
+    """The node whose elements a result holds, behind all data movement."""
+    while is_move(node):
+        node = node.args[0]
+    return node
+
+
+def norm_members(graph: Graph) -> frozenset[fx.Node]:
+    """The operations of every LayerNorm in products: means, centring, squares and the reciprocal root."""
+    import torch
+
+    aten = torch.ops.aten
+    members: set[fx.Node] = set()
+    for root in graph.calls(aten.rsqrt.default):
+        variance = root.args[0]
+        steps = [root]
+        while is_call(variance, aten.add.Tensor, aten.reshape.default):
+            steps.append(variance)
+            variance = variance.args[0]
+        squares = variance.args[0] if _is_mean(graph, variance) else None
+        if not (is_call(squares, aten.mul.Tensor) and squares.args[0] is squares.args[1]):
+            continue
+        centred = squares.args[0]
+        steps += [variance, squares, centred]
+        if is_call(centred, aten.sub.Tensor):
+            steps += [source for source in centred.args if _is_mean(graph, source)]
+        members.update(steps)
+        members.update(user for user in root.users if is_call(user, aten.mul.Tensor))
+    return frozenset(members)
+
+
+def _is_mean(graph: Graph, node: Any) -> bool:
+    """Whether a node averages: a mean, or a product with equal weights that sum to one."""
+    import torch
+
+    aten = torch.ops.aten
+    if is_call(node, aten.mean.dim):
+        return True
+    if not is_call(node, aten.conv2d.default, aten.linear.default):
+        return False
+    weight = graph.value(node.args[1])
+    if weight is None or weight.shape[0] != 1:
+        return False
+    flat = weight.reshape(-1)
+    return bool((flat == flat[0]).all()) and abs(float(flat.sum()) - 1) < 1e-3
+
+
+def _operands(node: fx.Node) -> list[Any]:
+    """The tensors or numbers that element by element arithmetic reads; the one input of all else."""
+    import torch
+
+    aten = torch.ops.aten
+    if is_call(node, aten.cat.default):
+        return list(node.args[0])
+    two = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor)
+    return list(node.args[:2]) if is_call(node, *two) else [node.args[0]]
+
+
+@cache
+def _kinds() -> dict[Any, str]:
+    """What each operation may be; all else is float."""
+    import torch
+
+    aten = torch.ops.aten
+    weighted = (aten.conv2d.default, aten.linear.default)
+    integer = (
+        aten.add.Tensor,
+        aten.sub.Tensor,
+        aten.mul.Tensor,
+        aten.gelu.default,
+        aten.relu.default,
+        aten.relu6.default,
+        aten.hardtanh.default,
+        aten.hardswish.default,
+        aten.sigmoid.default,
+        aten.mean.dim,
+        aten.avg_pool2d.default,
+        aten.adaptive_avg_pool2d.default,
+        aten.cat.default,
+        aten.upsample_bilinear2d.vec,
+    )
+    moves = (
+        aten.reshape.default,
+        aten.view.default,
+        aten.permute.default,
+        aten.transpose.int,
+        aten.expand.default,
+        aten.slice.Tensor,
+        aten.select.int,
+        aten.flatten.using_ints,
+        aten.unsqueeze.default,
+        aten.squeeze.dim,
+        aten.clone.default,
+        aten.max_pool2d.default,
+        aten.pixel_shuffle.default,
+        aten.pixel_unshuffle.default,
+        aten.upsample_nearest2d.vec,
+        aten.chunk.default,
+        aten.split.Tensor,
+    )
+    return {
+        **dict.fromkeys(weighted, "weighted"),
+        **dict.fromkeys(integer, "integer"),
+        **dict.fromkeys(moves, "move"),
+    }

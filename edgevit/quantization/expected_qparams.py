@@ -1,0 +1,105 @@
+"""The grids that a file must hold, in the form in which converters read them back: of a checkpoint, of a program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from edgevit.graph.edit import Graph, is_call, only_reader
+from edgevit.quantization.annotation import is_move, origin
+from edgevit.quantization.model_qparams import StoredGrid, StoredGrids, StoredLayer, count_kinds, is_average
+
+if TYPE_CHECKING:
+    from torch import Tensor, fx
+    from torch.export import ExportedProgram
+
+    from edgevit.quantization.quantized_model import Int8Network
+
+
+def network_grids(network: Int8Network) -> StoredGrids:
+    """Every number from the checkpoint's table; where it belongs from the deployed graph. Names are the table's."""
+    graph, placement, table = Graph(network.deployed), network.placement(), network.table
+    activations = {name: StoredGrid(grid.scale, grid.zero_point) for name, grid in table.activations.items()}
+
+    def layer(node: fx.Node) -> StoredLayer:
+        weight = table.weights[node.name]
+        result = node if node.name in activations else only_reader(node)  # behind a rectifier
+        ends = activations[origin(node.args[0]).name], activations[result.name]
+        return StoredLayer(node.name, weight.values.numpy(), weight.scales.numpy(), *ends)
+
+    floats = [node for node in _weighted(graph.nodes) if node not in placement.weighted]
+    averages = [node for node in floats if _averages(graph.value(node.args[1]))]
+    others = (node for node in placement.floating if node not in floats)
+    return StoredGrids(
+        layers=tuple(map(layer, placement.weighted)),
+        activations=activations,
+        float_layers=tuple(node.name for node in floats if node not in averages),
+        averages=len(averages),
+        floating=count_kinds(str(node.target) for node in others),
+    )
+
+
+def program_grids(exported: ExportedProgram) -> StoredGrids:
+    """What the quantize and dequantize nodes of a program say. Names are those of its nodes."""
+    return _ProgramReader(exported).run()
+
+
+class _ProgramReader:
+    def __init__(self, exported: ExportedProgram) -> None:
+        import torch.ao.quantization.fx._decomposed
+
+        self._operations = torch.ops.quantized_decomposed
+        self._nodes = list(exported.graph.nodes)
+        signature = exported.graph_signature
+        names = (
+            signature.inputs_to_parameters | signature.inputs_to_buffers | signature.inputs_to_lifted_tensor_constants
+        )
+        values = exported.state_dict | exported.constants
+        self._constants = {placeholder: values[name].detach() for placeholder, name in names.items()}
+
+    def run(self) -> StoredGrids:
+        layers, floats, averages = [], [], 0
+        for node in _weighted(self._nodes):
+            if is_call(node.args[1], self._operations.dequantize_per_channel.default):
+                layers.append(self._layer(node))
+            elif _averages(self._constants.get(node.args[1].name)):
+                averages += 1
+            else:
+                floats.append(node.name)
+        stores = (node for node in self._nodes if is_call(node, self._operations.quantize_per_tensor.default))
+        return StoredGrids(
+            layers=tuple(layers),
+            activations={n.args[0].name: StoredGrid(*n.args[1:3]) for n in stores if not is_move(n.args[0])},
+            float_layers=tuple(floats),
+            averages=averages,
+            floating={},
+        )
+
+    def _layer(self, node: fx.Node) -> StoredLayer:
+        values, scales = (self._constants[constant.name].numpy() for constant in node.args[1].args[:2])
+        source = node.args[0]
+        reads = None
+        if is_call(source, self._operations.dequantize_per_tensor.default):
+            reads = StoredGrid(*source.args[1:3])
+        return StoredLayer(node.name, values, scales, reads, self._written(node))
+
+    def _written(self, node: fx.Node) -> StoredGrid | None:
+        import torch
+
+        aten = torch.ops.aten
+        reader = only_reader(node)
+        if is_call(reader, aten.relu.default, aten.relu6.default, aten.hardtanh.default):
+            return self._written(reader)
+        stored = is_call(reader, self._operations.quantize_per_tensor.default)
+        return StoredGrid(*reader.args[1:3]) if stored else None
+
+
+def _weighted(nodes: Any) -> Iterator[fx.Node]:
+    import torch
+
+    aten = torch.ops.aten
+    return (node for node in nodes if is_call(node, aten.conv2d.default, aten.linear.default))
+
+
+def _averages(weight: Tensor | None) -> bool:
+    return weight is not None and is_average(weight.numpy())

@@ -1,0 +1,93 @@
+"""NNCF's trainable quantizers, computing what leaves the pipeline.
+
+Parameters, their meaning and their place in a state dict are NNCF's. The arithmetic is torch's fake quantization on
+this scheme's grids: it rounds as the exported pairs do, every scale is a float16 number in training already, and no
+compiler has to be on the machine, as for NNCF's own kernels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from edgevit.quantization.nncf import open_nncf
+from edgevit.quantization.qparams import HIGH, LOW, SMALLEST_SCALE, WEIGHT_HIGH, WEIGHT_LOW, ActivationGrid, WeightGrid
+
+_layers = open_nncf("nncf.torch.quantization.layers")
+_structs = open_nncf("nncf.common.quantization.structs")
+
+
+class ActivationQuantizer(_layers.AsymmetricQuantizer):
+    """A tensor on a trained int8 grid: float32 in, float32 on the grid out, any shape."""
+
+    def __init__(self, grid: ActivationGrid) -> None:
+        super().__init__(_spec(_structs.QuantizationScheme.ASYMMETRIC, (1,), narrow=False))
+        low, high = grid.range
+        self.input_low.data.fill_(low)
+        self.input_range.data.fill_(high - low)
+
+    def quantize(self, x: Tensor, execute_traced_op_as_identity: bool = False) -> Tensor:
+        """NNCF's hook; gradients reach the range by the straight-through estimator, scaled as LSQ does."""
+        scale, zero_point = self._numbers()
+        factor = 1 / math.sqrt(x.numel() * HIGH)
+        return torch._fake_quantize_learnable_per_tensor_affine(x, scale, zero_point, LOW, HIGH, factor)
+
+    def scale_now(self) -> Tensor:
+        """The scale of now (1,)."""
+        return self._numbers()[0]
+
+    def grid(self) -> ActivationGrid:
+        """The grid of now."""
+        scale, zero_point = (number.detach() for number in self._numbers())
+        return ActivationGrid(float(scale), int(zero_point.round().clamp(LOW, HIGH)))
+
+    def _numbers(self) -> tuple[Tensor, Tensor]:
+        scale = _half(self.input_range.abs() / (HIGH - LOW))
+        return scale, LOW - self.input_low / scale
+
+
+class WeightQuantizer(_layers.SymmetricQuantizer):
+    """A weight (O, ...) on trained int8 grids, one per output channel."""
+
+    def __init__(self, weight: Tensor, grid: WeightGrid) -> None:
+        shape = (len(grid.scales), *[1] * (weight.dim() - 1))
+        super().__init__(_spec(_structs.QuantizationScheme.SYMMETRIC, shape, narrow=True))
+        self.scale.data.copy_((grid.scales * WEIGHT_HIGH).reshape(shape))
+
+    def quantize(self, x: Tensor, execute_traced_op_as_identity: bool = False) -> Tensor:
+        """NNCF's hook; as above, per channel."""
+        scales = self.scale_now()
+        factor = 1 / math.sqrt(x[0].numel() * WEIGHT_HIGH)
+        zeros = torch.zeros_like(scales)
+        return torch._fake_quantize_learnable_per_channel_affine(x, scales, zeros, 0, WEIGHT_LOW, WEIGHT_HIGH, factor)
+
+    def grid(self, weight: Tensor) -> WeightGrid:
+        """The grid of now with the values that `weight` takes on it."""
+        scales = self.scale_now().detach()
+        inverse = (1 / scales).reshape(-1, *[1] * (weight.dim() - 1))
+        values = (weight.detach() * inverse).round().clamp(WEIGHT_LOW, WEIGHT_HIGH)
+        return WeightGrid(values.to(torch.int8), scales.clone())
+
+    def scale_now(self) -> Tensor:
+        """The scales of now (O,)."""
+        return _half(self.scale.abs().reshape(-1) / WEIGHT_HIGH)
+
+
+def _spec(mode: object, shape: tuple[int, ...], *, narrow: bool) -> object:
+    return _layers.PTQuantizerSpec(
+        num_bits=8,
+        mode=mode,
+        signedness_to_force=True,
+        narrow_range=narrow,
+        half_range=False,
+        scale_shape=shape,
+        logarithm_scale=False,
+    )
+
+
+def _half(scale: Tensor) -> Tensor:
+    """The nearest float16, at least the smallest one; the gradient passes as if nothing had been rounded."""
+    rounded = scale.detach().clamp_min(SMALLEST_SCALE).to(torch.float16).to(torch.float32)
+    return scale + (rounded - scale).detach()

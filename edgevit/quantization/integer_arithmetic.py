@@ -1,0 +1,269 @@
+"""The int8 network in integers, as the kernels of XNNPACK compute it: equal to the bit.
+
+Fake quantization in floats sends one value in ten thousand to the neighbour of what an integer kernel gives, because
+it breaks ties in another way and adds biases unrounded. In the next layers each such step makes others, until in deep
+networks half of all values differ by one. So what is trained, and what artifacts are compared with, is the arithmetic
+that ExecuTorch and LiteRT run: convolutions and linear layers sum int8 products and an int32 bias and are rescaled by
+one float32 factor, half to even; products alike; sums are rescaled by fixed-point factors of 21 bits, half up; maps
+grow bilinearly with weights of 11 bits, half up (XNNPACK, src/reference/unary-elementwise and microparams-init: "fp32
+requantization", qs8-vadd, s8-ibilinear).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from edgevit.errors import QuantizationError
+from edgevit.graph.edit import Graph, is_call, only_reader
+from edgevit.quantization.annotation import Placement, origin, rectifiers
+from edgevit.quantization.exact_conv import plain_sums
+from edgevit.quantization.qparams import ActivationGrid, ScaleTable, next_half
+
+_EXACT = 2**24  # up to here float32 holds every integer
+_LARGEST = 255  # of a value less its zero point
+_FACTOR_BITS = 21
+_LARGEST_FACTOR = 128  # of the 256 that kernels allow, because training moves scales
+_LARGEST_QUOTIENT = 512  # of 1024
+RESIZE_BITS = 11
+_INT32 = 2**31 - 1
+
+Scale = Callable[[], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A node whose kernel computes in integers: the nodes whose grids it reads and writes, all by name.
+
+    weighted: whether its second operand is a weight with a grid of its own.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+    weighted: bool
+
+
+def integer_sites(deployed: fx.GraphModule, placement: Placement) -> tuple[Site, ...]:
+    """All convolutions, linear layers, sums, differences, products and bilinear growths with grids on both sides.
+
+    Arithmetic that placement calls a float island is among them where what it reads and gives has a grid for other
+    reasons: the runtimes see the pairs around it.
+    """
+    aten = torch.ops.aten
+    sites, gridded = [], {node.name for node in placement.grids}
+    weights = {node.name for node in placement.weighted}
+    binary = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor)
+    operations = (aten.conv2d.default, aten.linear.default, aten.upsample_bilinear2d.vec, *binary)
+    for node in Graph(deployed).calls(*operations):
+        weighted = node.name in weights
+        read = node.args[: 2 if is_call(node, *binary) else 1]
+        inputs = [origin(one) if isinstance(one, fx.Node) else one for one in read]
+        output = node
+        if node.name not in gridded and is_call(only_reader(node), *rectifiers()):  # which the kernel applies
+            output = only_reader(node)
+        if output.name in gridded and not node.kwargs and all(_on(one, gridded) for one in inputs):
+            sites.append(Site(node.name, tuple(one.name for one in inputs), output.name, weighted))
+    return tuple(sites)
+
+
+def coarse_enough(deployed: fx.GraphModule, placement: Placement, table: ScaleTable) -> ScaleTable:
+    """The table with grids between which every kernel can rescale.
+
+    XNNPACK takes factors below 256, in sums also not below 1/1024, and no others. A result that is always zero, as
+    behind a rectifier that no picture opens, would get the finest grid there is.
+    """
+    grids = dict(table.activations)
+    groups = {name: group for group in placement.shared for name in group}
+
+    def widen(name: str, scale: float) -> None:
+        if grids[name].scale < scale:
+            for member in groups.get(name, {name}):
+                grids[member] = ActivationGrid(next_half(scale), grids[member].zero_point)
+
+    multiplies = {node.name for node in Graph(deployed).calls(torch.ops.aten.mul.Tensor)}
+    keeping = {node.name for node in Graph(deployed).calls(torch.ops.aten.upsample_bilinear2d.vec)}
+    for site in integer_sites(deployed, placement):
+        if site.name in keeping:
+            continue
+        steps = [grids[name].scale for name in site.inputs]
+        if site.weighted:
+            steps = [steps[0] * float(table.weights[site.name].scales.max())]
+        step = math.prod(steps) if site.name in multiplies else max(steps)
+        widen(site.output, step / _LARGEST_FACTOR)
+        for name in () if site.weighted or site.name in multiplies else site.inputs:
+            widen(name, grids[site.output].scale / _LARGEST_QUOTIENT)
+    return dataclasses.replace(table, activations=grids)
+
+
+def _on(value: Any, gridded: set[str]) -> bool:
+    return isinstance(value, fx.Node) and value.name in gridded
+
+
+def in_integers(
+    module: fx.GraphModule, sites: tuple[Site, ...], activations: Mapping[str, Scale], weights: Mapping[str, Scale]
+) -> fx.GraphModule:
+    """Let the nodes of `sites` compute in integers, in place; what they read must lie on its grids.
+
+    activations, weights: what gives the scale (1,) or (O,) of a grid, by node. Gradients are those of the float
+    operations. Raises QuantizationError if a node is missing.
+    """
+    nodes = {node.name: node for node in module.graph.nodes}
+    for site in sites:
+        node = nodes.get(site.name)
+        if node is None:
+            raise QuantizationError(f"the int8 graph has no {site.name}", hint="report the model")
+        scales = [activations[name] for name in site.inputs]
+        if site.weighted:
+            scales.append(weights[site.name])
+        kernel = f"integers_{site.name}"
+        module.add_submodule(kernel, IntegerKernel(node.target, (*scales, activations[site.output])))
+        with module.graph.inserting_before(node):
+            call = module.graph.call_module(kernel, node.args, node.kwargs)
+        call.meta.update(node.meta)
+        node.replace_all_uses_with(call)
+        module.graph.erase_node(node)
+    module.recompile()
+    return module
+
+
+class IntegerKernel(nn.Module):
+    """One operation on tensors that lie on int8 grids, float32 in and out, computed in integers.
+
+    operation: aten conv2d, linear, add, sub, mul or upsample_bilinear2d. scales: of its inputs, the weight's among
+    them, and of its result, which is on that grid but not yet held to its ends.
+    """
+
+    def __init__(self, operation: Any, scales: tuple[Scale, ...]) -> None:
+        super().__init__()
+        self._operation = operation
+        self._scales = scales
+        aten = torch.ops.aten
+        kernels = {
+            aten.add.Tensor: _sum,
+            aten.sub.Tensor: _difference,
+            aten.mul.Tensor: _product,
+            aten.upsample_bilinear2d.vec: _grown,
+        }
+        self._kernel = kernels.get(operation, self._weighted)
+
+    def forward(self, *args: Any) -> Tensor:
+        """As the operation; with gradients, those of the float operation."""
+        with torch.no_grad():
+            scales = [scale().detach() for scale in self._scales]
+            result = self._kernel(*args, scales=scales)
+        learned = torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
+        return _Instead.apply(self._operation(*args), result) if learned else result
+
+    def _weighted(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any, scales: list[Tensor]
+    ) -> Tensor:
+        data, weights, result = scales
+        x, weight = (x / data).round(), (weight / _along(weights, weight.dim(), 0)).round()
+        if bias is not None:
+            bias = whole_bias(bias, weights.double() * data.double())
+        reach = weight.abs().flatten(1).sum(dim=1).max() * _LARGEST + (0 if bias is None else bias.abs().max())
+        if reach >= _EXACT or x.device.type != "cpu":  # other devices may sum in less than float32
+            x, weight = x.double(), weight.double()
+        with plain_sums(weight, rest[0] if rest else (1,)):
+            summed = self._operation(x, weight, None if bias is None else bias.to(x.dtype), *rest)
+        channels = 1 if _is_convolution(self._operation) else summed.dim() - 1
+        factor = weights * data / result
+        return (summed.float() * _along(factor, summed.dim(), channels)).round() * result
+
+
+def bias_on_grid(bias: Tensor, data: float, weights: Tensor) -> Tensor:
+    """A bias (O,) rounded to the integers that kernels add to their products. data: scale, weights: scales (O,)."""
+    products = weights.double() * data
+    return (whole_bias(bias, products) * products).float()
+
+
+def whole_bias(bias: Tensor, products: Tensor) -> Tensor:
+    """A bias (O,) in steps of the products that it is added to; products: the size of one step (O,). float64."""
+    return (bias.double() / products).round().clamp(-_INT32 - 1, _INT32)
+
+
+def _is_convolution(operation: Any) -> bool:
+    """Whether an operation has its channels on axis 1; linear layers have them on the last."""
+    return operation is torch.ops.aten.conv2d.default
+
+
+class _Instead(torch.autograd.Function):
+    """The second value with the gradient of the first."""
+
+    @staticmethod
+    def forward(ctx: Any, real: Tensor, value: Tensor) -> Tensor:
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+def _sum(a: Tensor, b: Tensor, *, scales: list[Tensor], sign: int = 1) -> Tensor:
+    first, second, result = scales
+    *factors, one = fixed_point(*scales)
+    total = (a / first).round() * factors[0] + sign * (b / second).round() * factors[1]
+    return torch.floor(total / one + 0.5).float() * result
+
+
+def fixed_point(first: Tensor, second: Tensor, result: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Whole factors of two summands and what stands for one in them: the larger factor has 21 bits. Scales, float64."""
+    ratios = first / result, second / result
+    exponent = torch.frexp(torch.maximum(*ratios)).exponent
+    one = torch.exp2((_FACTOR_BITS - exponent).double())
+    return (ratios[0].double() * one).round(), (ratios[1].double() * one).round(), one
+
+
+def _difference(a: Tensor, b: Tensor, *, scales: list[Tensor]) -> Tensor:
+    return _sum(a, b, scales=scales, sign=-1)
+
+
+def _product(a: Tensor, b: Tensor, *, scales: list[Tensor]) -> Tensor:
+    first, second, result = scales
+    return ((a / first).round() * (b / second).round() * (first * second / result)).round() * result
+
+
+def _grown(
+    x: Tensor,
+    size: list[int] | None,
+    align_corners: bool,
+    factors: list[float] | None = None,
+    *,
+    scales: list[Tensor],
+) -> Tensor:
+    """(N, C, H, W) at another size, on its own grid: first along rows, then along columns, rounded once."""
+    height, width = size or [int(x.shape[axis] * factor) for axis, factor in zip((2, 3), factors, strict=True)]
+    (left, right, across), (top, bottom, down) = (
+        neighbours(x.shape[axis], length, align_corners, x.device) for axis, length in ((3, width), (2, height))
+    )
+    one = 2.0**RESIZE_BITS
+    steps = (x / scales[0]).round().double()
+    rows = steps[..., left] * one + (steps[..., right] - steps[..., left]) * across
+    upper, lower = rows[:, :, top], rows[:, :, bottom]
+    total = upper * one + (lower - upper) * down[:, None]
+    return torch.floor(total / one**2 + 0.5).float() * scales[0]
+
+
+def neighbours(before: int, after: int, align_corners: bool, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """For each new position the old ones on both sides and the second one's weight, in steps of 2^-11."""
+    positions = torch.arange(after, device=device, dtype=torch.float32)
+    if align_corners:
+        places = positions * ((before - 1) / max(after - 1, 1))
+    else:
+        places = (positions + 0.5) * (before / after) - 0.5
+    places = places.clamp(0, before - 1)
+    first = places.floor().long()
+    weights = ((places - first) * 2**RESIZE_BITS).round().double()
+    return first, (first + 1).clamp_max(before - 1), weights
+
+
+def _along(values: Tensor, rank: int, axis: int) -> Tensor:
+    """(O,) so that it broadcasts along one axis of a tensor of `rank` axes."""
+    return values.reshape([-1 if one == axis else 1 for one in range(rank)])

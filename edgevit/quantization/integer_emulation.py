@@ -1,0 +1,210 @@
+"""An int8 program in whole numbers that float32 holds: the arithmetic of integer kernels for runtimes without them.
+
+Quantize and dequantize pairs around float arithmetic leave a value near the middle of two steps to chance, and from
+there a deep network drifts (see `integers`). Here convolutions and linear layers sum products of whole numbers, which
+float32 holds up to 2^24, with a whole bias, and are rescaled by one float32 factor, half to even; sums and bilinear
+growth have fixed-point factors, half up: what XNNPACK computes, operation by operation. Any runtime that multiplies and
+adds in float32 then gives the same answers to the bit; only a sum beyond 2^24, which takes thousands of products at
+their ends, is rounded. Scales stand where they always do, at what goes onto a grid; what is read from it comes in
+steps, by a scale of one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.ao.quantization.fx._decomposed
+from torch import Tensor, fx, nn
+
+from edgevit.graph.edit import is_call, only_reader
+from edgevit.quantization.annotation import rectifiers
+from edgevit.quantization.integer_arithmetic import RESIZE_BITS, fixed_point, neighbours, whole_bias
+from edgevit.quantization.qparams import HIGH, LOW, WEIGHT_HIGH, WEIGHT_LOW
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch.export import ExportedProgram
+
+_KERNEL = "whole_"  # begins the names of the modules that compute in whole numbers
+_HALF, _BYTE = 2**11, 2**8  # where factors and differences are cut, so that float32 holds the products of either part
+
+_quantized, _aten = torch.ops.quantized_decomposed, torch.ops.aten
+
+_Grid = tuple[float, int]  # scale and zero point
+
+
+def in_whole_numbers(exported: ExportedProgram) -> ExportedProgram:
+    """The program with such a kernel for every operation that reads and writes int8; the others stay as they are."""
+    return _rewritten(exported)[1]
+
+
+def named_in_whole_numbers(exported: ExportedProgram) -> tuple[ExportedProgram, dict[str, str]]:
+    """`in_whole_numbers`, and the new names of the nodes: those that stay, and the results of those made kernels."""
+    module, whole = _rewritten(exported)
+    return whole, _new_names(module, whole)
+
+
+def _rewritten(exported: ExportedProgram) -> tuple[fx.GraphModule, ExportedProgram]:
+    """The graph with the kernels as modules, and the program exported from it."""
+    module = exported.module(check_guards=False)
+    for node in list(module.graph.nodes):
+        kernel = _kernel(module, node)
+        if kernel is None:
+            continue
+        name = f"{_KERNEL}{node.name}"
+        module.add_submodule(name, kernel)
+        stored = tuple(one.args[0] for one in node.args if _is_read(one))
+        with module.graph.inserting_before(node):
+            node.replace_all_uses_with(module.graph.call_module(name, stored))
+        module.graph.erase_node(node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    with torch.no_grad():
+        return module, torch.export.export(module, exported.example_inputs[0])
+
+
+def _new_names(module: fx.GraphModule, whole: ExportedProgram) -> dict[str, str]:
+    """What the nodes of a module with kernels are called in the program exported from it, which keeps their order."""
+    names, stayed = {}, []
+    for node in whole.graph.nodes:
+        if node.op == "call_function":
+            owner = list(node.meta["nn_module_stack"].values())[-1][0]  # path of the innermost module
+            if owner.startswith(_KERNEL):
+                names[owner.removeprefix(_KERNEL)] = node.name  # the last one is the kernel's result
+            else:
+                stayed.append(node.name)
+    known = (node.name for node in module.graph.nodes if node.op == "call_function")
+    return names | dict(zip(known, stayed, strict=True))
+
+
+def _kernel(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """What computes a node in whole numbers; None for one that reads or writes floats."""
+    result = _written_scale(node)
+    if result is None or node.kwargs:
+        return None
+    if is_call(node, _aten.conv2d.default, _aten.linear.default):
+        source, weight, *rest = node.args
+        if not _is_read(source) or not is_call(weight, _quantized.dequantize_per_channel.default):
+            return None
+        constants = [_constant(module, one) for one in (*weight.args[:2], *rest[:1])]
+        return _Weighted(node.target, _grid(source), result, constants, rest[1:])
+    if is_call(node, _aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor) and all(map(_is_read, node.args)):
+        first, second = map(_grid, node.args)
+        if node.target is _aten.mul.Tensor:
+            return _Product(first, second, result)
+        return _Sum(first, second, result, sign=1 if node.target is _aten.add.Tensor else -1)
+    if is_call(node, _aten.upsample_bilinear2d.vec) and _is_read(node.args[0]):
+        source, _, align_corners, *_ = node.args
+        return _Growth(source.meta["val"].shape, node.meta["val"].shape, _grid(source), align_corners)
+    return None
+
+
+def _is_read(node: Any) -> bool:
+    return is_call(node, _quantized.dequantize_per_tensor.default)
+
+
+def _grid(read: fx.Node) -> _Grid:
+    return read.args[1], read.args[2]
+
+
+def _written_scale(node: fx.Node) -> float | None:
+    """Of the grid that a result goes to, behind a rectifier where there is one; None if it stays float."""
+    reader = only_reader(node)
+    if is_call(reader, *rectifiers()):
+        reader = only_reader(reader)
+    return reader.args[1] if is_call(reader, _quantized.quantize_per_tensor.default) else None
+
+
+def _constant(module: fx.GraphModule, node: fx.Node | None) -> Tensor | None:
+    if node is None:
+        return None
+    owner, _, name = node.target.rpartition(".")
+    return getattr(module.get_submodule(owner), name).detach()
+
+
+def _steps(stored: Tensor, zero_point: int) -> Tensor:
+    """An int8 tensor less its zero point, in float32."""
+    return _quantized.dequantize_per_tensor.default(stored, 1.0, zero_point, LOW, HIGH, torch.int8)
+
+
+class _Weighted(nn.Module):
+    """A convolution or linear layer. constants: its values, their scales, and a bias or none."""
+
+    def __init__(
+        self, operation: Any, grid: _Grid, result: float, constants: Sequence[Tensor | None], rest: Sequence[Any]
+    ) -> None:
+        super().__init__()
+        values, scales, bias = (*constants, None)[:3]
+        data, self._zero_point = grid
+        self._operation, self._result, self._rest = operation, result, tuple(rest)
+        self.register_buffer("values", values)
+        self.register_buffer("bias", None if bias is None else whole_bias(bias, scales.double() * data).float())
+        factor = scales * torch.tensor(data) / torch.tensor(result)
+        self.register_buffer("factor", factor.reshape(-1, 1, 1) if operation is _aten.conv2d.default else factor)
+
+    def forward(self, stored: Tensor) -> Tensor:
+        weight = _quantized.dequantize_per_tensor.default(self.values, 1.0, 0, WEIGHT_LOW, WEIGHT_HIGH, torch.int8)
+        summed = self._operation(_steps(stored, self._zero_point), weight, self.bias, *self._rest)
+        return (summed * self.factor).round() * self._result
+
+
+class _Product(nn.Module):
+    def __init__(self, first: _Grid, second: _Grid, result: float) -> None:
+        super().__init__()
+        self._zero_points, self._result = (first[1], second[1]), result
+        self._factor = float(torch.tensor(first[0]) * torch.tensor(second[0]) / torch.tensor(result))
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        a, b = map(_steps, (first, second), self._zero_points)
+        return (a * b * self._factor).round() * self._result
+
+
+class _Sum(nn.Module):
+    """A sum or difference: fixed-point factors of up to 21 bits, of which float32 takes the upper and lower half."""
+
+    def __init__(self, first: _Grid, second: _Grid, result: float, *, sign: int) -> None:
+        super().__init__()
+        self._zero_points, self._result = (first[1], second[1]), result
+        *factors, one = fixed_point(*(torch.tensor(scale) for scale in (first[0], second[0], result)))
+        self._one = float(one) / _HALF
+        factors = float(factors[0]) / _HALF, sign * float(factors[1]) / _HALF
+        self._upper = [math.floor(factor) for factor in factors]
+        self._lower = [factor - math.floor(factor) for factor in factors]
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        a, b = map(_steps, (first, second), self._zero_points)
+        lower = (a * self._lower[0] + b * self._lower[1]).floor()
+        total = a * self._upper[0] + b * self._upper[1] + lower
+        return _half_up(total, self._one) * self._result
+
+
+class _Growth(nn.Module):
+    """Bilinear, first along rows, then along columns, rounded once."""
+
+    def __init__(self, before: torch.Size, after: torch.Size, grid: _Grid, align_corners: bool) -> None:
+        super().__init__()
+        self._scale, self._zero_point = grid
+        for axis, name in ((2, "down"), (3, "across")):
+            first, second, weights = neighbours(before[axis], after[axis], align_corners, torch.device("cpu"))
+            self.register_buffer(f"{name}_first", first.to(torch.int32))
+            self.register_buffer(f"{name}_second", second.to(torch.int32))
+            self.register_buffer(f"{name}_weights", weights.float())
+
+    def forward(self, stored: Tensor) -> Tensor:
+        steps, one = _steps(stored, self._zero_point), 2**RESIZE_BITS
+        left, right = steps.index_select(3, self.across_first), steps.index_select(3, self.across_second)
+        rows = left * one + (right - left) * self.across_weights
+        first, second = rows.index_select(2, self.down_first), rows.index_select(2, self.down_second)
+        upper = ((second - first) * (1 / _BYTE)).floor()
+        lower = (second - first) - upper * _BYTE
+        weights = self.down_weights[:, None]
+        total = first * (one / _BYTE) + upper * weights + (lower * weights * (1 / _BYTE)).floor()
+        return _half_up(total, one**2 / _BYTE) * self._scale
+
+
+def _half_up(total: Tensor, one: float) -> Tensor:
+    """Whole numbers over a power of two, rounded half up."""
+    return ((total + one / 2) * (1 / one)).floor()

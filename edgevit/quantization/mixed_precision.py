@@ -1,0 +1,190 @@
+"""Mixed precision by an accuracy budget: the few layers whose int8 costs most stay in float, and no others.
+
+Layers are the modules of the network. What int8 costs at one is measured with all others in float; then the costliest
+go back to float, as many as it takes until the accuracy lost on held-out pictures is within the budget; last, those
+that turn out not to be needed go to int8 again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgevit.data.metrics import score
+from edgevit.errors import QuantizationError
+from edgevit.graph.dynamic_batch import any_batch
+from edgevit.graph.edit import place
+from edgevit.quantization.annotation import Placement, origin
+from edgevit.quantization.qat_model import quantizer_name, simulated
+from edgevit.quantization.quantized_model import Int8Network
+
+if TYPE_CHECKING:
+    from torch import Tensor, fx
+
+HEADER = ("layer", "SNR, alone in int8", "points, alone in int8", "operations")
+_RANKED_ON = 128  # pictures: a noise is known sooner than an accuracy
+_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCost:
+    """What int8 at one layer alone does to the answers of the float network.
+
+    place: the path of its module; nodes: its operations that can compute in int8. snr_db: of the logits, None where
+    they stay equal; drop_points: top-1 or mIoU lost on the ranking's pictures, in points.
+    """
+
+    place: str
+    nodes: tuple[str, ...]
+    snr_db: float | None
+    drop_points: float
+
+
+@dataclass(frozen=True, slots=True)
+class Budgeted:
+    """An int8 network within its budget. Drops are points of `metric` below the float network on held-out pictures.
+
+    floating: the layers that stay in float, the costliest first; candidates: how many could have.
+    """
+
+    network: Int8Network
+    metric: str
+    floating: tuple[LayerCost, ...]
+    candidates: int
+    pictures: int
+    drop_before: float
+    drop: float
+
+    def summary(self) -> str:
+        """One line for people."""
+        return (
+            f"{len(self.floating)} of {self.candidates} layers stay in float: {self.metric} {self.drop:.2f} points "
+            f"below the float network on {self.pictures} held-out training pictures, {self.drop_before:.2f} all in int8"
+        )
+
+
+def row(cost: LayerCost) -> tuple[str, ...]:
+    """The cells of HEADER."""
+    closeness = "equal" if cost.snr_db is None else f"{cost.snr_db:.1f} dB"
+    return cost.place, closeness, f"{cost.drop_points:.2f}", str(len(cost.nodes))
+
+
+def fit_budget(
+    network: Int8Network, pictures: Sequence[Tensor], targets: Sequence[int | Tensor], max_drop: float
+) -> Budgeted:
+    """Let layers of an int8 network return to float until it loses at most `max_drop` points of top-1, or of mIoU.
+
+    pictures: normalised (3, S, S), with the class or the mask (S, S) of each; not those that the result will be judged
+    on.
+    Raises QuantizationError if not even all layers in float keep the budget.
+    """
+    trial = _Trial(network, pictures, targets)
+    before = trial.drop(())
+    chosen = _chosen(trial, max_drop) if before > max_drop else []
+    result = network.with_islands({name for cost in chosen for name in cost.nodes})
+    return Budgeted(result, trial.metric, tuple(chosen), len(trial.layers), len(pictures), before, trial.drop(chosen))
+
+
+def _chosen(trial: _Trial, max_drop: float) -> list[LayerCost]:
+    """The shortest run of the costliest layers that keeps the budget, found by halving, less what it does not need."""
+    costs = sorted(trial.costs(), key=lambda cost: math.inf if cost.snr_db is None else cost.snr_db)
+    too_few, enough = 0, len(costs)
+    if trial.drop(costs) > max_drop:
+        raise QuantizationError(
+            f"{trial.metric} drops by more than {max_drop:g} points with every layer in float",
+            hint="allow a larger --max-drop, or calibrate on more pictures",
+        )
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        if trial.drop(costs[:middle]) <= max_drop:
+            enough = middle
+        else:
+            too_few = middle
+    chosen = costs[:enough]
+    for cost in reversed(costs[:enough]):
+        fewer = [other for other in chosen if other is not cost]
+        if trial.drop(fewer) <= max_drop:
+            chosen = fewer
+    return chosen
+
+
+class _Trial:
+    """One trainable copy of the network whose quantizers are switched on and off; nothing is built twice."""
+
+    def __init__(self, network: Int8Network, pictures: Sequence[Tensor], targets: Sequence[int | Tensor]) -> None:
+        import torch
+
+        self._network = network
+        self._module = simulated(network)
+        self._batches = [torch.stack(list(pictures[i : i + _BATCH])) for i in range(0, len(pictures), _BATCH)]
+        self._truth = torch.stack([torch.as_tensor(target) for target in targets]).numpy()
+        self._placement = network.placement()
+        self._quantizers = {name: self._module.get_submodule(name) for name in _quantizers(self._placement)}
+        self.layers = _layers(self._placement)
+        floats = any_batch(network.deployed)
+        with torch.no_grad():
+            self._wanted = torch.cat([floats(batch) for batch in self._batches])
+        self.metric = next(iter(score(self._wanted.numpy(), self._truth)))
+
+    def drop(self, floating: Iterable[LayerCost]) -> float:
+        """Points below the float network on all pictures, with these layers in float too."""
+        inner = self._network.with_islands({name for cost in floating for name in cost.nodes})
+        return self._points_lost(self._answers(_quantizers(inner.placement()), self._batches))
+
+    def costs(self) -> list[LayerCost]:
+        """What int8 does at each layer alone."""
+        batches = self._batches[: max(1, _RANKED_ON // _BATCH)]
+        found = []
+        for path, nodes in self.layers.items():
+            answers = self._answers({name for node in nodes for name in _around(node, self._placement)}, batches)
+            wanted = self._wanted[: len(answers)].double()
+            noise = float((answers - wanted).square().sum() / wanted.square().sum())
+            snr = None if noise == 0 else -10 * math.log10(noise)
+            found.append(LayerCost(path, tuple(node.name for node in nodes), snr, self._points_lost(answers)))
+        return found
+
+    def _answers(self, active: Collection[str], batches: Sequence[Tensor]) -> Tensor:
+        """Logits with these quantizers alone; some tensors share one, so it is taken out where it shall not be."""
+        import torch
+
+        for name, quantizer in self._quantizers.items():
+            setattr(self._module, name, quantizer if name in active else torch.nn.Identity())
+        with torch.no_grad():
+            return torch.cat([self._module(batch) for batch in batches])
+
+    def _points_lost(self, answers: Tensor) -> float:
+        truth, wanted = self._truth[: len(answers)], self._wanted[: len(answers)]
+        before, after = (score(logits.numpy(), truth)[self.metric] for logits in (wanted, answers))
+        return 100 * (before - after)
+
+
+def _layers(placement: Placement) -> dict[str, list[fx.Node]]:
+    """The operations in int8 by module; a rectifier belongs to the layer whose kernel applies it."""
+    found: dict[str, list[fx.Node]] = {}
+    for node in sorted((*placement.weighted, *placement.integer)):
+        absorbing = _absorbed_by(node, placement)
+        found.setdefault(place(absorbing or node), []).append(node)
+    return found
+
+
+def _absorbed_by(node: fx.Node, placement: Placement) -> fx.Node | None:
+    source = node.all_input_nodes[0]
+    computes = source in placement.weighted or source in placement.integer
+    return source if computes and source not in placement.grids else None
+
+
+def _quantizers(placement: Placement) -> set[str]:
+    """The submodules of a trainable network that put weights and tensors on their grids."""
+    return {quantizer_name(node) for node in placement.grids} | {
+        quantizer_name(node.args[1]) for node in placement.weighted
+    }
+
+
+def _around(node: fx.Node, placement: Placement) -> set[str]:
+    """The quantizers of what an operation reads and writes, as its kernel would have them."""
+    ends = [origin(source) for source in node.all_input_nodes]
+    ends += [node, *(user for user in node.users if _absorbed_by(user, placement) is node)]
+    names = {quantizer_name(end) for end in ends if end in placement.grids}
+    return names | ({quantizer_name(node.args[1])} if node in placement.weighted else set())

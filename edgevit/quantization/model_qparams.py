@@ -1,0 +1,221 @@
+"""The int8 grids that a file holds, and whether they are to the bit those that it was made from.
+
+Converters read a `StoredGrids` back from their file, never from its manifest; `promised.py` makes the same form of a
+checkpoint and of a program. Comparing the two knows no target.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from edgevit.errors import ContractError
+from edgevit.quantization.qparams import HIGH, LOW, WEIGHT_LOW, is_half
+
+_SHOWN = 4  # differences that an error names
+
+
+class StoredGrid(NamedTuple):
+    """Of one tensor: real = scale * (q - zero_point), q in [-128, 127]."""
+
+    scale: float
+    zero_point: int
+
+    def __str__(self) -> str:
+        return f"{self.scale:.6g} @ {self.zero_point}"
+
+    def real(self, stored: np.ndarray) -> np.ndarray:
+        """What integers on the grid stand for, float64 of the same shape."""
+        return (stored.astype(np.float64) - self.zero_point) * self.scale
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredLayer:
+    """A convolution or linear layer with an int8 weight.
+
+    values: int8 (O, I/groups, kH, kW) or (O, I); scales: float32 (O,). input and result: the grids between which it
+    computes, None for an end that is float; the result's may stand behind a rectifier that the kernel applies.
+    """
+
+    name: str
+    values: np.ndarray
+    scales: np.ndarray
+    input: StoredGrid | None
+    result: StoredGrid | None
+
+    @property
+    def in_int8(self) -> bool:
+        return self.input is not None and self.result is not None
+
+    @property
+    def content(self) -> tuple[int, bytes, bytes]:
+        """Equal for equal weights: a convolution and a linear layer over the taps that it reads are one thing."""
+        rows = np.moveaxis(self.values, 1, -1)  # (O, kH, kW, I/groups) or (O, I)
+        return len(rows), rows.tobytes(), self.scales.tobytes()
+
+    @property
+    def ends(self) -> tuple[StoredGrid | None, StoredGrid | None]:
+        return self.input, self.result
+
+
+@dataclass(frozen=True, slots=True)
+class StoredGrids:
+    """All grids of one network, with what of it has none.
+
+    activations: the grid of each tensor that has one, by its name there. float_layers: convolutions and linear layers
+    with float weights; averages (one output channel, equal weights that sum to one, as in LayerNorms) are apart.
+    floating: the other operations that compute in float, by kind; data movement does not compute.
+    """
+
+    layers: tuple[StoredLayer, ...]
+    activations: Mapping[str, StoredGrid]
+    float_layers: tuple[str, ...]
+    averages: int
+    floating: Mapping[str, int]
+
+    def __bool__(self) -> bool:
+        return bool(self.layers or self.activations)
+
+    def summary(self) -> str:
+        """ "148 of 148 convolutions and linear layers in int8, 8 averages and 25 other operations in float"."""
+        done, total = sum(layer.in_int8 for layer in self.layers), len(self.layers) + len(self.float_layers)
+        if not self.activations:
+            return f"{len(self.layers)} of {total} convolutions and linear layers have int8 weights, computed in float"
+        return (
+            f"{done} of {total} convolutions and linear layers in int8, "
+            f"{self.averages} averages and {sum(self.floating.values())} other operations in float"
+        )
+
+    def require_scheme(self, where: str) -> None:
+        """Raise ContractError for the first weight or scale that no file of this scheme can hold."""
+        for layer in self.layers:
+            if layer.values.min(initial=0) < WEIGHT_LOW or not all(map(is_half, layer.scales.tolist())):
+                raise ContractError(
+                    f"{where}: the weight of {layer.name} is not on a symmetric int8 grid with float16 scales",
+                    hint="convert again",
+                )
+        for name, grid in self.activations.items():
+            if not is_half(grid.scale) or not LOW <= grid.zero_point <= HIGH:
+                raise ContractError(f"{where}: {name} lies on {grid}, no int8 grid", hint="convert again")
+
+
+@dataclass(frozen=True, slots=True)
+class GridComparison:
+    """A file's grids against the promised ones.
+
+    names: the promised name of each of the file's layers whose weight is equal to the bit. weights and activations:
+    (equal, promised). differences: a line for everything that is not as promised.
+    """
+
+    names: Mapping[str, str]
+    weights: tuple[int, int]
+    activations: tuple[int, int]
+    differences: tuple[str, ...]
+    coverage: str
+
+    @property
+    def equal(self) -> bool:
+        return not self.differences
+
+    def summary(self) -> str:
+        """ "148 of 148 weights and 171 of 171 activation grids equal to the bit; ..." and what differs first."""
+        line = (
+            f"{self.weights[0]} of {self.weights[1]} weights and {self.activations[0]} of {self.activations[1]} "
+            f"activation grids equal to the bit; {self.coverage}"
+        )
+        if self.equal:
+            return line
+        more = len(self.differences) - _SHOWN
+        shown = "; ".join(self.differences[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+        return f"{line}; {len(self.differences)} differences: {shown}"
+
+
+def compare_grids(stored: StoredGrids, promised: StoredGrids) -> GridComparison:
+    """Hold what a file stores to what it was made from.
+
+    Layers are matched by their weights, so that a file may name them as it likes; each must read and write the
+    promised grids. Activation grids must be the same set. No more layers may be float than promised.
+    """
+    pairs = _matched(stored, promised)
+    found, wanted = set(stored.activations.values()), set(promised.activations.values())
+    return GridComparison(
+        names={layer.name: other.name for layer, other in pairs},
+        weights=(len(pairs), len(promised.layers)),
+        activations=(sum(grid in found for grid in promised.activations.values()), len(promised.activations)),
+        differences=tuple(_differences(stored, promised, pairs, found, wanted)),
+        coverage=stored.summary(),
+    )
+
+
+def _matched(stored: StoredGrids, promised: StoredGrids) -> list[tuple[StoredLayer, StoredLayer]]:
+    """The file's layers with the promised ones of equal weight: first those whose ends agree too, then the others."""
+    pairs: list[tuple[StoredLayer, StoredLayer]] = []
+    left, waiting = list(stored.layers), list(promised.layers)
+    for identity in (lambda layer: (layer.content, layer.ends), lambda layer: layer.content):
+        known: dict[object, list[StoredLayer]] = {}
+        for layer in waiting:
+            known.setdefault(identity(layer), []).append(layer)
+        unmatched = []
+        for layer in left:
+            candidates = known.get(identity(layer))
+            if candidates:
+                pairs.append((layer, candidates.pop(0)))
+            else:
+                unmatched.append(layer)
+        left, waiting = unmatched, [layer for candidates in known.values() for layer in candidates]
+    return pairs
+
+
+def _differences(
+    stored: StoredGrids,
+    promised: StoredGrids,
+    pairs: list[tuple[StoredLayer, StoredLayer]],
+    found: set[StoredGrid],
+    wanted: set[StoredGrid],
+) -> Iterator[str]:
+    known, matched = {layer.name for layer, _ in pairs}, {other.name for _, other in pairs}
+    for layer in promised.layers:
+        if layer.name not in matched:
+            yield f"no weight is that of {layer.name} {layer.values.shape}"
+    for layer in stored.layers:
+        if layer.name not in known:
+            yield f"the weight of {layer.name} {layer.values.shape} is none of the promised ones"
+    for layer, other in pairs:
+        for end, grid, due in zip(("reads", "writes"), layer.ends, other.ends, strict=True):
+            if grid != due:
+                yield f"{other.name} {end} {grid or 'float'}, not {due or 'float'}"
+    for name, grid in promised.activations.items():
+        if grid not in found:
+            yield f"no tensor lies on {grid}, the grid of {name}"
+    for name, grid in stored.activations.items():
+        if grid not in wanted:
+            yield f"{name} lies on {grid}, which was not promised"
+    if len(stored.float_layers) > len(promised.float_layers):
+        yield f"{len(stored.float_layers)} layers compute with float weights: {', '.join(stored.float_layers[:_SHOWN])}"
+
+
+def canonical_weight(stored: np.ndarray, channel_axis: int) -> np.ndarray:
+    """A weight from the order of channels-last runtimes.
+
+    (O, kH, kW, I/groups) with channels at 0, or depthwise (1, kH, kW, O) with channels at 3, becomes
+    (O, I/groups, kH, kW); of a matrix, the channels come first: (O, I).
+    """
+    if stored.ndim == 4:
+        order = (0, 3, 1, 2) if channel_axis == 0 else (3, 0, 1, 2)
+        return np.ascontiguousarray(stored.transpose(order))
+    return np.ascontiguousarray(np.moveaxis(stored, channel_axis, 0))
+
+
+def is_average(weight: np.ndarray) -> bool:
+    """Whether a float weight (1, ...) of one output channel takes the mean of what it reads."""
+    flat = weight.reshape(-1).astype(np.float64)
+    return bool(len(weight) == 1 and (flat == flat[0]).all() and abs(flat.sum() - 1) < 1e-3)
+
+
+def count_kinds(kinds: Iterable[str]) -> dict[str, int]:
+    """How often each kind occurs, sorted."""
+    return dict(sorted(Counter(kinds).items()))

@@ -1,0 +1,1 @@
+"""One report over a folder of artifacts and results."""

@@ -1,0 +1,417 @@
+"""Does an artifact compute what its checkpoint computes? Measured in the artifact's own runtime."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgevit.artifacts.artifact import Artifact, load_artifact
+from edgevit.contract.golden import check_goldens
+from edgevit.contract.manifest import Executed, Manifest, Outcome, Parity, Tolerance
+from edgevit.data.layout import to_layout
+from edgevit.data.metrics import METRICS, agreement, score
+from edgevit.data.postprocess import segment_mask
+from edgevit.errors import EdgevitError, ParityError, UsageError
+from edgevit.infra.files import sha256_file
+from edgevit.quantization import weight_storage
+from edgevit.spec import Layout, Precision, Task
+from edgevit.targets.base import INTERPRETER, NotExecutable
+from edgevit.targets.registry import get_converter
+from edgevit.verification.error_breakdown import ARTIFACT, DriftStep, climb
+from edgevit.verification.parity import NOT_FINITE, Distance, distance, worst
+from edgevit.verification.phone_settings import (
+    Execution,
+    audit_of,
+    converter_of,
+    execution_of,
+    execution_of_file,
+    file_without_manifest,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from edgevit.data.datasets import LabelledSet
+    from edgevit.targets.base import Session
+    from edgevit.verification.reference_model import Reference
+
+_CHUNK = 64  # pictures preprocessed and run together
+# fp32 differs by summation order only; fp16 keeps 11 bits of each value, which leaves about 60 dB after a network; bf16
+# keeps 8, and 3 bits are 18 dB; in int8 some values fall on the other side of a rounding edge, one part in 255 of a
+# tensor's range each.
+TOLERANCES = {
+    Precision.FP32: Tolerance(max_relative_error=1e-5),
+    Precision.FP16: Tolerance(min_snr_db=50.0),
+    Precision.BF16: Tolerance(min_snr_db=30.0),
+    Precision.INT8: Tolerance(min_snr_db=25.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DataScore:
+    """Scores of checkpoint and artifact on the same pictures; null for what was not run.
+
+    metric names what checkpoint and artifact count, and the task is judged by; `scores` has all of them, by name and
+    then by who ran.
+    """
+
+    source: str
+    split: str
+    samples: int
+    metric: str  # "top-1" or "mIoU"
+    checkpoint: float | None
+    artifact: float | None
+    agreement: float | None  # share of pictures, or of pixels, that both give the same class
+    scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    skipped: int = 0  # files that cannot be read: they count neither as right nor as wrong
+
+    def summary(self) -> str:
+        """ "mIoU checkpoint 71.2 %, artifact 71.1 %; Dice ...", one clause per score."""
+        clauses = []
+        for metric, values in self.scores.items():
+            shown = [f"{who} {100 * value:.1f} %" for who, value in values.items() if value is not None]
+            clauses.append(f"{metric} {', '.join(shown) or 'not run'}")
+        return "; ".join(clauses)
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What `verify` or `evaluate` found out about one artifact; NAME.verify.json or NAME.evaluate.json in results/."""
+
+    artifact: str
+    artifact_sha256: str
+    checks: dict[str, str]
+    parity: Parity
+    data: DataScore | None
+    seconds: float
+    compression: str = ""  # of the stored weights, as in the manifest
+    interpreter: Parity | None = None  # of the runtime's outputs with the reference interpreter's, where asked for
+    drift: tuple[DriftStep, ...] = ()  # where the forms of its checkpoint ran on the same inputs
+    executed: tuple[Executed, ...] = ()  # under the settings of phones, where they were tried
+    failures: tuple[EdgevitError, ...] = ()  # what is wrong with it on phones, worst first; not in the document
+    started_utc: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+
+    def to_json(self) -> dict[str, Any]:
+        """The document as written, schema edgevit.verification."""
+        fields = dataclasses.asdict(dataclasses.replace(self, failures=()))
+        del fields["failures"]
+        return {"schema": "edgevit.verification", "schema_version": 1, **fields}
+
+    def require(self, tolerance: Tolerance) -> None:
+        """Raise ParityError beyond the tolerance, and whatever went wrong under the settings of phones."""
+        check_parity(self.parity, tolerance, self.artifact)
+        for failure in self.failures:
+            raise failure
+
+    def summary(self) -> str:
+        """One line for people."""
+        parts = [describe_parity(self.parity, self.compression)]
+        if self.interpreter is not None:
+            parts.append(f"against the interpreter: {describe_parity(self.interpreter)}")
+        if self.executed:
+            parts.append(self.checks["phone settings"])
+        if self.data is not None:
+            parts.append(f"on {self.data.samples} pictures: {self.data.summary()}")
+        return "; ".join(parts)
+
+
+def batch_sizes(manifest: Manifest) -> tuple[int, ...]:
+    """How many pictures at once an artifact is tested with."""
+    return (1, 3) if manifest.dynamic_batch else (1,)
+
+
+def describe_parity(parity: Parity, compression: str = "") -> str:
+    """ "max rel. error 8.9e-07, 121 dB, agreement 100 % over 4 inputs in litert 2.3.0", or why nothing was executed.
+
+    compression: of the stored weights, which the line then starts with.
+    """
+    weights = f"weights compressed to {compression}: " if compression else ""
+    if not parity.executed:
+        return f"{weights}not executed: {parity.reason}"
+    snr = "equal to the bit" if parity.snr_db is None else f"{parity.snr_db:.0f} dB"
+    return (
+        f"{weights}max rel. error {parity.max_relative_error:.1e}, {snr}, "
+        f"agreement {100 * parity.agreement:.1f} % over {parity.samples} inputs in {parity.runtime}"
+    )
+
+
+def measure(actual: np.ndarray, expected: np.ndarray, *, task: Task, runtime: str) -> Parity:
+    """Compare logits (N, ...) in NCHW form sample by sample and keep the worst of each number.
+
+    A value that is not finite makes max_relative_error infinite in effect: it is reported as an error of 1e30.
+    """
+    if actual.shape != expected.shape or not np.isfinite(actual).all():
+        return Parity(
+            True,
+            runtime,
+            len(expected),
+            **_numbers(NOT_FINITE),
+            agreement=0.0,
+            reason="wrong shape or values not finite",
+        )
+    found = worst([distance(one, other) for one, other in zip(actual, expected, strict=True)])
+    return Parity(True, runtime, len(expected), **_numbers(found), agreement=_agreement(actual, expected, task))
+
+
+def _numbers(found: Distance) -> dict[str, float | None]:
+    return dataclasses.asdict(found)
+
+
+def check_parity(parity: Parity, tolerance: Tolerance, name: str) -> None:
+    """Raise ParityError, which carries the numbers, if an executed artifact misses its tolerance."""
+    if not parity.executed:
+        return
+    measured = Distance(parity.max_abs_error, parity.max_relative_error, parity.snr_db, parity.cosine)
+    if misses := measured.misses(tolerance):
+        raise ParityError(
+            f"{name} does not compute what its checkpoint computes: {'; '.join(misses)}",
+            hint="do not ship it; convert another precision or input size, and report the model",
+            parity=parity,
+        )
+
+
+def verify(
+    artifact: Artifact | str | Path, *, accelerator: str | None = None, threads: int = 1, interpreter: bool = False
+) -> Verification:
+    """`examine`, under the settings of phones too, then hold the numbers to the tolerance of the manifest.
+
+    A model file that came without a manifest is held to itself, see `examine_file`. Raises ParityError beyond the
+    tolerance, and for a file that is wrong or crashes under one of these settings, or that can be seen to be.
+    """
+    file = None if isinstance(artifact, Artifact) else file_without_manifest(artifact)
+    if file is not None:
+        result, tolerance = examine_file(file), Tolerance()
+    else:
+        opened = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
+        result = examine(opened, accelerator=accelerator, threads=threads, interpreter=interpreter, settings=True)
+        tolerance = opened.manifest.tolerance
+    result.require(tolerance)
+    return result
+
+
+def examine_file(path: Path) -> Verification:
+    """What can be said of a model file that came without a manifest: `file_without_manifest` found it.
+
+    How phones' builds of its runtime will treat it, and whether it gives the same outputs under all their settings.
+    """
+    started = time.perf_counter()
+    converter = converter_of(path)
+    audit = converter.audit(path)
+    execution = execution_of_file(path, converter)
+    return Verification(
+        path.name,
+        sha256_file(path),
+        {"packing": audit.summary, "phone settings": execution.summary()},
+        Parity(False, converter.name, reason="it came without a manifest, so nothing says what it should compute"),
+        None,
+        time.perf_counter() - started,
+        executed=execution.rows,
+        failures=_failures(audit.failure(path.name, execution.remedy), execution.failure),
+    )
+
+
+def _failures(*errors: EdgevitError | None) -> tuple[EdgevitError, ...]:
+    return tuple(error for error in errors if error is not None)
+
+
+def examine(
+    artifact: Artifact | str | Path,
+    *,
+    data: LabelledSet | None = None,
+    split: str = "test",
+    reference: Reference | None = None,
+    accelerator: str | None = None,
+    threads: int = 1,
+    interpreter: bool = False,
+    ladder: Mapping[str, Reference] | None = None,
+    settings: bool = False,
+) -> Verification:
+    """Check files, format and preprocessing, run the artifact, and compare it with its checkpoint.
+
+    data: labelled pictures to score on; reference: the checkpoint as a function of normalised images
+    (N, 3, H, W) to logits, to score and compare on the same pictures. Without them the stored goldens decide.
+    accelerator: by default the one that the artifact was made for.
+    interpreter: also compare the runtime with the reference interpreter, which Core ML artifacts have. ladder: the
+    forms of the checkpoint in order, of `ladder`; each runs on the data, or on the goldens without any.
+    settings: also look at how phones' builds of the runtime will treat the file, and run it as they do.
+    Raises ContractError if files, format or preprocessing are not what the manifest says. Where this machine has
+    no runtime for the format, the parity says executed=False and why.
+    """
+    started = time.perf_counter()
+    artifact = load_artifact(artifact.path if isinstance(artifact, Artifact) else artifact)
+    manifest = artifact.manifest
+    if interpreter and manifest.target != "coreml":
+        raise UsageError(f"no interpreter evaluates {manifest.target} artifacts", hint="it is for Core ML alone")
+    converter = get_converter(manifest.target)
+    checks = converter.check(artifact.path, manifest)
+    if weight_storage.holds_grids(manifest):
+        grids = converter.read_grids(artifact.path, manifest)
+        grids.require_scheme(str(artifact.path))
+        checks["qparams"] = grids.summary()
+    checks["goldens"] = f"{check_goldens(artifact)} pictures preprocessed to the bit"
+    against = goldens = seen = None
+    execution = Execution(())
+    if settings and (audit := audit_of(artifact)) is not None:
+        seen, execution = audit.failure(artifact.name, artifact.remake), execution_of(artifact)
+        checks |= {"packing": audit.summary, "phone settings": execution.summary()}
+    try:
+        if execution.rows and execution.rows[0].outcome is Outcome.CRASHED:
+            raise NotExecutable(f"it was not run in this process, too: {execution.rows[0].reason}")
+        session = artifact.open(accelerator, threads)
+    except NotExecutable as reason:
+        answers, wanted = _answers(artifact, data, None, reference)
+        parity = Parity(False, manifest.target, reason=reason.message)
+    else:
+        try:
+            answers, wanted = _answers(artifact, data, session, reference)
+            goldens = np.concatenate(_golden_answers(artifact, session))
+            parity = _parity(artifact, session, goldens, answers, wanted)
+            if interpreter:
+                against = _against_interpreter(artifact, session)
+        finally:
+            session.close()
+    return Verification(
+        artifact.name,
+        artifact.manifest_sha256,
+        checks,
+        parity,
+        None if data is None else _score(data, split, wanted, answers, artifact),
+        time.perf_counter() - started,
+        manifest.compression,
+        against,
+        _drift(artifact, data, ladder or {}, goldens if data is None else answers),
+        execution.rows,
+        _failures(seen, execution.failure),
+    )
+
+
+def _drift(
+    artifact: Artifact, data: LabelledSet | None, ladder: Mapping[str, Reference], answers: np.ndarray | None
+) -> tuple[DriftStep, ...]:
+    if not ladder or answers is None:
+        return ()
+    from edgevit.data.datasets import truths
+
+    tensors = list(_golden_tensors(artifact) if data is None else _tensors(artifact, data))
+    forms = {name: np.concatenate([form(tensor) for tensor in tensors]) for name, form in ladder.items()}
+    return climb({**forms, ARTIFACT: answers}, None if data is None else truths(data, artifact.manifest.preprocess))
+
+
+def _golden_tensors(artifact: Artifact) -> Iterator[np.ndarray]:
+    """The goldens as the checkpoint takes them (1, 3, H, W)."""
+    from edgevit.data.preprocess import preprocess
+
+    for golden in artifact.manifest.goldens:
+        yield preprocess(artifact.golden_level(golden, "L0"), artifact.manifest.preprocess, Layout.NCHW)
+
+
+def _against_interpreter(artifact: Artifact, session: Session) -> Parity:
+    """The goldens in the open runtime against the same file in the reference interpreter."""
+    if session.accelerator == INTERPRETER:
+        return Parity(False, session.runtime, reason="the interpreter is what runs here; Core ML itself needs macOS")
+    reference = artifact.open(accelerator=INTERPRETER)
+    try:
+        actual, expected = (_golden_answers(artifact, one) for one in (session, reference))
+    finally:
+        reference.close()
+    return measure(
+        np.concatenate(actual), np.concatenate(expected), task=artifact.manifest.model.task, runtime=session.runtime
+    )
+
+
+def _golden_answers(artifact: Artifact, session: Session) -> list[np.ndarray]:
+    """Logits of each golden in NCHW form."""
+    result = artifact.manifest.outputs[0]
+    runs = (session.run(artifact.golden_input(golden.name))[result.name] for golden in artifact.manifest.goldens)
+    return [_model_form(run, result.layout) for run in runs]
+
+
+def _answers(
+    artifact: Artifact, data: LabelledSet | None, session: Session | None, reference: Reference | None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Logits (N, ...) of the artifact and of its checkpoint on all pictures; None for what cannot run."""
+    answers, wanted = [], []
+    for tensor in () if data is None else _tensors(artifact, data):
+        if session is not None:
+            batch = len(tensor) if artifact.manifest.dynamic_batch else 1
+            answers.append(artifact.run(tensor, session=session, batch=batch))
+        if reference is not None:
+            wanted.append(reference(tensor))
+    return (np.concatenate(answers) if answers else None), (np.concatenate(wanted) if wanted else None)
+
+
+def _tensors(artifact: Artifact, data: LabelledSet) -> Iterator[np.ndarray]:
+    """Inputs (n, 3, H, W) of all pictures in chunks: pixels of a large set never sit in memory at once."""
+    from edgevit.data.preprocess import preprocess
+
+    for start in range(0, len(data), _CHUNK):
+        pictures = (data.images[i] for i in range(start, min(start + _CHUNK, len(data))))
+        yield np.concatenate([preprocess(image, artifact.manifest.preprocess, Layout.NCHW) for image in pictures])
+
+
+def _parity(
+    artifact: Artifact,
+    session: Session,
+    goldens: np.ndarray,
+    answers: np.ndarray | None,
+    wanted: np.ndarray | None,
+) -> Parity:
+    """Over the goldens, whose answers one by one are given, and over the data where the checkpoint ran on it too.
+
+    Several goldens at once where the artifact takes several.
+    """
+    manifest = artifact.manifest
+    result = manifest.outputs[0]
+    stored = [_model_form(artifact.golden_level(golden, "L3"), result.layout) for golden in manifest.goldens]
+    actual, expected = [goldens], list(stored)
+    for size in batch_sizes(manifest)[1:]:
+        chosen = [i % len(manifest.goldens) for i in range(size)]
+        inputs = [artifact.golden_level(manifest.goldens[i], "L2") for i in chosen]
+        answered = session.run({manifest.inputs[0].name: np.concatenate(inputs)})[result.name]
+        actual.append(_model_form(answered, result.layout))
+        expected += [stored[i] for i in chosen]
+    if answers is not None and wanted is not None:
+        actual.append(answers)
+        expected.append(wanted)
+    return measure(np.concatenate(actual), np.concatenate(expected), task=manifest.model.task, runtime=session.runtime)
+
+
+def _model_form(array: np.ndarray, layout: Layout) -> np.ndarray:
+    return array if layout is Layout.FLAT else to_layout(array, layout, Layout.NCHW)
+
+
+def _score(
+    data: LabelledSet, split: str, wanted: np.ndarray | None, answers: np.ndarray | None, artifact: Artifact
+) -> DataScore:
+    """All scores of both, and how often they agree. UsageError for data whose truth is of another task."""
+    from edgevit.data.datasets import require_task, truths
+
+    require_task(artifact.manifest.model.task, data, artifact.name)
+    truth = truths(data, artifact.manifest.preprocess)
+    runs = {"checkpoint": wanted, "artifact": answers}
+    found = {who: {} if logits is None else score(logits, truth) for who, logits in runs.items()}
+    scores = {metric: {who: values.get(metric) for who, values in found.items()} for metric in METRICS[data.task]}
+    metric = METRICS[data.task][0]
+    agreed = None if wanted is None or answers is None else agreement(wanted, answers)
+    source = data.name.removesuffix(f"/{split}")
+    return DataScore(
+        source, split, len(data), metric, **scores[metric], agreement=agreed, scores=scores, skipped=data.skipped
+    )
+
+
+def _agreement(actual: np.ndarray, expected: np.ndarray, task: Task) -> float:
+    """Share of equal top-1 classes, or mean IoU between the two masks over the classes that occur in either."""
+    if task is Task.CLASSIFY:
+        return float((actual.argmax(axis=1) == expected.argmax(axis=1)).mean())
+    scores = []
+    for one, other in zip(actual, expected, strict=True):
+        mask, truth = segment_mask(one[None]), segment_mask(other[None])
+        for label in np.union1d(mask, truth):
+            scores.append(((mask == label) & (truth == label)).sum() / ((mask == label) | (truth == label)).sum())
+    return float(np.mean(scores))

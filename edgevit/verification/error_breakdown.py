@@ -1,0 +1,72 @@
+"""The drift ladder: step by step from the trained float network to the file in an app, what became of the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgevit.data.metrics import agreement, score
+
+FLOAT, INT8, ROUNDED, EXPORTED, ARTIFACT = (
+    "float network",
+    "int8 network",
+    "int8 weights",
+    "exported graph",
+    "artifact",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DriftStep:
+    """One form of the network on all pictures; agreement, SNR (dB), cosine and error against the step before.
+
+    score (0 to 1) counts what `metric` says, agreement the pictures or pixels of the same class. What compares is null
+    for the first step; an SNR of null elsewhere means equal answers. Without labels metric is "" and score null.
+    """
+
+    name: str
+    metric: str
+    score: float | None
+    agreement: float | None = None
+    snr_db: float | None = None
+    cosine: float | None = None
+    max_abs_error: float | None = None
+
+
+def climb(answers: Mapping[str, np.ndarray], truth: np.ndarray | None) -> tuple[DriftStep, ...]:
+    """The ladder of logits (N, classes, ...) by step, in order; truth: classes (N,) or masks (N, H, W), if known."""
+    steps, before = [], None
+    for name, logits in answers.items():
+        metric, value = ("", None) if truth is None else next(iter(score(logits, truth).items()))
+        steps.append(DriftStep(name, metric, value, *(() if before is None else _against(logits, before))))
+        before = logits
+    return tuple(steps)
+
+
+def header(steps: Sequence[DriftStep]) -> tuple[str, ...]:
+    """The words above the cells of `row`."""
+    return "step", steps[0].metric or "score", "agreement", "SNR", "cosine", "max. abs. error"
+
+
+def row(step: DriftStep) -> tuple[str, ...]:
+    """The cells under `header`."""
+    share = "-" if step.score is None else f"{100 * step.score:.2f} %"
+    if step.agreement is None:
+        return step.name, share, "-", "-", "-", "-"
+    closeness = "equal" if step.snr_db is None else f"{step.snr_db:.1f} dB"
+    same = f"{100 * step.agreement:.2f} %"
+    return step.name, share, same, closeness, f"{step.cosine:.5f}", f"{step.max_abs_error:.2e}"
+
+
+def _against(logits: np.ndarray, before: np.ndarray) -> tuple[float, float | None, float, float]:
+    one, other = logits.astype(np.float64), before.astype(np.float64)
+    noise, signal = np.square(one - other).sum(), np.square(other).sum()
+    cosine = (one * other).sum() / max(np.sqrt(np.square(one).sum() * signal), 1e-30)
+    return (
+        agreement(logits, before),
+        None if noise == 0 else float(10 * np.log10(signal / noise)),
+        float(cosine),
+        float(np.abs(one - other).max()),
+    )

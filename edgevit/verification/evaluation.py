@@ -1,0 +1,139 @@
+"""How good artifacts are on labelled pictures, beside the checkpoint they were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgevit.artifacts.artifact import Artifact, load_artifact
+from edgevit.contract.manifest import Parity
+from edgevit.data.corrupt_images import readable
+from edgevit.data.datasets import LabelledSet, open_imageset, require_task
+from edgevit.errors import UsageError
+from edgevit.infra.files import write_json
+from edgevit.log import stage
+from edgevit.quantization import weight_storage
+from edgevit.targets.registry import get_converter
+from edgevit.verification.checks import Verification, examine
+from edgevit.verification.error_breakdown import INT8, ROUNDED
+from edgevit.verification.reference_model import open_source_of, remembering
+from edgevit.verification.reference_stages import ladder_of
+
+if TYPE_CHECKING:
+    from edgevit.verification.reference_model import Reference
+
+
+def evaluate(
+    artifacts: Artifact | str | Path | Sequence[Artifact | str | Path],
+    *,
+    data: str,
+    weights: str | Path | None = None,
+    model: str | None = None,
+    split: str = "test",
+    accelerator: str | None = None,
+    threads: int = 1,
+    out: str | Path | None = None,
+) -> list[Verification]:
+    """Score artifacts, and with `weights` their checkpoint, on the same labelled pictures; one result each.
+
+    data: "digits", "photos", "tiles" or a folder, see `open_imageset`; the scores are top-1, or mIoU and Dice for
+    segmentation, whose agreement is that of pixels. model: "file.py:factory" of a network that is not ours.
+    With the weights of artifacts in int8, or with int8 weights, the float network that was rounded is scored too, and
+    each such result has the ladder of drift.
+    accelerator: by default the one that each artifact was made for. Results also land in `out`, by default results/
+    beside each artifact. Where this machine has no runtime for a format its accuracy is null; Core ML runs in the
+    reference interpreter there, and the result says so.
+    Raises UsageError for data of another task or other classes than the model's and for weights that the artifacts were
+    not made from, and ParityError after all results are written if an artifact is beyond its tolerance
+    on these pictures.
+    """
+    named = artifacts if isinstance(artifacts, Sequence) and not isinstance(artifacts, str) else [artifacts]
+    opened = [one if isinstance(one, Artifact) else load_artifact(one) for one in named]
+    pictures = open_imageset(data, split)
+    for artifact in opened:
+        _require_classes(artifact, pictures)
+    pictures = readable(pictures)
+    results = []
+    for artifact, (reference, ladder) in zip(opened, _references(opened, weights, model), strict=True):
+        with stage("evaluate", artifact=artifact.name) as running:
+            result = examine(
+                artifact,
+                data=pictures,
+                split=split,
+                reference=reference,
+                accelerator=accelerator,
+                threads=threads,
+                ladder=ladder,
+            )
+            running.result = result.summary()
+        folder = artifact.path.parent / "results" if out is None else Path(out)
+        write_json(folder / f"{artifact.name}.evaluate.json", result.to_json())
+        results.append(result)
+    for artifact, result in zip(opened, results, strict=True):
+        result.require(artifact.manifest.tolerance)
+    return results
+
+
+def _references(
+    opened: Sequence[Artifact], weights: str | Path | None, model: str | None
+) -> list[tuple[Reference | None, Mapping[str, Reference]]]:
+    """For each artifact the network that it shall be, and the ladder to it where something was rounded."""
+    if weights is None:
+        return [(None, {})] * len(opened)
+    source = open_source_of(list(opened), weights, model)
+    plain = remembering(source.run)
+    ladders: dict[tuple[str, str], Mapping[str, Reference]] = {}
+    found = []
+    for artifact in opened:
+        manifest, ladder = artifact.manifest, {}
+        if weight_storage.holds_grids(manifest):
+            key = manifest.compression, get_converter(manifest.target).kernels
+            if key not in ladders:
+                ladders[key] = ladder_of(artifact, source, weights, model)
+            ladder = ladders[key]
+        found.append((ladder.get(INT8) or ladder.get(ROUNDED) or plain, ladder))
+    return found
+
+
+def _require_classes(artifact: Artifact, pictures: LabelledSet) -> None:
+    """Raise UsageError where index and label of a class would not mean the same to both: a score would say nothing."""
+    require_task(artifact.manifest.model.task, pictures, artifact.name)
+    classes, known = artifact.manifest.model.num_classes, artifact.manifest.labels
+    if len(pictures.labels) != classes:
+        raise UsageError(
+            f"{artifact.name} has {classes} classes, {pictures.name} has {len(pictures.labels)}",
+            hint="give the data set that the model was trained for",
+        )
+    if known != pictures.labels and set(known) == set(pictures.labels):
+        raise UsageError(
+            f"{artifact.name} and {pictures.name} have the same labels in another order",
+            hint="convert with --labels in the order of the training, or rename the class folders",
+        )
+
+
+def header(results: Sequence[Verification]) -> tuple[str, ...]:
+    """The words above the cells of `row`: two columns per score of the task."""
+    scores = [f"{metric} {who}" for metric, values in results[0].data.scores.items() for who in values]
+    return "artifact", "where", *scores, "points", "agreement", "pictures"
+
+
+def row(result: Verification) -> tuple[str, ...]:
+    """The cells under `header`; "-" for what was not run. Points are of the score that the task is judged by."""
+    data = result.data
+    points = "-" if None in (data.checkpoint, data.artifact) else f"{100 * (data.artifact - data.checkpoint):+.2f}"
+    scores = [_percent(share) for values in data.scores.values() for share in values.values()]
+    return (
+        result.artifact, _where(result.parity), *scores, points, _percent(data.agreement), str(data.samples)
+    )  # fmt: skip
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def _where(parity: Parity) -> str:
+    """The runtime that gave the answers; nobody shall take the interpreter for a device."""
+    if not parity.executed:
+        return "not executed"
+    return "reference parity (interpreter)" if parity.runtime.startswith("reference") else parity.runtime

@@ -1,0 +1,149 @@
+"""Values inside a program: which of its nodes are the layers that people know, and what each makes of given values."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgevit.export.program import Program, module_path
+from edgevit.graph.edit import is_call, only_reader
+from edgevit.quantization.annotation import is_move
+from edgevit.quantization.model_qparams import StoredGrid
+from edgevit.spec import Precision
+
+if TYPE_CHECKING:
+    from torch import fx
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A node of a program's graph whose value counts.
+
+    node: its name; of a tensor on an int8 grid that of the node which quantizes it. source: the node that computes the
+    value. operation: "conv2d", with a rectifier that follows "conv2d relu". place: the path of its module, "" outside
+    of all.
+    """
+
+    node: str
+    source: str
+    operation: str
+    place: str
+    grid: StoredGrid | None
+
+
+def layers_of(program: Program) -> tuple[Layer, ...]:
+    """The layers of a program in execution order.
+
+    A tensor on a grid counts once, as the integers that a kernel writes; what is in float counts where it is computed,
+    behind a rectifier that its kernel applies. Data movement and constants are no layers.
+    """
+    return tuple(_layers(program))
+
+
+def _layers(program: Program) -> Iterator[Layer]:
+    import torch
+    import torch.ao.quantization.fx._decomposed
+
+    quantize = torch.ops.quantized_decomposed.quantize_per_tensor.default
+    dependent = set(program.exported.graph_signature.user_inputs)
+    for node in program.exported.graph.nodes:
+        if node.op != "call_function" or not dependent.intersection(source.name for source in node.all_input_nodes):
+            continue
+        dependent.add(node.name)
+        if is_call(node, quantize):
+            source = node.args[0]
+            if not is_move(source):
+                grid = StoredGrid(*node.args[1:3])
+                yield Layer(node.name, source.name, _operation(source), module_path(source), grid)
+        elif _computes(node) and not is_call(only_reader(node), quantize, *_rectifiers()):
+            yield Layer(node.name, node.name, _operation(node), module_path(node), None)
+
+
+def _computes(node: fx.Node) -> bool:
+    import torch
+
+    pairs = torch.ops.quantized_decomposed
+    single = isinstance(node.meta.get("val"), torch.Tensor)
+    return single and not is_move(node) and not is_call(node, pairs.dequantize_per_tensor.default)
+
+
+def _rectifiers() -> tuple[Any, ...]:
+    import torch
+
+    aten = torch.ops.aten
+    return aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default
+
+
+def _operation(node: fx.Node) -> str:
+    if node.op == "placeholder":
+        return "input"
+    if node.target is operator.getitem:
+        return _operation(node.args[0])
+    name = str(node.target).removeprefix("aten.").split(".")[0]
+    source = node.all_input_nodes[0]
+    absorbed = is_call(node, *_rectifiers()) and only_reader(source) is node and source.op == "call_function"
+    return f"{_operation(source)} {name}" if absorbed and not is_move(source) and _computes(source) else name
+
+
+class ProgramTrace:
+    """A program evaluated node by node in PyTorch, for one picture at a time; an int8 one in whole numbers.
+
+    layers: of an int8 program with the same operations, which have the names there; given integers count as what they
+    stand for.
+    """
+
+    def __init__(self, program: Program, layers: Sequence[Layer] | None = None) -> None:
+        exported, called = program.exported, {}
+        if program.precision is Precision.INT8:
+            from edgevit.quantization.integer_emulation import named_in_whole_numbers
+
+            exported, called = named_in_whole_numbers(exported)
+        signature = exported.graph_signature
+        names = (
+            signature.inputs_to_parameters | signature.inputs_to_buffers | signature.inputs_to_lifted_tensor_constants
+        )
+        stored = exported.state_dict | exported.constants
+        self._constants = {placeholder: stored[name].detach() for placeholder, name in names.items()}
+        self._nodes = list(exported.graph.nodes)
+        self._grids: dict[str, StoredGrid | None] = {}
+        if layers is None:
+            self._layers = {called.get(layer.node, layer.node): layer.node for layer in layers_of(program)}
+        else:
+            self._layers = {layer.source: layer.node for layer in layers}
+            self._grids = {layer.node: layer.grid for layer in layers}
+
+    def run(self, tensor: np.ndarray) -> dict[str, np.ndarray]:
+        """The value of every layer for a normalised picture (1, 3, H, W): int8 where it lies on a grid."""
+        return self._walk(tensor, {})
+
+    def follow(self, tensor: np.ndarray, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What every layer makes of the given values of the layers in front of it.
+
+        The difference to the layer's own given value is what that layer itself did differently.
+        """
+        return self._walk(tensor, values)
+
+    def _walk(self, tensor: np.ndarray, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        import torch
+        from torch.fx.node import map_arg
+
+        known: dict[fx.Node, Any] = {}
+        made = {}
+        with torch.no_grad():
+            for node in self._nodes:
+                if node.op == "placeholder":
+                    known[node] = self._constants.get(node.name, torch.from_numpy(tensor))
+                elif node.op == "call_function":
+                    arguments, options = map_arg((node.args, node.kwargs), known.__getitem__)
+                    known[node] = node.target(*arguments, **options)
+                layer = self._layers.get(node.name)
+                if layer is not None:
+                    made[layer] = known[node].numpy()
+                    if layer in values:
+                        grid, value = self._grids.get(layer), values[layer]
+                        known[node] = torch.from_numpy(value if grid is None else grid.real(value).astype(np.float32))
+        return made

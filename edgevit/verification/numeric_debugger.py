@@ -1,0 +1,287 @@
+"""`debug`: which layers of an artifact compute something else than its checkpoint, the worst first.
+
+Two errors are told of every layer. What it gives differs from what the reference gives: that much has come together up
+to there. And what it gives differs from what the reference's own operation makes of the very values that the artifact
+handed to it: that much is new at this layer, and ranks it. The reference is the network that the artifact shall equal,
+which shows what a runtime does otherwise, or of int8 the float network, which shows what the grids cost and where.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgevit.artifacts.artifact import Artifact, load_artifact
+from edgevit.conversion.pipeline import float_program_of, program_of
+from edgevit.data.datasets import open_imageset
+from edgevit.data.preprocess import preprocess
+from edgevit.errors import UsageError, unknown_name
+from edgevit.infra.files import write_json
+from edgevit.log import stage
+from edgevit.spec import Layout, Precision
+from edgevit.targets.registry import get_converter
+from edgevit.verification.layer_values import Layer, ProgramTrace, layers_of
+from edgevit.verification.reference_model import open_checkpoint, open_source_of
+
+if TYPE_CHECKING:
+    from edgevit.export.program import Program
+    from edgevit.targets.base import Session
+
+log = logging.getLogger(__name__)
+
+SAMPLES = 16
+REFERENCES = CHECKPOINT, FLOAT = "checkpoint", "float"  # networks to compare with
+HEADER = ("layer", "operation", "new", "so far", "new, max.", "so far, max.", "new steps", "steps so far")
+KIND_HEADER = ("operation", "layers", "new noise / signal, sum", "new steps")
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorSize:
+    """How far values are from those that they should be.
+
+    snr_db: None where they are equal. max_abs_error: in the layer's own unit. steps: the share of values that lie on
+    another step of their int8 grid than the nearest one, None for what has no grid.
+    """
+
+    snr_db: float | None
+    max_abs_error: float
+    steps: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerError:
+    """One layer: the error that is new there, and all that has come together up to there."""
+
+    layer: Layer
+    new: ErrorSize
+    so_far: ErrorSize
+
+    @property
+    def new_noise(self) -> float:
+        """New noise over signal, as powers."""
+        return 0.0 if self.new.snr_db is None else 10 ** (-self.new.snr_db / 10)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReport:
+    """The layers of one artifact, those that add most error first; NAME.debug.json or NAME.float.debug.json.
+
+    same_answers: whether the copy that tells its inner values gives the artifact's own answers to the bit. untold:
+    layers that the file has no value for, by the names of their nodes. reference: CHECKPOINT or FLOAT.
+    """
+
+    artifact: str
+    artifact_sha256: str
+    runtime: str
+    pictures: int
+    source: str
+    same_answers: bool
+    layers: tuple[LayerError, ...]
+    untold: tuple[str, ...]
+    reference: str
+
+    def kinds(self) -> list[tuple[str, list[LayerError]]]:
+        """The layers by their operation, on a grid or in float apart; what adds most noise first."""
+        found: dict[str, list[LayerError]] = {}
+        for error in self.layers:
+            found.setdefault(f"{error.layer.operation}{'' if error.layer.grid else ', float'}", []).append(error)
+        return sorted(found.items(), key=lambda item: -sum(error.new_noise for error in item[1]))
+
+    def summary(self) -> str:
+        """One line for people."""
+        adding = sum(error.new.snr_db is not None for error in self.layers)
+        answers = "the artifact's to the bit" if self.same_answers else "NOT the artifact's to the bit"
+        untold = f", {len(self.untold)} not told" if self.untold else ""
+        network = " to the float network's" if self.reference == FLOAT else ""
+        return (
+            f"{adding} of {len(self.layers)} layers add error{network}{untold}; {self.pictures} pictures of "
+            f"{self.source} in {self.runtime}, whose answers are {answers}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The document as written, schema edgevit.debug."""
+        document = {"schema": "edgevit.debug", "schema_version": 1, **dataclasses.asdict(self)}
+        for layer in document["layers"]:
+            grid = layer["layer"]["grid"]
+            layer["layer"]["grid"] = None if grid is None else grid._asdict()
+        return document | {"summary": self.summary()}
+
+
+def debug(
+    artifact: Artifact | str | Path,
+    *,
+    weights: str | Path,
+    data: str | None = None,
+    model: str | None = None,
+    split: str = "test",
+    samples: int = SAMPLES,
+    reference: str = CHECKPOINT,
+    out: str | Path | None = None,
+) -> LayerReport:
+    """Run an artifact beside its checkpoint, compare them layer by layer, and rank the layers by the error they add.
+
+    The reference is the deployed network of the checkpoint in PyTorch: of an int8 artifact the int8 network in whole
+    numbers, or where `reference` is "float" the float network that it was made from; else the float one. data: "digits",
+    "photos" or a folder, of which up to `samples` pictures of `split` are taken, evenly spread; without it the
+    artifact's own goldens. model: "file.py:factory" of a network that is not ours. The result also lands in `out`, by
+    default results/ beside the artifact.
+    Raises UsageError for weights that the artifact was not made from, and ContractError if its file is not what this
+    version of edgevit makes of them.
+    """
+    opened = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
+    pictures = _pictures(opened, data, split, samples)
+    if reference not in REFERENCES:
+        raise unknown_name("reference", reference, REFERENCES)
+    if reference == FLOAT and opened.manifest.precision is not Precision.INT8:
+        raise UsageError(f"{opened.name} is no int8 artifact", hint="leave --reference out: its network is a float one")
+    program = program_of(opened, open_source_of([opened], weights, model))
+    floats = None
+    if reference == FLOAT:
+        floats = float_program_of(opened, open_checkpoint(opened, weights, model, None))
+    with stage("debug", artifact=opened.name) as running:
+        report = _compared(opened, program, floats, pictures, data or "its goldens")
+        running.result = report.summary()
+    if not report.same_answers:
+        log.warning(
+            "WARNING   telling inner values changed the answers of %s: the ranking is of that copy", opened.name
+        )
+    folder = opened.path.parent / "results" if out is None else Path(out)
+    kind = "debug" if reference == CHECKPOINT else f"{reference}.debug"
+    write_json(folder / f"{opened.name}.{kind}.json", report.to_json())
+    return report
+
+
+def row(error: LayerError) -> tuple[str, ...]:
+    """The cells of HEADER; "-" for what has no grid."""
+    layer = error.layer
+    return (
+        f"{layer.place} {layer.node}".strip(),
+        layer.operation,
+        _decibels(error.new),
+        _decibels(error.so_far),
+        f"{error.new.max_abs_error:.2g}",
+        f"{error.so_far.max_abs_error:.2g}",
+        _share(error.new),
+        _share(error.so_far),
+    )
+
+
+def kind_row(kind: tuple[str, list[LayerError]]) -> tuple[str, ...]:
+    """The cells of KIND_HEADER."""
+    name, errors = kind
+    shares = [error.new.steps for error in errors if error.new.steps is not None]
+    steps = f"{100 * sum(shares) / len(shares):.3f} %" if shares else "-"
+    return name, str(len(errors)), f"{sum(error.new_noise for error in errors):.1e}", steps
+
+
+def _decibels(size: ErrorSize) -> str:
+    return "equal" if size.snr_db is None else f"{size.snr_db:.1f} dB"
+
+
+def _share(size: ErrorSize) -> str:
+    return "-" if size.steps is None else f"{100 * size.steps:.3f} %"
+
+
+def _pictures(artifact: Artifact, data: str | None, split: str, samples: int) -> list[np.ndarray]:
+    """Normalised pictures (1, 3, H, W)."""
+    manifest = artifact.manifest
+    if data is None:
+        pictures = (artifact.golden_level(golden, "L0") for golden in manifest.goldens)
+        return [preprocess(picture, manifest.preprocess, Layout.NCHW) for picture in pictures]
+    images = open_imageset(data, split).images
+    count = min(samples, len(images))
+    if count < 1:
+        raise UsageError("no pictures to compare layers on", hint="give --samples 1 or more")
+    chosen = (images[len(images) * i // count] for i in range(count))
+    return [preprocess(image, manifest.preprocess, Layout.NCHW) for image in chosen]
+
+
+def _compared(
+    artifact: Artifact, program: Program, floats: Program | None, pictures: list[np.ndarray], source: str
+) -> LayerReport:
+    """floats: the program to compare with instead of the artifact's own."""
+    manifest, layers = artifact.manifest, layers_of(program)
+    reference = ProgramTrace(program) if floats is None else ProgramTrace(floats, layers)
+    converter = get_converter(manifest.target)
+    traced = converter.open_traced(artifact.path, manifest, program, [layer.node for layer in layers])
+    try:
+        plain = converter.open(artifact.path, manifest, traced.accelerator)
+        try:
+            tallies, same = _tallied(artifact, reference, layers, (traced, plain), pictures)
+        finally:
+            plain.close()
+    finally:
+        traced.close()
+    errors = [LayerError(layer, *tallies[layer.node].sizes()) for layer in layers if layer.node in tallies]
+    return LayerReport(
+        artifact.name,
+        artifact.manifest_sha256,
+        traced.runtime,
+        len(pictures),
+        source,
+        same,
+        tuple(sorted(errors, key=lambda error: -error.new_noise)),
+        tuple(layer.node for layer in layers if layer.node not in tallies),
+        CHECKPOINT if floats is None else FLOAT,
+    )
+
+
+def _tallied(
+    artifact: Artifact,
+    reference: ProgramTrace,
+    layers: tuple[Layer, ...],
+    sessions: tuple[Session, Session],
+    pictures: list[np.ndarray],
+) -> tuple[dict[str, _Tally], bool]:
+    """The layers that have a value in the artifact, by node; whether both sessions always gave the same answers."""
+    answered = artifact.manifest.outputs[0]
+    tallies: dict[str, _Tally] = {}
+    same = True
+    for picture in pictures:
+        inputs = artifact.native_input(picture)
+        values, answers = (session.run(inputs) for session in sessions)
+        same &= np.array_equal(values[answered.name], answers[answered.name])
+        told = {layer.node: values[layer.node] for layer in layers if layer.node in values}
+        wanted, made = reference.run(picture), reference.follow(picture, told)
+        for layer in layers:
+            if layer.node in told:
+                tally = tallies.setdefault(layer.node, _Tally(layer))
+                tally.add(told[layer.node], wanted[layer.node], made[layer.node])
+    return tallies, same
+
+
+class _Tally:
+    """Sums over pictures for one layer: first the new error, then all of it."""
+
+    def __init__(self, layer: Layer) -> None:
+        self._grid = layer.grid
+        self._signal = self._values = 0.0
+        self._noise, self._largest, self._steps = np.zeros(2), np.zeros(2), np.zeros(2)
+
+    def add(self, told: np.ndarray, wanted: np.ndarray, made: np.ndarray) -> None:
+        """One picture: the artifact's values, the reference's, and what the reference makes of the artifact's."""
+        value, truth, step = map(self._real, (told, wanted, made))
+        errors = np.stack([(value - step).ravel(), (value - truth).ravel()])
+        self._signal += float(np.square(truth).sum())
+        self._values += value.size
+        self._noise += np.square(errors).sum(axis=1)
+        self._largest = np.maximum(self._largest, np.abs(errors).max(axis=1))
+        if self._grid is not None:
+            self._steps += (np.abs(errors) > self._grid.scale / 2).sum(axis=1)
+
+    def sizes(self) -> Iterator[ErrorSize]:
+        """The new error, and all of it."""
+        for noise, largest, steps in zip(self._noise, self._largest, self._steps, strict=True):
+            # A layer of zeros has no signal: any error there is as large as can be told.
+            snr = None if noise == 0 else float(10 * np.log10(max(self._signal, 1e-30) / noise))
+            yield ErrorSize(snr, float(largest), float(steps / self._values) if self._grid else None)
+
+    def _real(self, value: np.ndarray) -> np.ndarray:
+        """Float64; the float network's values are real numbers for layers with a grid, too."""
+        return self._grid.real(value) if value.dtype == np.int8 else value.astype(np.float64)

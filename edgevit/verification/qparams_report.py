@@ -1,0 +1,114 @@
+"""`qparams`: the int8 grids of an artifact's file, and whether they are those of a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgevit.artifacts.artifact import Artifact, load_artifact
+from edgevit.errors import ParityError, UsageError
+from edgevit.quantization.model_qparams import GridComparison, StoredGrid, StoredGrids, compare_grids
+from edgevit.quantization.weight_storage import INT8
+from edgevit.spec import Precision
+from edgevit.targets.registry import get_converter
+from edgevit.verification.reference_model import open_checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class QParamsReport:
+    """What an artifact's file holds; comparison: with the checkpoint, where one was given."""
+
+    artifact: str
+    artifact_sha256: str
+    grids: StoredGrids
+    comparison: GridComparison | None
+
+    def summary(self) -> str:
+        """One line for people."""
+        return self.comparison.summary() if self.comparison else self.grids.summary()
+
+    def to_json(self) -> dict[str, Any]:
+        """The document as printed, schema edgevit.qparams; every scale as its shortest exact decimal."""
+        names = self.comparison.names if self.comparison else {}
+        return {
+            "schema": "edgevit.qparams",
+            "schema_version": 1,
+            "artifact": self.artifact,
+            "artifact_sha256": self.artifact_sha256,
+            "layers": [
+                {
+                    "layer": names.get(layer.name, layer.name),
+                    "shape": list(layer.values.shape),
+                    "scales": layer.scales.tolist(),
+                    "input": _grid(layer.input),
+                    "result": _grid(layer.result),
+                }
+                for layer in self.grids.layers
+            ],
+            "activations": {name: _grid(grid) for name, grid in self.grids.activations.items()},
+            "float_layers": list(self.grids.float_layers),
+            "averages": self.grids.averages,
+            "floating": dict(self.grids.floating),
+            "equal": self.comparison.equal if self.comparison else None,
+            "differences": list(self.comparison.differences) if self.comparison else [],
+            "summary": self.summary(),
+        }
+
+
+def qparams(
+    artifact: Artifact | str | Path, *, weights: str | Path | None = None, model: str | None = None
+) -> QParamsReport:
+    """`inspect_qparams`, then hold the file to the checkpoint: raises ParityError naming what differs."""
+    report = inspect_qparams(artifact, weights=weights, model=model)
+    require_equal(report)
+    return report
+
+
+def inspect_qparams(
+    artifact: Artifact | str | Path, *, weights: str | Path | None = None, model: str | None = None
+) -> QParamsReport:
+    """Read the int8 grids back from an artifact's file, and compare them with those of its checkpoint.
+
+    model: "file.py:factory" for networks that are not ours. Raises UsageError for an artifact without int8 grids and
+    for a checkpoint of another model, ContractError for a damaged file.
+    """
+    opened = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
+    grids = get_converter(opened.manifest.target).read_grids(opened.path, opened.manifest)
+    if not grids:
+        raise UsageError(
+            f"{opened.name} holds no int8 grids",
+            hint="give an artifact of `edgevit convert` with --precision int8 or -O weights=int8",
+        )
+    comparison = None if weights is None else compare_grids(grids, _of_checkpoint(opened, weights, model))
+    return QParamsReport(opened.name, opened.manifest_sha256, grids, comparison)
+
+
+def require_equal(report: QParamsReport) -> None:
+    """Raise ParityError if a comparison was made and anything differs."""
+    if report.comparison is not None and not report.comparison.equal:
+        raise ParityError(
+            f"{report.artifact} does not hold the checkpoint's scales: {report.summary()}",
+            hint="give the checkpoint that it was made from, or convert again",
+        )
+
+
+def _of_checkpoint(artifact: Artifact, weights: str | Path, model: str | None) -> StoredGrids:
+    from edgevit.checkpoints.checkpoint import read_checkpoint
+    from edgevit.checkpoints.model_source import int8_network
+    from edgevit.conversion.pipeline import program_of
+    from edgevit.quantization.expected_qparams import network_grids, program_grids
+
+    if artifact.manifest.compression == INT8:
+        return program_grids(program_of(artifact, open_checkpoint(artifact, weights, model, Precision.FP32)).exported)
+    checkpoint = read_checkpoint(weights)
+    if not checkpoint.int8:
+        raise UsageError(
+            f"{weights} holds no int8 scales", hint="give the int8 checkpoint, of `edgevit quantize` or `qat`"
+        )
+    source = open_checkpoint(artifact, weights, model, None)
+    return network_grids(int8_network(source.module, source.spec, checkpoint))
+
+
+def _grid(grid: StoredGrid | None) -> dict[str, float | int] | None:
+    return None if grid is None else grid._asdict()

@@ -1,0 +1,51 @@
+"""The forms of a network between its checkpoint and an artifact, each as a function: steps of the drift ladder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgevit.artifacts.artifact import Artifact
+from edgevit.conversion.pipeline import program_of
+from edgevit.quantization import weight_storage
+from edgevit.spec import Precision
+from edgevit.verification.error_breakdown import EXPORTED, FLOAT, INT8, ROUNDED
+from edgevit.verification.reference_model import open_float_form, open_source_of, remembering
+
+if TYPE_CHECKING:
+    from edgevit.checkpoints.model_source import Source
+    from edgevit.verification.reference_model import Reference
+
+
+def open_ladder(artifact: Artifact, weights: str | Path, model: str | None = None) -> dict[str, Reference]:
+    """By name, in order: the float network, the graph exported for its target, of an int8 artifact the int8 network.
+
+    The graph of an int8 artifact is the fake-quantized one, in float arithmetic; the int8 network computes in integers.
+
+    The graph of an artifact with int8 weights has these weights, and says so by its name.
+
+    Raises UsageError for weights that the artifact was not made from.
+    """
+    return ladder_of(artifact, open_source_of([artifact], weights, model), weights, model)
+
+
+def ladder_of(
+    artifact: Artifact, source: Source, weights: str | Path, model: str | None = None
+) -> dict[str, Reference]:
+    """`open_ladder` where the checkpoint's network is open already."""
+    reference = remembering(source.run)
+    exported = program_of(artifact, source).exported.module(check_guards=False)
+
+    def one_by_one(pictures: np.ndarray) -> np.ndarray:
+        import torch
+
+        with torch.no_grad():
+            return torch.cat([exported(picture[None]) for picture in torch.from_numpy(pictures)]).numpy()
+
+    if artifact.manifest.precision is not Precision.INT8:
+        name = ROUNDED if artifact.manifest.compression == weight_storage.INT8 else EXPORTED
+        return {FLOAT: reference, name: remembering(one_by_one)}
+    float_form = open_float_form(artifact, weights, model)
+    return {FLOAT: float_form, EXPORTED: remembering(one_by_one), INT8: reference}

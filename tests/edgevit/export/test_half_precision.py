@@ -1,0 +1,54 @@
+"""Programs in fp16 and bf16: everything between the ends is narrow, and the program itself stays what it was."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from edgevit.export.export_program import export
+from edgevit.export.half_precision import narrowed
+from edgevit.graph.capture import capture, example_input, functional
+from edgevit.spec import Precision
+from tests.tiny import classifier_spec
+
+DTYPES = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
+
+
+class _Named(nn.Module):
+    """Names float32 where it makes and where it converts tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 5)
+
+    def forward(self, x):
+        ramp = torch.arange(3, dtype=torch.float32)
+        return self.head(x.mean((2, 3)).to(torch.float32) * (ramp + 1)).softmax(-1, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def program():
+    captured = functional(capture(_Named(), (example_input((1, 3, 32, 32)),), "net"))
+    return export(captured, classifier_spec(), dynamic_batch=True)
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+def test_all_between_the_ends_is_narrow(program, precision):
+    pictures = torch.randn(3, 3, 32, 32)
+    expected = program.exported.module()(pictures)
+    narrow = narrowed(dataclasses.replace(program, precision=precision))
+    values = [node.meta["val"] for node in narrow.graph.nodes if node.op == "call_function"]
+    dtypes = [value.dtype for value in values if isinstance(value, torch.Tensor) and value.is_floating_point()]
+    assert set(dtypes[:-1]) == {DTYPES[precision]}
+    answer = narrow.module()(pictures)
+    assert answer.dtype == dtypes[-1] == torch.float32
+    torch.testing.assert_close(answer, expected, rtol=2e-2, atol=2e-3)
+    assert torch.equal(program.exported.module()(pictures), expected)  # its own weights were left alone
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
+def test_other_precisions_keep_the_graph(program, precision):
+    assert narrowed(dataclasses.replace(program, precision=precision)) is program.exported

@@ -1,0 +1,141 @@
+"""The shape of the project: who may import whom, that plug-ins exist, that README says what is true."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import edgevit
+from edgevit.contract.schema import load_schema
+from edgevit.models import iter_specs
+from edgevit.targets.registry import converter_names, get_converter
+
+ROOT = Path(edgevit.__file__).resolve().parent.parent
+MODULES = sorted(path for folder in ("edgevit", "converters") for path in (ROOT / folder).rglob("*.py"))
+HEAVY = {"torch", "numpy", "tensorflow", "coremltools", "executorch", "lightning", "plotly", "ai_edge_litert"}
+# What converters may take from edgevit: the types they implement and the tools that all share.
+CONVERTER_MAY_IMPORT = {
+    "conversion",
+    "program",
+    "spec",
+    "contract",
+    "errors",
+    "inner_values",
+    "libraries",
+    "log",
+    "narrowing",
+    "shell",
+    "mil",
+    "quantization",
+}
+
+
+def _imports(path: Path, *, top_level_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    body = tree.body if top_level_only else list(ast.walk(tree))
+    names: set[str] = set()
+    for node in body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    part = path.relative_to(ROOT).parts
+    imports = _imports(path)
+    if part[0] == "edgevit":
+        assert not {name for name in imports if name.split(".")[0] in ("converters", "benchmarks", "tests")}
+        if part[1] != "cli":
+            assert not {name for name in imports if name.startswith("edgevit.cli")} or part[1] == "__main__.py"
+        return
+    taken = {name.split(".")[1] for name in imports if name.startswith("edgevit.")}
+    assert taken <= CONVERTER_MAY_IMPORT
+    own = part[1].removesuffix(".py")
+    others = {name.split(".")[1] for name in imports if name.startswith("converters.")}
+    assert others <= {own, f"_{own}", own.lstrip("_")}
+
+
+LEAN = [p for p in MODULES if p.parts[-2] in ("cli", "converters") and p.parts[-3:-1] != ("converters", "_tflite")]
+
+
+@pytest.mark.parametrize("path", LEAN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_and_converters_import_nothing_heavy(path):
+    assert not {name.split(".")[0] for name in _imports(path, top_level_only=True)} & HEAVY
+
+
+def test_spec_and_contract_know_no_torch():
+    for path in [ROOT / "edgevit/spec.py", *(ROOT / "edgevit/contract").glob("*.py")]:
+        assert "torch" not in {name.split(".")[0] for name in _imports(path, top_level_only=True)}, path
+
+
+def test_only_shell_starts_programs():
+    for path in MODULES:
+        if path.name != "shell.py":
+            assert not {"subprocess", "pty"} & {name.split(".")[0] for name in _imports(path)}, path
+
+
+def test_no_module_has_the_name_of_a_public_function():
+    modules = {path.stem for path in (ROOT / "edgevit").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert not modules & set(edgevit.__all__)
+    for name in edgevit.__all__:
+        assert callable(getattr(edgevit, name)), name
+
+
+def test_entry_points_name_converters():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = project["entry-points"]["edgevit.converters.v2"]
+    assert set(declared) == set(converter_names())
+    for name in declared:
+        converter = get_converter(name)
+        assert converter.name == name
+        assert converter.extra in project["optional-dependencies"]
+
+
+def test_every_model_has_a_unique_name_and_its_family_file():
+    names = [spec.name for spec in iter_specs()]
+    assert len(names) == len(set(names))
+    for name in names:
+        assert any(path.stem in name for path in (ROOT / "edgevit/models").glob("*.py")), name
+
+
+@pytest.mark.parametrize("name", ["manifest", "job", "report"])
+def test_schemas_are_valid_and_say_what_they_are(name):
+    import jsonschema
+
+    schema = load_schema(name)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["title"]
+    json.dumps(schema)
+
+
+def test_readme_commands_exist():
+    from edgevit.cli.main import COMMANDS
+
+    readme = (ROOT / "README.md").read_text()
+    used = set(re.findall(r"^\s*(?:\$ )?edgevit ([a-z]+)", readme, re.M))
+    assert used
+    assert used <= set(COMMANDS)
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"`?make ([a-z0-9-]+)`?", readme)) <= targets
+
+
+@pytest.mark.parametrize("name", ["README.md", "Makefile"])
+def test_setup_says_what_it_takes_with_either_build_of_torch(name):
+    text = (ROOT / name).read_text()
+    assert [size for size in ("2.9 GB", "5.7 GB", "about 2 GB") if size not in text] == []
+    assert "TORCH_INDEX=URL" in text
+
+
+def test_readme_tables_come_from_committed_results():
+    from benchmarks.tables import render
+
+    readme = (ROOT / "README.md").read_text()
+    assert render(readme) == readme, "run: python -m benchmarks.tables"
