@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from converters.coreml import classifier, compression, deduplicate, image_input
 from edgevit.contract.manifest import Tolerance
 from edgevit.errors import ContractError, ConversionError, UsageError
-from edgevit.export.program import Program, describe
+from edgevit.export.program import Program
+from edgevit.graph.node_names import describe
 from edgevit.infra.optional_imports import require
 from edgevit.mil.opsets import SPEC_VERSIONS
 from edgevit.mil.proto import coremltools, quiet

@@ -20,7 +20,8 @@ from converters.executorch.runtime_settings import BINDINGS
 from converters.executorch.serializing import rewritten
 from converters.executorch.weight_storage import narrow_weights, take_grids
 from edgevit.errors import ContractError, ConversionError, DeviceError, UsageError
-from edgevit.export.program import Program, module_path
+from edgevit.export.program import Program
+from edgevit.graph.node_names import module_path
 from edgevit.infra.optional_imports import require, version
 from edgevit.log import captured_native_output
 from edgevit.quantization.weight_storage import FULL, require_float, require_kind

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from converters.onnx.simplify import simplify
 from edgevit.errors import ConversionError
 from edgevit.export.half_precision import narrowed
-from edgevit.export.program import Program, describe
+from edgevit.export.program import Program
 from edgevit.graph.intermediate_outputs import with_outputs
+from edgevit.graph.node_names import describe
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto

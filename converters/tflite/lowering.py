@@ -14,7 +14,8 @@ from converters.tflite.layout import CHANNELS_LAST, Value, identity, stored
 from converters.tflite.ops import axes, elementwise, feature_maps, products, reductions  # noqa: F401, they fill HANDLERS
 from converters.tflite.registry import HANDLERS, handle
 from edgevit.errors import ConversionError
-from edgevit.export.program import Program, describe, module_path
+from edgevit.export.program import Program
+from edgevit.graph.node_names import describe, module_path
 from edgevit.spec import Precision
 
 if TYPE_CHECKING:

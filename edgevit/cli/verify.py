@@ -12,7 +12,7 @@ from edgevit.cli.options import Accelerator, AsJson, Threads, Weights, print_exe
 if TYPE_CHECKING:
     from edgevit.artifacts.artifact import Artifact
     from edgevit.verification.checks import Verification
-    from edgevit.verification.qparams_report import ScaleReport
+    from edgevit.verification.qparams_report import QParamsReport
 
 
 def verify(
@@ -69,7 +69,7 @@ def _examined(
     accelerator: str | None,
     threads: int,
     interpreter: bool,
-) -> tuple[Verification, ScaleReport | None]:
+) -> tuple[Verification, QParamsReport | None]:
     """The result of an artifact, or of a model file without a manifest, and its grids where there are weights."""
     from edgevit.log import stage
     from edgevit.quantization.weight_storage import holds_grids
@@ -93,7 +93,7 @@ def _examined(
     return result, scales
 
 
-def _show(result: Verification, scales: ScaleReport | None) -> None:
+def _show(result: Verification, scales: QParamsReport | None) -> None:
     from edgevit.verification import error_breakdown
 
     print(f"{result.artifact}: {result.summary()}")

@@ -8,19 +8,15 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from edgevit.contract.manifest import Golden
 from edgevit.data.layout import to_layout
 from edgevit.data.postprocess import segment_mask, softmax, top_k
-from edgevit.data.preprocess import apply_geometry, geometry, normalize_table, to_tensor
-from edgevit.errors import ContractError
+from edgevit.data.preprocess import apply_geometry, geometry
 from edgevit.spec import Layout, Preprocess, Task, TensorSpec
-
-if TYPE_CHECKING:
-    from edgevit.artifacts.artifact import Artifact
 
 FOLDER = "golden"
 _TOP = 5
@@ -72,36 +68,6 @@ def answer(logits: np.ndarray, task: Task) -> dict[str, np.ndarray]:
     probabilities = softmax(logits[0])
     best = top_k(logits[0], min(_TOP, logits.shape[1]))
     return {"L4_indices": best.astype(np.int32), "L4_probabilities": probabilities[best].astype(np.float32)}
-
-
-def check_goldens(artifact: Artifact) -> int:
-    """Recompute L1 and L2 from the stored L0, to the bit. Returns how many pictures were checked.
-
-    Raises ContractError naming the level: then this machine's preprocessing is not the artifact's.
-    """
-    manifest = artifact.manifest
-    table = normalize_table(manifest.preprocess.mean, manifest.preprocess.std)
-    if table.astype("<f4").tobytes() != manifest.normalize_table:
-        raise ContractError(f"{artifact.name}: normalisation table differs from mean and std", hint="convert again")
-    for golden in manifest.goldens:
-        pixels = artifact.golden_level(golden, "L0")
-        frame = geometry(*pixels.shape[:2], manifest.preprocess)
-        if dataclasses.asdict(frame) != golden.geometry:
-            raise ContractError(f"{artifact.name}: golden {golden.name} has another crop", hint="convert again")
-        cropped = apply_geometry(pixels, frame, manifest.preprocess.interpolation)
-        _require_equal(artifact, golden, "L1", cropped)
-        source = manifest.inputs[0]
-        tensor = cropped[None] if source.color else to_tensor(cropped, table, source.layout)
-        _require_equal(artifact, golden, "L2", tensor)
-    return len(manifest.goldens)
-
-
-def _require_equal(artifact: Artifact, golden: Golden, level: str, computed: np.ndarray) -> None:
-    if not np.array_equal(artifact.golden_level(golden, level), computed):
-        raise ContractError(
-            f"{artifact.name}: golden {golden.name} differs from this machine's preprocessing at level {level}",
-            hint="convert again with this version of edgevit",
-        )
 
 
 def _write(folder: Path, name: str, array: np.ndarray) -> dict[str, Any]:

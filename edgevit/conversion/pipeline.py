@@ -27,18 +27,16 @@ from edgevit.data.synthetic_images import noise_picture, sample_pictures
 from edgevit.deploy.pass_manager import PASSES, Pass, deploy
 from edgevit.errors import ConversionError, UsageError, unknown_name
 from edgevit.export.export_program import export
-from edgevit.export.program import Program, save_program
-from edgevit.graph.capture import capture, example_input, functional
+from edgevit.export.program import save_program
 from edgevit.infra import process
 from edgevit.infra.files import storage_errors, write_json
 from edgevit.log import logger, stage
-from edgevit.quantization.quantized_model import prepare
-from edgevit.quantization.weight_only import rounded_program
 from edgevit.quantization.weight_storage import INT8
 from edgevit.spec import Layout, ModelSpec, Precision, Tier
 from edgevit.targets.base import Converter, program_name
 from edgevit.targets.registry import converter_names, get_converter
 from edgevit.verification.checks import describe_parity
+from edgevit.verification.reference_model import captured_form
 
 if TYPE_CHECKING:
     from torch import fx, nn
@@ -124,25 +122,6 @@ def convert(
     return artifacts[0] if isinstance(target, str) and target != "all" else artifacts
 
 
-def program_of(artifact: Artifact, source: Source) -> Program:
-    """The program that an artifact was converted from, made again; source: its checkpoint, of `open_source_of`."""
-    manifest = artifact.manifest
-    module, spec = source.module, source.spec
-    if source.steps is None:
-        passes = PASSES if manifest.deploy else ()
-        module, _ = deploy(_functional(source), spec, passes, get_converter(manifest.target).kernels)
-    program = export(
-        module, spec, precision=manifest.precision, labels=manifest.labels, dynamic_batch=manifest.dynamic_batch
-    )
-    return rounded_program(program) if manifest.compression == INT8 else program
-
-
-def float_program_of(artifact: Artifact, source: Source) -> Program:
-    """The float network of an int8 artifact's checkpoint, by the operations of its program; source: opened in float."""
-    deployed, _ = prepare(source.module, source.spec)
-    return export(deployed, source.spec, labels=artifact.manifest.labels, dynamic_batch=artifact.manifest.dynamic_batch)
-
-
 def _targets(target: str | Sequence[str], model: str | nn.Module, spec: ModelSpec | None) -> list[str]:
     names = [target] if isinstance(target, str) else list(target)
     known = converter_names()
@@ -211,14 +190,9 @@ def _prepare(source: Source, folder: Path, goldens: Sequence[str | Path]) -> fx.
         save_references(folder / TWIN, _answered(twin, pictures), probes, _one_by_one(twin, probes))
         return source.module
     with stage("capture", model=spec.name) as running:
-        captured = _functional(source)
+        captured = captured_form(source)
         running.result = f"{len(captured.graph.nodes)} nodes"
     return captured
-
-
-def _functional(source: Source) -> fx.GraphModule:
-    inputs = tuple(example_input(tensor.shape) for tensor in source.spec.inputs)
-    return functional(capture(source.module, inputs, source.spec.name))
 
 
 def _programs(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.contract.manifest import spec_from_json, spec_to_json
 from edgevit.errors import ExportError
+from edgevit.graph.node_names import describe
 from edgevit.infra.files import write_json
 from edgevit.spec import ModelSpec, Precision
 
@@ -87,19 +88,6 @@ class Program:
                 found, said = (", ".join(f"({', '.join(shape)})" for shape in sizes) for sizes in (shapes, wanted))
                 problems.append(f"{kind}s have shapes [{found}], the spec says [{said}]")
         return problems
-
-
-def module_path(node: fx.Node) -> str:
-    """Dotted path of the module that a graph node came from ("block1.0.attn"), or "" if it is not recorded."""
-    stack = node.meta.get("nn_module_stack") or {}
-    paths = [entry[0] for entry in stack.values()]
-    return paths[-1].removeprefix("L['self'].") if paths else ""
-
-
-def describe(node: fx.Node) -> str:
-    """ "aten.convolution.default at block1.0.attn": what an error names."""
-    where = module_path(node)
-    return f"{node.target} at {where}" if where else str(node.target)
 
 
 def _node_problems(node: fx.Node, batch: str) -> list[str]:

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from edgevit.export.program import module_path
+from edgevit.graph.node_names import module_path
 
 if TYPE_CHECKING:
     from torch import Tensor, fx

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgevit.artifacts.artifact import Artifact, load_artifact
-from edgevit.contract.golden import check_goldens
 from edgevit.contract.manifest import Executed, Manifest, Outcome, Parity, Tolerance
 from edgevit.data.layout import to_layout
 from edgevit.data.metrics import METRICS, agreement, score
@@ -24,6 +23,7 @@ from edgevit.spec import Layout, Precision, Task
 from edgevit.targets.base import INTERPRETER, NotExecutable
 from edgevit.targets.registry import get_converter
 from edgevit.verification.error_breakdown import ARTIFACT, DriftStep, climb
+from edgevit.verification.goldens import check_goldens
 from edgevit.verification.parity import NOT_FINITE, Distance, distance, worst
 from edgevit.verification.phone_settings import (
     Execution,

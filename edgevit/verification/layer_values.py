@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgevit.export.program import Program, module_path
+from edgevit.export.program import Program
 from edgevit.graph.edit import is_call, only_reader
+from edgevit.graph.node_names import module_path
 from edgevit.quantization.annotation import is_move
 from edgevit.quantization.model_qparams import StoredGrid
 from edgevit.spec import Precision

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgevit.artifacts.artifact import Artifact, load_artifact
-from edgevit.conversion.pipeline import float_program_of, program_of
 from edgevit.data.datasets import open_imageset
 from edgevit.data.preprocess import preprocess
 from edgevit.errors import UsageError, unknown_name
@@ -27,7 +26,7 @@ from edgevit.log import stage
 from edgevit.spec import Layout, Precision
 from edgevit.targets.registry import get_converter
 from edgevit.verification.layer_values import Layer, ProgramTrace, layers_of
-from edgevit.verification.reference_model import open_checkpoint, open_source_of
+from edgevit.verification.reference_model import float_program_of, open_checkpoint, open_source_of, program_of
 
 if TYPE_CHECKING:
     from edgevit.export.program import Program

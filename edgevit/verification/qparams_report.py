@@ -96,8 +96,8 @@ def require_equal(report: QParamsReport) -> None:
 def _of_checkpoint(artifact: Artifact, weights: str | Path, model: str | None) -> StoredGrids:
     from edgevit.checkpoints.checkpoint import read_checkpoint
     from edgevit.checkpoints.model_source import int8_network
-    from edgevit.conversion.pipeline import program_of
     from edgevit.quantization.expected_qparams import network_grids, program_grids
+    from edgevit.verification.reference_model import program_of
 
     if artifact.manifest.compression == INT8:
         return program_grids(program_of(artifact, open_checkpoint(artifact, weights, model, Precision.FP32)).exported)

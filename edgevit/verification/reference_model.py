@@ -6,16 +6,25 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgevit.deploy.pass_manager import PASSES, deploy
 from edgevit.errors import UsageError
+from edgevit.export.export_program import export
+from edgevit.graph.capture import capture, example_input, functional
+from edgevit.quantization.quantized_model import prepare
+from edgevit.quantization.weight_only import rounded_program
+from edgevit.quantization.weight_storage import INT8
 from edgevit.spec import Precision
+from edgevit.targets.registry import get_converter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
+    from torch import fx
 
     from edgevit.artifacts.artifact import Artifact
     from edgevit.checkpoints.model_source import Source
+    from edgevit.export.program import Program
 
     Reference = Callable[[np.ndarray], np.ndarray]
 
@@ -66,3 +75,28 @@ def remembering(run: Reference) -> Reference:
         return known[key]
 
     return once
+
+
+def program_of(artifact: Artifact, source: Source) -> Program:
+    """The program that an artifact was converted from, made again; source: its checkpoint, of `open_source_of`."""
+    manifest = artifact.manifest
+    module, spec = source.module, source.spec
+    if source.steps is None:
+        passes = PASSES if manifest.deploy else ()
+        module, _ = deploy(captured_form(source), spec, passes, get_converter(manifest.target).kernels)
+    program = export(
+        module, spec, precision=manifest.precision, labels=manifest.labels, dynamic_batch=manifest.dynamic_batch
+    )
+    return rounded_program(program) if manifest.compression == INT8 else program
+
+
+def float_program_of(artifact: Artifact, source: Source) -> Program:
+    """The float network of an int8 artifact's checkpoint, by the operations of its program; source: opened in float."""
+    deployed, _ = prepare(source.module, source.spec)
+    return export(deployed, source.spec, labels=artifact.manifest.labels, dynamic_batch=artifact.manifest.dynamic_batch)
+
+
+def captured_form(source: Source) -> fx.GraphModule:
+    """The network of a checkpoint as a functional graph, before any deploy pass."""
+    inputs = tuple(example_input(tensor.shape) for tensor in source.spec.inputs)
+    return functional(capture(source.module, inputs, source.spec.name))

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgevit.artifacts.artifact import Artifact
-from edgevit.conversion.pipeline import program_of
 from edgevit.quantization import weight_storage
 from edgevit.spec import Precision
 from edgevit.verification.error_breakdown import EXPORTED, FLOAT, INT8, ROUNDED
-from edgevit.verification.reference_model import open_float_form, open_source_of, remembering
+from edgevit.verification.reference_model import open_float_form, open_source_of, program_of, remembering
 
 if TYPE_CHECKING:
     from edgevit.checkpoints.model_source import Source

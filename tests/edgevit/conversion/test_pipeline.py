@@ -12,13 +12,13 @@ import torch
 
 import edgevit
 from edgevit.artifacts.artifact import load_artifact
-from edgevit.contract.golden import check_goldens
 from edgevit.contract.manifest import read_manifest
 from edgevit.conversion import pipeline
 from edgevit.data.synthetic_images import sample_pictures
 from edgevit.errors import ContractError, ConversionError, ParityError, UsageError
 from edgevit.infra import process
 from edgevit.spec import Tier
+from edgevit.verification.goldens import check_goldens
 from tests.tiny import TinyClassifier, TinySegmenter, classifier_spec, seeded, segmenter_spec
 
 

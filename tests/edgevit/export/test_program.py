@@ -10,8 +10,9 @@ from torch import nn
 
 from edgevit.errors import ExportError
 from edgevit.export.export_program import export
-from edgevit.export.program import describe, load_program, save_program
+from edgevit.export.program import load_program, save_program
 from edgevit.graph.capture import capture, example_input, functional
+from edgevit.graph.node_names import describe
 from edgevit.spec import Precision
 from tests.tiny import TinyClassifier, classifier_spec, seeded
 
