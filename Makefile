@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 READY := .venv/ready
 PEERS := .venv-peers/ready
 
-.PHONY: help setup demo test test-fast lint goldens matrix sizes peers race race-int8 coreml int8 compressed server cost conformance demo-result clean
+.PHONY: help setup demo test test-fast lint goldens matrix sizes peers compare-runtimes compare-runtimes-int8 coreml int8 compressed server cost conformance demo-result clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -74,18 +74,18 @@ sizes: $(READY)  ## parity of two models at all sizes from 64 to 384 (about half
 	$(BIN)/python -m benchmarks.conversion_matrix benchmarks/sizes.toml
 	$(BIN)/python -m benchmarks.tables
 
-peers: $(PEERS)  ## .venv-peers/ with the stock converters and runtimes to race against (about 5 GB)
+peers: $(PEERS)  ## .venv-peers/ with the converters and runtimes to compare with (about 5 GB)
 
 $(PEERS): benchmarks/peers.txt benchmarks/peers-constraints.txt
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --disable-pip-version-check --progress-bar off --constraint benchmarks/peers-constraints.txt --requirement benchmarks/peers.txt
 	@touch $@
 
-race: $(READY) $(PEERS)  ## race our artifacts against stock conversions (on a quiet machine, about 25 minutes, the first time 45)
+compare-runtimes: $(READY) $(PEERS)  ## time our artifacts against baseline conversions (on a quiet machine, about 25 minutes, the first time 45)
 	$(BIN)/python -m benchmarks.compare_runtimes; status=$$?; $(BIN)/python -m benchmarks.tables && $(BIN)/python -m benchmarks.plots && exit $$status
 
-race-int8: $(READY) $(PEERS)  ## race our int8 artifacts against float ones, stock and our own (about 15 minutes)
-	$(BIN)/python -m benchmarks.compare_runtimes benchmarks/race-int8.toml; status=$$?; $(BIN)/python -m benchmarks.tables && exit $$status
+compare-runtimes-int8: $(READY) $(PEERS)  ## time our int8 artifacts against float ones, baselines and our own (about 15 minutes)
+	$(BIN)/python -m benchmarks.compare_runtimes benchmarks/compare-runtimes-int8.toml; status=$$?; $(BIN)/python -m benchmarks.tables && exit $$status
 
 coreml: $(READY)  ## what Core ML's options cost (about ten minutes)
 	$(BIN)/python -m benchmarks.conversion_matrix benchmarks/coreml-weights.toml

@@ -22,7 +22,7 @@ INPUT = "image"  # the input's name in the ONNX file
 PEER_CONVERSIONS = frozenset({"onnx2tf", "litert_torch", "onnx"})
 
 
-def stock_network(course: Path) -> nn.Module:
+def baseline_network(course: Path) -> nn.Module:
     """The network in the form of its official code, with the course's weights, ready for inference."""
     import torch
 
@@ -81,9 +81,9 @@ def convert_onnx2tf(network: nn.Module, image: np.ndarray, out: Path) -> None:
     convert_onnx(network, image, out)
     import onnx2tf
 
-    # Its check of every op wants pictures from the network; any will do.
-    pictures = np.random.default_rng(0).random((20, 128, 128, 3), dtype=np.float32)
-    onnx2tf.onnx2tf.download_test_image_data = lambda: pictures
+    # Its check of every op wants images from the network; any will do.
+    images = np.random.default_rng(0).random((20, 128, 128, 3), dtype=np.float32)
+    onnx2tf.onnx2tf.download_test_image_data = lambda: images
     onnx2tf.convert(input_onnx_file_path=str(out / "model.onnx"), output_folder_path=str(out / "onnx2tf"))
     (out / "onnx2tf" / "model_float32.tflite").rename(out / "model.tflite")
 
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("course", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    network, image = stock_network(arguments.course), np.load(arguments.course / "input.npy")
+    network, image = baseline_network(arguments.course), np.load(arguments.course / "input.npy")
     CONVERSIONS[arguments.name](network, image, arguments.out)
 
 

@@ -1,7 +1,7 @@
 """What races: `python -m benchmarks.candidates NAME FOLDER --report FILE ...` opens one, checks its answer, times it.
 
 A course folder holds course.json (model, classes), weights.pt, input.npy, expected.npy (the stock network's answer in
-eager PyTorch) and a folder per conversion. Some contenders run in the peers' environment, so every class imports only
+eager PyTorch) and a folder per conversion. Some candidates run in the peers' environment, so every class imports only
 what it needs.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.baseline_conversions import INPUT, stock_network
+from benchmarks.baseline_conversions import INPUT, baseline_network
 from edgevit.errors import DeviceError
 from edgevit.infra.files import write_json
 from edgevit.infra.optional_imports import version
@@ -27,8 +27,8 @@ from edgevit.profiling.runner import take_samples
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
-    """A line of the race. file is relative to its conversion's folder; no conversion means the network itself."""
+class Candidate:
+    """A line of the rules. file is relative to its conversion's folder; no conversion means the network itself."""
 
     title: str
     conversion: str | None
@@ -42,29 +42,29 @@ class Contender:
 
 FLOAT, INT8 = "edgevit", "edgevit_int8"
 OURS = (FLOAT, INT8)  # conversions that are `edgevit convert`; all others are stock
-CONTENDERS = {
-    "edgevit_executorch": Contender("edgevit, ExecuTorch", FLOAT, "*-executorch/model.pte", "executorch"),
-    "edgevit_tflite": Contender("edgevit, TFLite", FLOAT, "*-tflite/model.tflite", "litert"),
-    "edgevit_executorch_int8": Contender("edgevit, ExecuTorch int8", INT8, "*-executorch/model.pte", "executorch"),
-    "edgevit_tflite_int8": Contender("edgevit, TFLite int8", INT8, "*-tflite/model.tflite", "litert"),
-    "executorch": Contender("ExecuTorch, XNNPACK", "executorch", "model.pte", "executorch"),
-    "onnx2tf": Contender("TFLite by onnx2tf", "onnx2tf", "model.tflite", "litert"),
-    "litert_torch": Contender("TFLite by litert-torch", "litert_torch", "model.tflite", "litert"),
-    "onnxruntime": Contender("ONNX Runtime", "onnx", "model.onnx", "onnxruntime"),
-    "openvino": Contender("OpenVINO", "onnx", "model.onnx", "openvino"),
-    "torch_compile": Contender("PyTorch, compiled", None, "", "torch_compile"),
-    "torch_eager": Contender("PyTorch, eager", None, "", "torch"),
+CANDIDATES = {
+    "edgevit_executorch": Candidate("edgevit, ExecuTorch", FLOAT, "*-executorch/model.pte", "executorch"),
+    "edgevit_tflite": Candidate("edgevit, TFLite", FLOAT, "*-tflite/model.tflite", "litert"),
+    "edgevit_executorch_int8": Candidate("edgevit, ExecuTorch int8", INT8, "*-executorch/model.pte", "executorch"),
+    "edgevit_tflite_int8": Candidate("edgevit, TFLite int8", INT8, "*-tflite/model.tflite", "litert"),
+    "executorch": Candidate("ExecuTorch, XNNPACK", "executorch", "model.pte", "executorch"),
+    "onnx2tf": Candidate("TFLite by onnx2tf", "onnx2tf", "model.tflite", "litert"),
+    "litert_torch": Candidate("TFLite by litert-torch", "litert_torch", "model.tflite", "litert"),
+    "onnxruntime": Candidate("ONNX Runtime", "onnx", "model.onnx", "onnxruntime"),
+    "openvino": Candidate("OpenVINO", "onnx", "model.onnx", "openvino"),
+    "torch_compile": Candidate("PyTorch, compiled", None, "", "torch_compile"),
+    "torch_eager": Candidate("PyTorch, eager", None, "", "torch"),
 }
 PEER_RUNTIMES = frozenset({"onnxruntime", "openvino"})  # not in the main environment
 
 
 class Engine(Protocol):
-    """A contender, loaded. `run` is one call as an application makes it: array in, array out."""
+    """A candidate, loaded. `run` is one call as an application makes it: array in, array out."""
 
     runtime: str
 
     def layout(self, image: np.ndarray) -> np.ndarray:
-        """The picture (1, 3, H, W) as the file declares its input."""
+        """The image (1, 3, H, W) as the file declares its input."""
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """One inference; the input is copied in and the output out, or viewed where the runtime shares memory."""
@@ -157,7 +157,7 @@ class _Torch:
         import torch
 
         torch.set_num_threads(threads)
-        network = stock_network(folder)
+        network = baseline_network(folder)
         self.runtime = f"torch {torch.__version__}"
         self._network, self._torch = torch.compile(network) if compiled else network, torch
 
@@ -169,22 +169,22 @@ class _Torch:
             return self._network(self._torch.from_numpy(inputs[INPUT])).numpy()
 
 
-def contender_file(name: str, folder: Path) -> Path:
-    """The file of a converted contender of a course. Raises DeviceError if there is none."""
-    place, pattern = folder / str(CONTENDERS[name].conversion), CONTENDERS[name].file
+def candidate_file(name: str, folder: Path) -> Path:
+    """The file of a converted candidate of a course. Raises DeviceError if there is none."""
+    place, pattern = folder / str(CANDIDATES[name].conversion), CANDIDATES[name].file
     found = sorted(place.glob(pattern))
     if len(found) != 1:
-        raise DeviceError(f"{place} has {len(found)} files {pattern}", hint="convert it")
+        raise DeviceError(f"{place} has {len(found)} files {pattern}", fix="convert it")
     return found[0]
 
 
-def open_contender(name: str, folder: Path, threads: int) -> Engine:
-    """Load a contender of a course with `threads` CPU threads. Raises DeviceError if it was not converted."""
-    runtime = CONTENDERS[name].runtime
-    if CONTENDERS[name].conversion is None:
+def open_candidate(name: str, folder: Path, threads: int) -> Engine:
+    """Load a candidate of a course with `threads` CPU threads. Raises DeviceError if it was not converted."""
+    runtime = CANDIDATES[name].runtime
+    if CANDIDATES[name].conversion is None:
         return _Torch(folder, threads, compiled=runtime == "torch_compile")
     engines = {"executorch": _ExecuTorch, "litert": _LiteRT, "onnxruntime": _OnnxRuntime, "openvino": _OpenVino}
-    return engines[runtime](contender_file(name, folder), threads)
+    return engines[runtime](candidate_file(name, folder), threads)
 
 
 def relative_error(got: np.ndarray, wanted: np.ndarray) -> float:
@@ -199,13 +199,13 @@ def relative_error(got: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(got - wanted).max() / np.abs(wanted).max())
 
 
-def time_contender(name: str, folder: Path, job: argparse.Namespace) -> dict[str, Any]:
+def time_candidate(name: str, folder: Path, job: argparse.Namespace) -> dict[str, Any]:
     """Load, first inference, warm-up, timed runs, all in nanoseconds, and how wrong the answer was."""
     image, wanted = np.load(folder / "input.npy"), np.load(folder / "expected.npy")
     load_before, clock = load_average(), time.perf_counter_ns
     with captured_native_output():
         started = clock()
-        engine = open_contender(name, folder, job.threads)
+        engine = open_candidate(name, folder, job.threads)
         load_ns = clock() - started
         inputs = {INPUT: engine.layout(image)}
         started = clock()
@@ -217,7 +217,7 @@ def time_contender(name: str, folder: Path, job: argparse.Namespace) -> dict[str
         take_samples(engine, inputs, job.warmup_runs, job.warmup_s, job.max_s, clock)
         samples = take_samples(engine, inputs, job.runs, job.min_s, job.max_s, clock)
     return {
-        "contender": name,
+        "candidate": name,
         "runtime": engine.runtime,
         "load_ns": load_ns,
         "first_ns": first_ns,
@@ -230,7 +230,7 @@ def time_contender(name: str, folder: Path, job: argparse.Namespace) -> dict[str
 def main() -> None:
     """Write the report; a failure is a trace on stderr, whose last line the race keeps."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=CONTENDERS)
+    parser.add_argument("name", choices=CANDIDATES)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--report", type=Path, required=True)
     for option in ("threads", "warmup-runs", "runs"):
@@ -238,7 +238,7 @@ def main() -> None:
     for option in ("warmup-s", "min-s", "max-s"):
         parser.add_argument(f"--{option}", type=float, required=True)
     job = parser.parse_args()
-    write_json(job.report, time_contender(job.name, job.folder, job))
+    write_json(job.report, time_candidate(job.name, job.folder, job))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """`python -m benchmarks.compare_runtimes [RULES.toml]`: our artifacts against others of the same networks.
 
-Every contender of a model gets the same weights and the same picture, and a fresh process per round; rounds come in
-pairs of opposite order, so what slows the machine for minutes hits all alike. Conversions are kept in artifacts/race/
-and made again when what they come from has changed. The result is results/RACE.json, where --only replaces its models
-alone; a run with --rounds leaves artifacts/race/RACE.json instead.
+Every candidate of a model gets the same weights and the same image, and a fresh process per round; rounds come in
+pairs of opposite order, so what slows the machine for minutes hits all alike. Conversions stay in artifacts/compare-runtimes/
+and made again when what they come from has changed. The result is results/RULES.json, where --only replaces its models
+alone; a run with --rounds leaves artifacts/compare-runtimes/RULES.json instead.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.baseline_conversions import PEER_CONVERSIONS, stock_network
-from benchmarks.candidates import CONTENDERS, FLOAT, INT8, OURS, PEER_RUNTIMES, contender_file
-from benchmarks.comparison import CONTROL, Race, is_right, judge_bars, judge_conversion, merged, read_race, summarize
+from benchmarks.baseline_conversions import PEER_CONVERSIONS, baseline_network
+from benchmarks.candidates import CANDIDATES, FLOAT, INT8, OURS, PEER_RUNTIMES, candidate_file
+from benchmarks.comparison import CONTROL, Rules, is_right, judge_bars, judge_conversion, merged, read_rules, summarize
 from benchmarks.conversion_matrix import seeded_model
 from edgevit import log
 from edgevit.checkpoints.model_source import state_digest
@@ -41,9 +41,9 @@ from edgevit.log import stage
 from edgevit.profiling.devices.host import describe_host, load_average
 
 ROOT = Path(__file__).resolve().parent.parent
-RACE = Path(__file__).with_suffix(".toml")
+RULES = Path(__file__).with_name("compare-runtimes.toml")
 RESULTS = Path(__file__).parent / "results"
-WORK = ROOT / "artifacts" / "race"
+WORK = ROOT / "artifacts" / "rules"
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
 # What a conversion comes from, beside the weights: a change of any file makes it again.
 _OUR_SOURCES = ("edgevit", "converters", "constraints.txt")
@@ -56,71 +56,75 @@ _STOCK_SOURCES = (
 _CONVERSION_TIMEOUT_S = 3600.0
 _RUN_TIMEOUT_S = 1800.0
 
-logger = logging.getLogger("edgevit.benchmarks.race")
+logger = logging.getLogger("edgevit.benchmarks.compare_runtimes")
 
 
 def main() -> None:
-    """Convert what is missing, race, judge, write the result; exit 1 if a bar was missed or not judged."""
+    """Convert what is missing, compare, judge, write the result; exit 1 if a bar was missed or not judged."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("race", nargs="?", type=Path, default=RACE, help="rules; default: race.toml")
-    parser.add_argument("--only", nargs="+", metavar="MODEL", help="models to race; default: all of race.toml")
-    parser.add_argument("--rounds", type=int, help="rounds per model instead of race.toml's")
+    parser.add_argument("rules", nargs="?", type=Path, default=RULES, help="rules; default: compare-runtimes.toml")
+    parser.add_argument(
+        "--only", nargs="+", metavar="MODEL", help="models to compare; default: all of compare-runtimes.toml"
+    )
+    parser.add_argument("--rounds", type=int, help="rounds per model instead of compare-runtimes.toml's")
     parser.add_argument("--peers", type=Path, default=PEERS, help="Python that has the peers (`make peers`)")
     arguments = parser.parse_args()
     log.configure()
-    race = read_race(arguments.race)
-    result_file = RESULTS / f"{arguments.race.stem}.json"
+    rules = read_rules(arguments.rules)
+    result_file = RESULTS / f"{arguments.rules.stem}.json"
     if arguments.rounds:
-        race = dataclasses.replace(race, timing=dataclasses.replace(race.timing, rounds=arguments.rounds))
+        rules = dataclasses.replace(rules, timing=dataclasses.replace(rules.timing, rounds=arguments.rounds))
     try:
-        result = run_race(race, arguments.only or race.models, arguments.peers, WORK / result_file.name)
+        result = run_comparison(rules, arguments.only or rules.models, arguments.peers, WORK / result_file.name)
         if arguments.rounds is None:
             kept = json.loads(result_file.read_text()) if arguments.only and result_file.is_file() else None
             write_json(result_file, result if kept is None else merged(kept, result))
     except EdgevitError as error:
         sys.exit(str(error))
-    sys.exit(any(row["met"] is not True for row in (*result["bars"], *result["conversion"])))
+    sys.exit(any(row["met"] is not True for row in (*result["thresholds"], *result["conversion"])))
 
 
-def run_race(race: Race, models: tuple[str, ...], peers: Path, progress: Path) -> dict[str, Any]:
+def run_comparison(rules: Rules, models: tuple[str, ...], peers: Path, progress: Path) -> dict[str, Any]:
     """The whole result; the copy `progress` grows with every round."""
     host = describe_host()
     result: dict[str, Any] = {
-        "schema": "edgevit.race",
-        "race": dataclasses.asdict(race),
+        "schema": "edgevit.runtime_comparison",
+        "rules": dataclasses.asdict(rules),
         "cpu": host.cpu,
         "cores": host.cores,
         "provenance": provenance(("executorch", "ai-edge-litert", "coremltools")),
         "peers": peer_versions(peers),
         "models": [],
-        "bars": [],
+        "thresholds": [],
         "conversion": [],
         "operations": [],
     }
     for model in models:
-        folder = lay_course(model, race.seed)
-        conversions = {name: CONTENDERS[name].conversion for name in race.contenders}
+        folder = lay_course(model, rules.seed)
+        conversions = {name: CANDIDATES[name].conversion for name in rules.candidates}
         made = {c: convert(folder, c, peers) for c in dict.fromkeys(conversions.values()) if c is not None}
         failed = {name: made[c]["error"] for name, c in conversions.items() if c is not None and made[c]["error"]}
         rounds: list[Mapping[str, Any]] = []
-        for number in range(race.timing.rounds):
-            with stage("race", model=model, round=number + 1, of=race.timing.rounds):
-                rounds.append(run_round(folder, race, number, failed, peers))
-            summary = {"model": model, **summarize(rounds, race, host.cores or 1), "provenance": result["provenance"]}
+        for number in range(rules.timing.rounds):
+            with stage("rules", model=model, round=number + 1, of=rules.timing.rounds):
+                rounds.append(run_round(folder, rules, number, failed, peers))
+            summary = {"model": model, **summarize(rounds, rules, host.cores or 1), "provenance": result["provenance"]}
             document = result | {"models": [*result["models"], summary]}
             write_json(progress, document)
         result["models"].append(summary)
-        result["bars"] += judge_bars(model, summary, race.bars)
-        right = {row["contender"] for row in summary["contenders"] if is_right(row)}
-        result["operations"] += time_operations(folder, race, right, peers)
+        result["thresholds"] += judge_bars(model, summary, rules.thresholds)
+        right = {row["candidate"] for row in summary["candidates"] if is_right(row)}
+        result["operations"] += time_operations(folder, rules, right, peers)
         write_json(progress, result)
-    result["conversion"] = [time_conversions(model, race, peers) for model in race.conversion.models if model in models]
+    result["conversion"] = [
+        time_conversions(model, rules, peers) for model in rules.conversion.models if model in models
+    ]
     write_json(progress, result)
     return result
 
 
 def lay_course(model: str, seed: int) -> Path:
-    """The folder that all contenders of a model start from: weights, picture, and the stock network's answer."""
+    """The folder that all candidates of a model start from: weights, image, and the stock network's answer."""
     folder = WORK / model
     ours = seeded_model(model, seed)
     course = {
@@ -129,15 +133,15 @@ def lay_course(model: str, seed: int) -> Path:
         "weights": state_digest(ours),
         "reference": _hash_files(("benchmarks/reference",)),
     }
-    card = folder / "course.json"
-    if card.is_file() and json.loads(card.read_text()) == course:
+    metadata = folder / "course.json"
+    if metadata.is_file() and json.loads(metadata.read_text()) == course:
         return folder
     with atomic_folder(folder) as building:
         torch.save(ours.state_dict(), building / "weights.pt")
         write_json(building / "course.json", course)
         image = example_input(ours.edgevit_spec.inputs[0].shape, seed=seed)
         with torch.inference_mode():
-            expected = stock_network(building)(image)
+            expected = baseline_network(building)(image)
         np.save(building / "input.npy", image.numpy())
         np.save(building / "expected.npy", expected.numpy())
     return folder
@@ -197,30 +201,30 @@ def _hash_files(sources: Sequence[str]) -> str:
 
 
 def run_round(
-    folder: Path, race: Race, number: int, failed: Mapping[str, str], peers: Path
+    folder: Path, rules: Rules, number: int, failed: Mapping[str, str], peers: Path
 ) -> dict[str, dict[str, Any]]:
-    """One process per contender and one for the control; a contender that failed stays failed."""
-    order = [*race.contenders, CONTROL]
+    """One process per candidate and one for the control; a candidate that failed stays failed."""
+    order = [*rules.candidates, CONTROL]
     random.Random(number // 2).shuffle(order)
     reports = {}
     for name in order if number % 2 == 0 else reversed(order):
-        contender = race.control if name == CONTROL else name
-        known = failed.get(contender, "")
-        reports[name] = {"error": known} if known else run_contender(folder, contender, race, peers)
+        candidate = rules.control if name == CONTROL else name
+        known = failed.get(candidate, "")
+        reports[name] = {"error": known} if known else run_candidate(folder, candidate, rules, peers)
     return reports
 
 
-def run_contender(folder: Path, contender: str, race: Race, peers: Path) -> dict[str, Any]:
+def run_candidate(folder: Path, candidate: str, rules: Rules, peers: Path) -> dict[str, Any]:
     """The report of one fresh process, or {"error": its last words}."""
-    options = {key: value for key, value in dataclasses.asdict(race.timing).items() if key != "rounds"}
+    options = {key: value for key, value in dataclasses.asdict(rules.timing).items() if key != "rounds"}
     flags = [part for key, value in options.items() for part in (f"--{key.replace('_', '-')}", str(value))]
-    python = peers if CONTENDERS[contender].runtime in PEER_RUNTIMES else Path(sys.executable)
-    return run_worker("benchmarks.candidates", [contender, folder, *flags], python, race.timing.threads)
+    python = peers if CANDIDATES[candidate].runtime in PEER_RUNTIMES else Path(sys.executable)
+    return run_worker("benchmarks.candidates", [candidate, folder, *flags], python, rules.timing.threads)
 
 
-def time_operations(folder: Path, race: Race, right: set[str], peers: Path) -> list[dict[str, Any]]:
-    """Time per kind of operation of the contenders whose answers are right; a tool that fails leaves its error."""
-    plan = race.operations
+def time_operations(folder: Path, rules: Rules, right: set[str], peers: Path) -> list[dict[str, Any]]:
+    """Time per kind of operation of the candidates whose answers are right; a tool that fails leaves its error."""
+    plan = rules.operations
     rows: list[dict[str, Any]] = []
     for tool, python, wanted, more in (
         ("xnnpack_replay", Path(sys.executable), plan.executorch, ["--course", folder]),
@@ -230,20 +234,20 @@ def time_operations(folder: Path, race: Race, right: set[str], peers: Path) -> l
         names = [name for name in wanted if name in right]
         if not names:
             continue
-        options = {"threads": race.timing.threads, "rounds": plan.rounds, "runs": plan.runs}
+        options = {"threads": rules.timing.threads, "rounds": plan.rounds, "runs": plan.runs}
         flags = [part for key, value in options.items() for part in (f"--{key}", str(value))]
-        argv = [*(contender_file(name, folder) for name in names), *more, *flags]
+        argv = [*(candidate_file(name, folder) for name in names), *more, *flags]
         with stage("operations", course=folder.name, tool=tool):
-            report = run_worker(f"benchmarks.{tool}", argv, python, race.timing.threads)
+            report = run_worker(f"benchmarks.{tool}", argv, python, rules.timing.threads)
         known = {"model": folder.name, "error": report.get("error", "")}
         timed = report.get("operations", [{}] * len(names))
-        rows += [known | {"contender": name} | row for name, row in zip(names, timed, strict=True)]
+        rows += [known | {"candidate": name} | row for name, row in zip(names, timed, strict=True)]
     return rows
 
 
 def run_worker(module: str, argv: Sequence[str | Path], python: Path, threads: int) -> dict[str, Any]:
     """What a worker module wrote to the --report that it is given here, or {"error": its last words}."""
-    with tempfile.TemporaryDirectory(prefix="edgevit-race-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="edgevit-compare-") as scratch:
         report = Path(scratch, "report.json")
         command = [python, "-W", "ignore", "-m", module, *argv, "--report", report]
         try:
@@ -256,10 +260,10 @@ def run_worker(module: str, argv: Sequence[str | Path], python: Path, threads: i
         return json.loads(report.read_text())
 
 
-def time_conversions(model: str, race: Race, peers: Path) -> dict[str, Any]:
+def time_conversions(model: str, rules: Rules, peers: Path) -> dict[str, Any]:
     """Wall time of our command and of the stock conversions, in turns; kept until a source changes."""
-    folder, plan = WORK / model, race.conversion
-    names = [FLOAT, *plan.stock]
+    folder, plan = WORK / model, rules.conversion
+    names = [FLOAT, *plan.baseline]
     keys = {name: source_key(folder, name) for name in names}
     record = folder / "conversion-times.json"
     kept = json.loads(record.read_text()) if record.is_file() else {}
@@ -281,7 +285,7 @@ def time_conversions(model: str, race: Race, peers: Path) -> dict[str, Any]:
 def peer_versions(peers: Path) -> dict[str, str]:
     """Versions of the packages of peers.txt in the peers' environment. Raises DeviceError if there is none."""
     if not (found := shutil.which(peers)):
-        raise DeviceError(f"no peers at {peers}", hint="run `make peers`, or name their Python with --peers")
+        raise DeviceError(f"no peers at {peers}", fix="run `make peers`, or name their Python with --peers")
     names = [line.partition("==")[0] for line in (ROOT / "benchmarks" / "peers.txt").read_text().splitlines()]
     ask = (
         "import importlib.metadata as m, json, sys\n"
@@ -289,7 +293,7 @@ def peer_versions(peers: Path) -> dict[str, str]:
     )
     done = process.run([found, "-c", ask], timeout_s=60)
     if done.returncode != 0:
-        raise DeviceError(f"{peers} does not run: {done.last_error_line}", hint="run `make peers` again")
+        raise DeviceError(f"{peers} does not run: {done.last_error_line}", fix="run `make peers` again")
     installed = json.loads(done.stdout)
     return {name: installed.get(name.lower().replace("_", "-"), "missing") for name in names if name[:1].isalpha()}
 

@@ -1,4 +1,4 @@
-"""What a race came to: its plan as data, and medians, paired ratios and bars from the rounds that were run."""
+"""What a race came to: its plan as data, and medians, paired ratios and thresholds from the rounds that were run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.baseline_conversions import CONVERSIONS
-from benchmarks.candidates import CONTENDERS
+from benchmarks.candidates import CANDIDATES
 from edgevit.errors import UsageError
 from edgevit.profiling.latency_statistics import MIN_ROUNDS, Interval, bootstrap_ratio, median, spread
 
 CONTROL = "control"
 _NS_PER_MS = 1e6
 
-Round = Mapping[str, Mapping[str, Any]]  # contender or CONTROL -> its process's report, or {"error": why}
+Round = Mapping[str, Mapping[str, Any]]  # candidate or CONTROL -> its process's report, or {"error": why}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +46,18 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class ConversionRace:
+class ConversionRules:
     """One `edgevit convert --target all` takes at most `limit` times the stock conversions one after the other."""
 
     models: tuple[str, ...]
-    stock: tuple[str, ...]
+    baseline: tuple[str, ...]
     rounds: int
     limit: float
 
 
 @dataclass(frozen=True, slots=True)
 class Operations:
-    """Whose time is told per operation; each runtime's contenders are timed in turns by one process."""
+    """Whose time is told per operation; each runtime's candidates are timed in turns by one process."""
 
     executorch: tuple[str, ...]
     litert: tuple[str, ...]
@@ -67,92 +67,92 @@ class Operations:
 
 
 @dataclass(frozen=True, slots=True)
-class Race:
-    """A race.toml."""
+class Rules:
+    """A compare-runtimes.toml."""
 
     models: tuple[str, ...]
-    contenders: tuple[str, ...]
+    candidates: tuple[str, ...]
     control: str
     seed: int
     max_relative_error: float
     timing: Timing
-    conversion: ConversionRace
+    conversion: ConversionRules
     operations: Operations
-    bars: tuple[Bar, ...]
+    thresholds: tuple[Bar, ...]
 
     def __post_init__(self) -> None:
-        told = (*self.operations.executorch, *self.operations.litert, *self.operations.onnxruntime)
-        barred = (name for bar in self.bars for name in (*bar.ours, *bar.against))
-        named = {self.control, *self.contenders, *told, *barred}
+        recorded = (*self.operations.executorch, *self.operations.litert, *self.operations.onnxruntime)
+        barred = (name for bar in self.thresholds for name in (*bar.ours, *bar.against))
+        named = {self.control, *self.candidates, *recorded, *barred}
         for kind, wanted, known in (
-            ("contender", named, CONTENDERS),
-            ("contender", named, self.contenders),
-            ("conversion", self.conversion.stock, CONVERSIONS),
-            ("model", {name for part in (self.conversion, *self.bars) for name in part.models}, self.models),
+            ("candidate", named, CANDIDATES),
+            ("candidate", named, self.candidates),
+            ("conversion", self.conversion.baseline, CONVERSIONS),
+            ("model", {name for part in (self.conversion, *self.thresholds) for name in part.models}, self.models),
         ):
             if unknown := sorted(set(wanted) - set(known)):
-                raise UsageError(f"the race names an unknown {kind} {unknown[0]!r}", hint=f"one of: {', '.join(known)}")
+                raise UsageError(f"the race names an unknown {kind} {unknown[0]!r}", fix=f"one of: {', '.join(known)}")
 
 
-def read_race(path: Path) -> Race:
+def read_rules(path: Path) -> Rules:
     """A race from TOML; a missing or an unknown key is an error."""
     document = tomllib.loads(path.read_text())
     timing = _fill(Timing, document.pop("timing", {}), f"{path} [timing]")
-    conversion = _fill(ConversionRace, document.pop("conversion", {}), f"{path} [conversion]")
+    conversion = _fill(ConversionRules, document.pop("conversion", {}), f"{path} [conversion]")
     operations = _fill(Operations, document.pop("operations", {}), f"{path} [operations]")
-    bars = tuple(_fill(Bar, bar, f"{path} [[bars]]") for bar in document.pop("bars", ()))
-    parts = {"timing": timing, "conversion": conversion, "operations": operations, "bars": bars}
-    return _fill(Race, document | parts, str(path))
+    thresholds = tuple(_fill(Bar, bar, f"{path} [[thresholds]]") for bar in document.pop("thresholds", ()))
+    parts = {"timing": timing, "conversion": conversion, "operations": operations, "thresholds": thresholds}
+    return _fill(Rules, document | parts, str(path))
 
 
 def _fill(kind: type, table: Mapping[str, Any], where: str) -> Any:
     fields = {field.name for field in dataclasses.fields(kind)}
     if set(table) != fields:
-        raise UsageError(f"{where} has keys {sorted(table)}", hint=f"it must have {sorted(fields)}")
+        raise UsageError(f"{where} has keys {sorted(table)}", fix=f"it must have {sorted(fields)}")
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
 
 
 def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """`new`, with what `old` has on models that `new` did not race; each model keeps the provenance of its own run.
 
-    Raises UsageError if the two were raced by different rules.
+    Raises UsageError if the two were compared by different rules.
     """
-    for rule in ("contenders", "control", "seed", "max_relative_error", "timing", "bars"):
-        if json.dumps(old["race"][rule]) != json.dumps(new["race"][rule]):
-            raise UsageError(f"the kept result had another {rule}", hint="race all models again")
-    raced = {summary["model"] for summary in new["models"]}
+    for rule in ("candidates", "control", "seed", "max_relative_error", "timing", "thresholds"):
+        if json.dumps(old["rules"][rule]) != json.dumps(new["rules"][rule]):
+            raise UsageError(f"the kept result had another {rule}", fix="race all models again")
+    compared = {summary["model"] for summary in new["models"]}
     both = {**new}
-    for part in ("models", "bars", "conversion", "operations"):
-        kept = [row for row in old[part] if row["model"] not in raced]
-        both[part] = sorted((*new[part], *kept), key=lambda row: new["race"]["models"].index(row["model"]))
+    for part in ("models", "thresholds", "conversion", "operations"):
+        kept = [row for row in old[part] if row["model"] not in compared]
+        both[part] = sorted((*new[part], *kept), key=lambda row: new["rules"]["models"].index(row["model"]))
     return both
 
 
-def summarize(rounds: Sequence[Round], race: Race, cores: int) -> dict[str, Any]:
-    """One model's rounds as the result file keeps them: contenders, control, every ratio of ours, flags."""
-    rows = [contender_row(name, rounds, race.max_relative_error) for name in race.contenders]
-    right = {row["contender"] for row in rows if is_right(row)}
+def summarize(rounds: Sequence[Round], rules: Rules, cores: int) -> dict[str, Any]:
+    """One model's rounds as the result file keeps them: candidates, control, every ratio of ours, flags."""
+    rows = [candidate_row(name, rounds, rules.max_relative_error) for name in rules.candidates]
+    right = {row["candidate"] for row in rows if is_right(row)}
     ratios = [
         {"ours": ours, "against": other} | interval_json(paired_ratio(rounds, ours, other))
-        for ours in race.contenders
-        for other in race.contenders
-        if CONTENDERS[ours].ours and CONTENDERS[other].conversion != CONTENDERS[ours].conversion
+        for ours in rules.candidates
+        for other in rules.candidates
+        if CANDIDATES[ours].ours and CANDIDATES[other].conversion != CANDIDATES[ours].conversion
         if {ours, other} <= right
     ]
-    control = paired_ratio(rounds, CONTROL, race.control) if race.control in right and _all_ran(rounds) else None
+    control = paired_ratio(rounds, CONTROL, rules.control) if rules.control in right and _all_ran(rounds) else None
     return {
         "rounds": len(rounds),
-        "contenders": rows,
-        "control": control and {"contender": race.control} | interval_json(control),
+        "candidates": rows,
+        "control": control and {"candidate": rules.control} | interval_json(control),
         "ratios": ratios,
         "load_average": [_load(one) for one in rounds],
         "flags": _flags(rounds, control, cores),
     }
 
 
-def contender_row(name: str, rounds: Sequence[Round], max_relative_error: float) -> dict[str, Any]:
-    """Times of one contender, milliseconds; `error` says why it has none, `wrong` that they count for nothing."""
-    row: dict[str, Any] = {"contender": name, "title": CONTENDERS[name].title, "error": "", "wrong": False}
+def candidate_row(name: str, rounds: Sequence[Round], max_relative_error: float) -> dict[str, Any]:
+    """Times of one candidate, milliseconds; `error` says why it has none, `wrong` that they count for nothing."""
+    row: dict[str, Any] = {"candidate": name, "title": CANDIDATES[name].title, "error": "", "wrong": False}
     reports = [one[name] for one in rounds]
     if failed := [report["error"] for report in reports if report.get("error")]:
         return row | {"error": failed[0]}
@@ -172,7 +172,7 @@ def contender_row(name: str, rounds: Sequence[Round], max_relative_error: float)
 
 
 def is_right(row: Mapping[str, Any]) -> bool:
-    """Whether a contender ran and its answer is the network's."""
+    """Whether a candidate ran and its answer is the network's."""
     return not row["error"] and not row["wrong"]
 
 
@@ -191,15 +191,15 @@ def interval_json(interval: Interval) -> dict[str, float]:
     return {"ratio": interval.estimate, "low": interval.low, "high": interval.high}
 
 
-def judge_bars(model: str, summary: Mapping[str, Any], bars: Sequence[Bar]) -> list[dict[str, Any]]:
+def judge_bars(model: str, summary: Mapping[str, Any], thresholds: Sequence[Bar]) -> list[dict[str, Any]]:
     """Every bar of a model: the fastest of each side, their ratio, and whether it is within the limit.
 
     met is None where a side has no right answer: nothing was shown either way.
     """
-    times = {row["contender"]: row["median_ms"] for row in summary["contenders"] if is_right(row)}
+    times = {row["candidate"]: row["median_ms"] for row in summary["candidates"] if is_right(row)}
     ratios = {(row["ours"], row["against"]): row for row in summary["ratios"]}
     judged = []
-    for bar in (bar for bar in bars if model in bar.models):
+    for bar in (bar for bar in thresholds if model in bar.models):
         sides = [[name for name in side if name in times] for side in (bar.ours, bar.against)]
         row: dict[str, Any] = {"model": model, "limit": bar.limit, "met": None}
         if all(sides):
@@ -212,19 +212,19 @@ def judge_bars(model: str, summary: Mapping[str, Any], bars: Sequence[Bar]) -> l
 
 
 def judge_conversion(
-    model: str, rounds: Sequence[Mapping[str, Any]], race: ConversionRace, load: Sequence[float | None]
+    model: str, rounds: Sequence[Mapping[str, Any]], rules: ConversionRules, load: Sequence[float | None]
 ) -> dict[str, Any]:
     """Seconds of our command over the sum of the stock conversions of the same round; rounds: name -> seconds."""
-    stock = [sum(one[name] for name in race.stock) for one in rounds]
+    stock = [sum(one[name] for name in rules.baseline) for one in rounds]
     ratio = bootstrap_ratio([one["edgevit"] / other for one, other in zip(rounds, stock, strict=True)])
     return {
         "model": model,
         "error": "",
-        "limit": race.limit,
-        "met": ratio.estimate <= race.limit,
+        "limit": rules.limit,
+        "met": ratio.estimate <= rules.limit,
         **interval_json(ratio),
         "ours_s": median([one["edgevit"] for one in rounds]),
-        "stock_s": {name: median([one[name] for one in rounds]) for name in race.stock},
+        "baseline_s": {name: median([one[name] for one in rounds]) for name in rules.baseline},
         "rounds": list(rounds),
         "load_average": list(load),
     }

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.compressed`: what every compressed form of a file costs in accuracy, on the same pictures.
+"""`python -m benchmarks.compressed`: what every compressed form of a file costs in accuracy, on the same images.
 
 The float checkpoints are those of `benchmarks.int8`, in artifacts/int8/ or --checkpoints, and trained where they are
 missing; pruned ones and artifacts are kept in artifacts/compressed/. Every difference to the float network comes with
-a paired bootstrap interval over the test pictures. The result is results/compressed.json, written after every row;
+a paired bootstrap interval over the test images. The result is results/compressed.json, written after every row;
 rows that are there are not measured again. `python -m benchmarks.tables` puts it into README.
 """
 
@@ -21,7 +21,7 @@ import edgevit
 from benchmarks import int8
 from edgevit import log
 from edgevit.checkpoints.checkpoint import read_checkpoint
-from edgevit.data.datasets import open_imageset, truths
+from edgevit.data.datasets import open_dataset, targets
 from edgevit.data.metrics import score
 from edgevit.infra.files import write_json
 from edgevit.infra.provenance import provenance
@@ -68,8 +68,8 @@ class _Model:
     def __init__(self, model: int8.Course, course: Row, checkpoints: Path) -> None:
         self._name, self._data, self._course = model.model, model.data, course
         self._weights = int8.float_checkpoint(model, checkpoints)
-        self._pictures = open_imageset(model.data, "test")
-        self._truth = truths(self._pictures, read_checkpoint(self._weights).card.preprocess)
+        self._images = open_dataset(model.data, "test")
+        self._target = targets(self._images, read_checkpoint(self._weights).metadata.preprocess)
         self._float: np.ndarray | None = None
 
     def steps(self) -> list[tuple[tuple[str, str, str], Any]]:
@@ -84,8 +84,8 @@ class _Model:
 
     def _network(self, form: str) -> Row:
         weights = self._pruned() if form == "pruned" else self._weights
-        answers = int8.network_answers(self._name, weights, self._pictures, Precision.FP32)
-        return self._row(form, "", answers) | {"training": read_checkpoint(weights).card.training}
+        outputs = int8.network_outputs(self._name, weights, self._images, Precision.FP32)
+        return self._row(form, "", outputs) | {"training": read_checkpoint(weights).metadata.training}
 
     def _artifact(self, form: Row, target: str) -> Row:
         full, artifact = (
@@ -100,7 +100,7 @@ class _Model:
             for precision, options in (("fp32", {}), (form["precision"], {"weights": form.get("weights", "full")}))
         )
         manifest = artifact.manifest
-        return self._row(form["name"], target, int8.artifact_answers(artifact, self._pictures)) | {
+        return self._row(form["name"], target, int8.artifact_outputs(artifact, self._images)) | {
             "size_bytes": manifest.entry_size_bytes,
             "size_ratio": manifest.entry_size_bytes / full.manifest.entry_size_bytes,
             "parity_db": manifest.parity.snr_db,
@@ -111,18 +111,18 @@ class _Model:
             "checks": manifest.checks,
         }
 
-    def _row(self, form: str, target: str, answers: np.ndarray) -> Row:
+    def _row(self, form: str, target: str, outputs: np.ndarray) -> Row:
         if self._float is None:
-            self._float = int8.network_answers(self._name, self._weights, self._pictures, Precision.FP32)
+            self._float = int8.network_outputs(self._name, self._weights, self._images, Precision.FP32)
         return {
             "model": self._name,
             "form": form,
             "target": target,
             "data": self._data,
-            "pictures": len(self._pictures),
-            "scores": score(answers, self._truth),
-            "drop": int8.drop(self._float, answers, self._truth),
-            **int8.against(answers, self._float, self._truth),
+            "images": len(self._images),
+            "scores": score(outputs, self._target),
+            "drop": int8.drop(self._float, outputs, self._target),
+            **int8.against(outputs, self._float, self._target),
         }
 
     def _pruned(self) -> Path:

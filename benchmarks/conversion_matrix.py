@@ -73,7 +73,7 @@ def read_matrix(path: Path) -> dict[str, Any]:
     matrix = _OPTIONAL | tomllib.loads(path.read_text())
     if set(matrix) != _KEYS | set(_OPTIONAL):
         raise UsageError(
-            f"{path} has keys {sorted(matrix)}", hint=f"it must have {sorted(_KEYS)} and may have {sorted(_OPTIONAL)}"
+            f"{path} has keys {sorted(matrix)}", fix=f"it must have {sorted(_KEYS)} and may have {sorted(_OPTIONAL)}"
         )
     return matrix
 

@@ -59,8 +59,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Any:
     cause = ""
     if call.excinfo is not None and report.failed:
         lines = str(call.excinfo.value).strip().splitlines() or [""]
-        told = [line for line in lines if line.strip() and not line.startswith("Arguments")]
-        cause = f"{call.excinfo.typename}: {' '.join(line.strip() for line in told[:4])}"[:300]
+        recorded = [line for line in lines if line.strip() and not line.startswith("Arguments")]
+        cause = f"{call.excinfo.typename}: {' '.join(line.strip() for line in recorded[:4])}"[:300]
     line = {
         "test": item.nodeid,
         "outcome": report.outcome,

@@ -197,9 +197,9 @@ def _tiny(out: Path, **options: Any) -> Artifact:
     return edgevit.convert(module, spec=classifier_spec(), target="coreml", labels=_LABELS, out=out, options=options)
 
 
-def _pictures(out: Path) -> Artifact:
-    """The tiny classifier as an app likes it: pictures in, labels out."""
-    return _tiny(out / "pictures", image_input=True, classifier=True)
+def _images(out: Path) -> Artifact:
+    """The tiny classifier as an app likes it: images in, labels out."""
+    return _tiny(out / "images", image_input=True, classifier=True)
 
 
 def _van(out: Path) -> Artifact:
@@ -229,7 +229,7 @@ def _mixed(out: Path) -> Artifact:
 
 SUBJECTS: dict[str, Callable[[Path], Artifact]] = {
     "tiny": _tiny,
-    "pictures": _pictures,
+    "images": _images,
     "mixed": _mixed,
     "van_b0": _van,
 }

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.int8`: float, post-training and trained int8 networks and their artifacts on the same pictures.
+"""`python -m benchmarks.int8`: float, post-training and trained int8 networks and their artifacts on the same images.
 
 int8.toml says which models, each with its data, recipe and size. Checkpoints and artifacts are kept in artifacts/int8/
-and made where they are missing. Every difference comes with a paired bootstrap interval over the test pictures. The
+and made where they are missing. Every difference comes with a paired bootstrap interval over the test images. The
 result is results/int8.json, where --only replaces its models alone; `python -m benchmarks.tables` puts it into README.
 --out FOLDER keeps all of it elsewhere.
 """
@@ -25,7 +25,7 @@ from edgevit import log
 from edgevit.artifacts.artifact import Artifact
 from edgevit.checkpoints.checkpoint import read_checkpoint
 from edgevit.checkpoints.model_source import open_source
-from edgevit.data.datasets import LabelledSet, open_imageset, truths
+from edgevit.data.datasets import LabelledDataset, open_dataset, targets
 from edgevit.data.metrics import METRICS, MIOU, agreement, confusion, overlap_scores, score
 from edgevit.data.preprocess import preprocess
 from edgevit.errors import ParityError
@@ -36,7 +36,7 @@ from edgevit.models import get_spec
 from edgevit.profiling.devices.host import describe_host
 from edgevit.spec import Layout, Precision, Preprocess
 from edgevit.training.recipe import get_recipe
-from edgevit.verification.error_breakdown import climb
+from edgevit.verification.error_breakdown import break_down
 
 COURSE = Path(__file__).with_suffix(".toml")
 RESULT = Path(__file__).parent / "results" / "int8.json"
@@ -102,22 +102,22 @@ def read_course(path: Path) -> dict[str, Course]:
 def measure_model(course: Course, work: Path) -> dict[str, Any]:
     """Scores of every form of one model, agreement between them, and what became of the scales."""
     name = course.model
-    test = open_imageset(course.data, "test")
+    test = open_dataset(course.data, "test")
     files = _checkpoints(course, work)
     quantized = [form for form in files if form != "float"]
-    truth = truths(test, read_checkpoint(files["float"]).card.preprocess)
+    target = targets(test, read_checkpoint(files["float"]).metadata.preprocess)
     floats, int8, refused = _artifacts(course, files, work)
-    answers = {
-        "float": network_answers(name, files["float"], test, Precision.FP32),
-        **{form: network_answers(name, files[form], test, Precision.INT8) for form in quantized},
-        **{form: artifact_answers(artifact, test) for form, artifact in int8.items()},
+    outputs = {
+        "float": network_outputs(name, files["float"], test, Precision.FP32),
+        **{form: network_outputs(name, files[form], test, Precision.INT8) for form in quantized},
+        **{form: artifact_outputs(artifact, test) for form, artifact in int8.items()},
     }
     rows = []
-    for form, logits in answers.items():
-        row = {"form": form, "scores": score(logits, truth), "drop": drop(answers["float"], logits, truth)}
+    for form, logits in outputs.items():
+        row = {"form": form, "scores": score(logits, target), "drop": drop(outputs["float"], logits, target)}
         if form in int8:
             manifest = int8[form].manifest
-            row |= against(logits, answers["qat"], truth)
+            row |= against(logits, outputs["qat"], target)
             row |= {
                 "size_bytes": manifest.entry_size_bytes,
                 "size_ratio": manifest.entry_size_bytes / floats[manifest.target].manifest.entry_size_bytes,
@@ -130,14 +130,14 @@ def measure_model(course: Course, work: Path) -> dict[str, Any]:
         "model": name,
         "course": dataclasses.asdict(course),
         "metric": METRICS[test.task][0],
-        "pictures": len(test),
+        "images": len(test),
         "rows": rows,
         "agreement": {
-            f"{one}, {other}": agreement(answers[one], answers[other]) for one, other in itertools.combinations(int8, 2)
+            f"{one}, {other}": agreement(outputs[one], outputs[other]) for one, other in itertools.combinations(int8, 2)
         },
-        "training": read_checkpoint(files["float"]).card.training,
+        "training": read_checkpoint(files["float"]).metadata.training,
         "quantization": {
-            form: {k: v for k, v in read_checkpoint(files[form]).card.quantization.items() if k != "activations"}
+            form: {k: v for k, v in read_checkpoint(files[form]).metadata.quantization.items() if k != "activations"}
             for form in quantized
         },
     }
@@ -161,7 +161,7 @@ def float_checkpoint(course: Course, work: Path) -> Path:
     """The trained float checkpoint of a model in a folder; trained there if it is missing."""
     out = work / f"{course.model}.pt"
     if not out.is_file():
-        train_set, test_set = (open_imageset(course.data, split) for split in ("train", "test"))
+        train_set, test_set = (open_dataset(course.data, split) for split in ("train", "test"))
         spec = get_spec(course.model).for_task(len(train_set.labels), course.input_size)
         with stage("train", model=course.model, data=course.data):
             edgevit.train(spec, train_set, test_set, get_recipe(course.recipe), out, resume=True)
@@ -189,49 +189,49 @@ def _artifacts(
     return {artifact.manifest.target: artifact for artifact in floats}, int8, refused
 
 
-def network_answers(name: str, weights: Path, pictures: LabelledSet, precision: Precision) -> np.ndarray:
+def network_outputs(name: str, weights: Path, images: LabelledDataset, precision: Precision) -> np.ndarray:
     """Logits (N, classes, ...) of the network of a checkpoint in PyTorch."""
     source = open_source(name, weights=weights, precision=precision)
-    tensors = np.concatenate(_tensors(pictures, source.spec.preprocess))
+    tensors = np.concatenate(_tensors(images, source.spec.preprocess))
     with stage("answers", model=name, weights=weights.name):
         return np.concatenate([source.run(tensors[i : i + _BATCH]) for i in range(0, len(tensors), _BATCH)])
 
 
-def artifact_answers(artifact: Artifact, pictures: LabelledSet) -> np.ndarray:
+def artifact_outputs(artifact: Artifact, images: LabelledDataset) -> np.ndarray:
     """Logits (N, classes, ...) of an artifact in its own runtime."""
     session = artifact.open()
     try:
         with stage("answers", artifact=artifact.name):
-            tensors = _tensors(pictures, artifact.manifest.preprocess)
+            tensors = _tensors(images, artifact.manifest.preprocess)
             return np.concatenate([artifact.run(tensor, session=session) for tensor in tensors])
     finally:
         session.close()
 
 
-def _tensors(pictures: LabelledSet, contract: Preprocess) -> list[np.ndarray]:
-    return [preprocess(image, contract, Layout.NCHW) for image in pictures.images]
+def _tensors(images: LabelledDataset, contract: Preprocess) -> list[np.ndarray]:
+    return [preprocess(image, contract, Layout.NCHW) for image in images.images]
 
 
-def drop(before: np.ndarray, after: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Points of the task's score lost, with the 95 % interval of a paired bootstrap over the pictures."""
-    tallies = [_tallies(logits, truth) for logits in (before, after)]
+def drop(before: np.ndarray, after: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """Points of the task's score lost, with the 95 % interval of a paired bootstrap over the images."""
+    tallies = [_tallies(logits, target) for logits in (before, after)]
     lost = 100 * np.subtract(*(_judged(tally.sum(axis=0)) for tally in tallies))
     random = np.random.default_rng(0)
-    count = len(truth)
+    count = len(target)
     drawn = [np.bincount(random.integers(0, count, count), minlength=count) for _ in range(_RESAMPLES)]
-    weights = np.stack(drawn).astype(np.float64)  # (resamples, N): how often each picture was drawn
+    weights = np.stack(drawn).astype(np.float64)  # (resamples, N): how often each image was drawn
     sums = [np.tensordot(weights, tally, axes=1) for tally in tallies]
     points = [100 * (_judged(one) - _judged(other)) for one, other in zip(*sums, strict=True)]
     low, high = np.percentile(points, [2.5, 97.5])
-    return {"points": float(lost), "low": float(low), "high": float(high)}
+    return {"percentage_points": float(lost), "low": float(low), "high": float(high)}
 
 
-def _tallies(logits: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """What each picture adds to the score, float64 (N, ...): right and wrong answers, or pixels by class."""
-    if truth.ndim == 1:
-        hits = logits.argmax(axis=1) == truth
+def _tallies(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """What each image adds to the score, float64 (N, ...): right and wrong answers, or pixels by class."""
+    if target.ndim == 1:
+        hits = logits.argmax(axis=1) == target
         return np.stack([hits, ~hits], axis=1).astype(np.float64)
-    return confusion(logits, truth).astype(np.float64)
+    return confusion(logits, target).astype(np.float64)
 
 
 def _judged(tally: np.ndarray) -> float:
@@ -239,11 +239,11 @@ def _judged(tally: np.ndarray) -> float:
     return float(tally[0] / tally.sum()) if tally.ndim == 1 else overlap_scores(tally)[MIOU]
 
 
-def against(logits: np.ndarray, reference: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
-    """How close an artifact is to a network, over all pictures together."""
-    _, step = climb({"network": reference, "artifact": logits}, truth)
+def against(logits: np.ndarray, reference: np.ndarray, target: np.ndarray) -> dict[str, float | None]:
+    """How close an artifact is to a network, over all images together."""
+    _, step = break_down({"network": reference, "artifact": logits}, target)
     equal = float((logits == reference).reshape(len(logits), -1).all(axis=1).mean())
-    return {"agreement": step.agreement, "snr_db": step.snr_db, "equal_answers": equal}
+    return {"agreement": step.agreement, "snr_db": step.snr_db, "equal_outputs": equal}
 
 
 if __name__ == "__main__":

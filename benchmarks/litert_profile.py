@@ -124,7 +124,7 @@ class Profiled:
 
     def _call(self, name: str, *arguments: Any) -> None:
         if status := getattr(self._library, name)(*arguments):
-            raise DeviceError(f"{name} failed with status {status}", hint="benchmarks/peers.txt names the version")
+            raise DeviceError(f"{name} failed with status {status}", fix="benchmarks/peers.txt names the version")
 
     def _new(self, name: str, *arguments: Any) -> ctypes.c_void_p:
         handle = ctypes.c_void_p()

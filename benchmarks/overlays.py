@@ -1,4 +1,4 @@
-"""`python -m benchmarks.overlays ARTIFACT...`: a picture of what segmentation artifacts answer on unseen tiles.
+"""`python -m benchmarks.overlays ARTIFACT...`: an image of what segmentation artifacts answer on unseen tiles.
 
 A row per photograph that the tiles are cut from: the tile, its true mask, and the answer of each artifact, in the order
 of the command line, which `make int8` leaves in artifacts/int8/. The result is results/tiles.png, shown in README.
@@ -13,8 +13,8 @@ import numpy as np
 
 import edgevit
 from edgevit import log
-from edgevit.data.bundled.tiles import TEST_PER_PICTURE
-from edgevit.data.datasets import open_imageset
+from edgevit.data.bundled.tiles import TEST_PER_IMAGE
+from edgevit.data.datasets import open_dataset
 from edgevit.data.postprocess import overlay, save_png
 
 RESULT = Path(__file__).parent / "results" / "tiles.png"
@@ -23,7 +23,7 @@ _BACKGROUND = 0
 
 
 def main() -> None:
-    """Run the artifacts and write the picture."""
+    """Run the artifacts and write the image."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("artifacts", nargs="+", type=Path)
     arguments = parser.parse_args()
@@ -33,9 +33,9 @@ def main() -> None:
 
 def sheet(artifacts: list[edgevit.Artifact]) -> np.ndarray:
     """uint8 (H, W, 3): the middle test tile of each photograph, its truth and the answers."""
-    tiles = open_imageset("tiles", "test")
+    tiles = open_dataset("tiles", "test")
     rows = []
-    for index in range(TEST_PER_PICTURE // 2, len(tiles), TEST_PER_PICTURE):
+    for index in range(TEST_PER_IMAGE // 2, len(tiles), TEST_PER_IMAGE):
         tile = np.asarray(tiles.images[index])
         masks = [tiles.masks[index], *(artifact.predict(tile) for artifact in artifacts)]
         rows.append(_beside([tile, *(overlay(tile, mask, clear=[_BACKGROUND]) for mask in masks)]))

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.tables.committed import RESULTS
 
-PLOT = RESULTS / "race.svg"
+PLOT = RESULTS / "compare-runtimes.svg"
 _WIDTH, _LABELS, _VALUES = 760, 190, 70  # pixels: all, the names on the left, the numbers on the right
 _ROW, _GAP, _TITLE = 20, 26, 26
 _OURS, _STOCK, _INK, _MUTED = "#16808c", "#b9c2c5", "#1b2327", "#566269"
@@ -29,7 +29,7 @@ def draw(result: dict[str, Any]) -> str:
 
 def _panel(model: dict[str, Any], top: int) -> tuple[list[str], int]:
     """The rows of one model from `top` on, and where the next panel begins."""
-    rows = model["contenders"]
+    rows = model["candidates"]
     timed = [row for row in rows if not row["error"] and not row["wrong"]]
     longest = max((max(row["rounds_ms"]) for row in timed), default=1.0)
     scale = (_WIDTH - _LABELS - _VALUES) / longest
@@ -45,7 +45,7 @@ def _panel(model: dict[str, Any], top: int) -> tuple[list[str], int]:
 
 
 def _bar(row: dict[str, Any], y: int, scale: float) -> list[str]:
-    colour = _OURS if row["contender"].startswith("edgevit_") else _STOCK
+    colour = _OURS if row["candidate"].startswith("edgevit_") else _STOCK
     end, low, high = (_LABELS + scale * ms for ms in (row["median_ms"], min(row["rounds_ms"]), max(row["rounds_ms"])))
     width = end - _LABELS
     return [
@@ -62,7 +62,7 @@ def _text(x: float, y: float, text: str, *, anchor: str = "start", weight: str =
 
 def main() -> None:
     """Draw the committed result."""
-    PLOT.write_text(draw(json.loads((RESULTS / "race.json").read_text())))
+    PLOT.write_text(draw(json.loads((RESULTS / "compare-runtimes.json").read_text())))
 
 
 if __name__ == "__main__":

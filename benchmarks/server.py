@@ -1,8 +1,8 @@
 """`python -m benchmarks.server [SERVER.toml]`: images per second on this machine's CPU and, if it has one, its GPU.
 
 The same seeded network in eager PyTorch, torch.compile, and our AOTInductor and ONNX artifacts, at several batch sizes.
-A fresh process per contender and round, the order of a round flipped in the next, eager timed twice as the control.
-Every contender gets arrays in this machine's memory and gives arrays back there. The result is results/SERVER.json; a
+A fresh process per candidate and round, the order of a round flipped in the next, eager timed twice as the control.
+Every candidate gets arrays in this machine's memory and gives arrays back there. The result is results/SERVER.json; a
 run with --rounds leaves artifacts/server/SERVER.json instead.
 """
 
@@ -51,7 +51,7 @@ _DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precisi
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Where the contenders run, what they compute in, and how wrong an answer may be."""
+    """Where the candidates run, what they compute in, and how wrong an answer may be."""
 
     accelerator: str
     precision: Precision
@@ -61,7 +61,7 @@ class Setting:
     def available(self) -> bool:
         return self.accelerator != "cuda" or torch.cuda.is_available()
 
-    def contenders(self) -> list[str]:
+    def candidates(self) -> list[str]:
         """The networks, and the targets that have this precision."""
         return [*NETWORKS, *(name for name in ARTIFACTS if self.precision in get_converter(name).precisions)]
 
@@ -106,7 +106,7 @@ def read_plan(path: Path) -> Plan:
         lists = {key: tuple(document.pop(key)) for key in ("models", "batches")}
         return Plan(**lists, **document, settings=settings, timing=timing)
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path}: {error}", hint="its keys are those of benchmarks/server.toml") from error
+        raise UsageError(f"{path}: {error}", fix="its keys are those of benchmarks/server.toml") from error
 
 
 def measure(plan: Plan, models: Sequence[str]) -> dict[str, Any]:
@@ -132,18 +132,18 @@ def measure(plan: Plan, models: Sequence[str]) -> dict[str, Any]:
 
 
 def lay_courses(model: str, setting: Setting, plan: Plan) -> Path:
-    """The folder that all contenders of a model and setting start from: weights, pictures, answers, artifacts."""
+    """The folder that all candidates of a model and setting start from: weights, images, answers, artifacts."""
     folder = WORK / f"{model}-{setting.accelerator}-{setting.precision}"
     folder.mkdir(parents=True, exist_ok=True)
     network = seeded_model(model, plan.seed)
     torch.save(network.state_dict(), folder / "weights.pt")
     sizes = network.edgevit_spec.inputs[0].shape[1:]
-    pictures = example_input((max(plan.batches), *sizes), seed=plan.seed)
+    images = example_input((max(plan.batches), *sizes), seed=plan.seed)
     with torch.inference_mode():
-        np.save(folder / "expected.npy", network.eval()(pictures).numpy())
-    np.save(folder / "input.npy", pictures.numpy())
+        np.save(folder / "expected.npy", network.eval()(images).numpy())
+    np.save(folder / "input.npy", images.numpy())
     write_json(folder / "course.json", {"model": model, "precision": setting.precision})
-    targets = [name for name in setting.contenders() if name in ARTIFACTS]
+    targets = [name for name in setting.candidates() if name in ARTIFACTS]
     edgevit.convert(
         model,
         target=targets,
@@ -156,23 +156,23 @@ def lay_courses(model: str, setting: Setting, plan: Plan) -> Path:
 
 
 def _run_round(folder: Path, setting: Setting, batch: int, number: int, plan: Plan) -> dict[str, dict[str, Any]]:
-    """One process per contender and one for the control."""
-    order = [*setting.contenders(), CONTROL]
+    """One process per candidate and one for the control."""
+    order = [*setting.candidates(), CONTROL]
     random.Random(number // 2).shuffle(order)
     options = {key: value for key, value in dataclasses.asdict(plan.timing).items() if key != "rounds"}
     flags = [part for key, value in options.items() for part in (f"--{key.replace('_', '-')}", str(value))]
     reports = {}
     for name in order if number % 2 == 0 else reversed(order):
-        contender = "eager" if name == CONTROL else name
-        argv = ["time", contender, folder, "--accelerator", setting.accelerator, "--batch", str(batch), *flags]
+        candidate = "eager" if name == CONTROL else name
+        argv = ["time", candidate, folder, "--accelerator", setting.accelerator, "--batch", str(batch), *flags]
         reports[name] = run_worker("benchmarks.server", argv, Path(sys.executable), plan.timing.threads)
     return reports
 
 
 def summarize(rounds: Sequence[Round], setting: Setting, batch: int, cores: int) -> dict[str, Any]:
-    """One row: images per second of each contender, and how our times stand to those of the networks."""
-    contenders = [_contender(name, rounds, setting, batch) for name in setting.contenders()]
-    right = {row["contender"] for row in contenders if not (row["error"] or row["wrong"])}
+    """One row: images per second of each candidate, and how our times stand to those of the networks."""
+    candidates = [_candidate(name, rounds, setting, batch) for name in setting.candidates()]
+    right = {row["candidate"] for row in candidates if not (row["error"] or row["wrong"])}
     ratios = [
         {"ours": ours, "against": other} | interval_json(paired_ratio(rounds, ours, other))
         for ours in ARTIFACTS
@@ -189,15 +189,15 @@ def summarize(rounds: Sequence[Round], setting: Setting, batch: int, cores: int)
     return {
         "accelerator": setting.accelerator,
         "precision": setting.precision,
-        "contenders": contenders,
+        "candidates": candidates,
         "ratios": ratios,
         "control": control,
         "flags": flags,
     }
 
 
-def _contender(name: str, rounds: Sequence[Round], setting: Setting, batch: int) -> dict[str, Any]:
-    row: dict[str, Any] = {"contender": name, "title": TITLES[name], "error": "", "wrong": False}
+def _candidate(name: str, rounds: Sequence[Round], setting: Setting, batch: int) -> dict[str, Any]:
+    row: dict[str, Any] = {"candidate": name, "title": TITLES[name], "error": "", "wrong": False}
     reports: list[Mapping[str, Any]] = [one[name] for one in rounds]
     if failed := [report["error"] for report in reports if report.get("error")]:
         return row | {"error": failed[0]}
@@ -229,28 +229,28 @@ class _Network:
         self.runtime = f"torch {torch.__version__}"
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        (pictures,) = inputs.values()
-        placed = torch.from_numpy(pictures).to(self._accelerator, self._dtype, memory_format=self._format)
+        (images,) = inputs.values()
+        placed = torch.from_numpy(images).to(self._accelerator, self._dtype, memory_format=self._format)
         with torch.inference_mode():
             return {"logits": self._network(placed).float().cpu().numpy()}
 
 
-def time_contender(job: argparse.Namespace) -> dict[str, Any]:
-    """Load, warm up and time one contender, nanoseconds of a whole batch, and how wrong its answer was."""
-    pictures, wanted = (np.load(job.folder / f"{name}.npy")[: job.batch] for name in ("input", "expected"))
+def time_candidate(job: argparse.Namespace) -> dict[str, Any]:
+    """Load, warm up and time one candidate, nanoseconds of a whole batch, and how wrong its answer was."""
+    images, wanted = (np.load(job.folder / f"{name}.npy")[: job.batch] for name in ("input", "expected"))
     load_before, clock = load_average(), time.perf_counter_ns
     if job.name in NETWORKS:
         session = _Network(job.name, job.folder, job.accelerator, job.threads)
     else:
         (path,) = job.folder.glob(f"*-{job.name}*/manifest.json")
         session = edgevit.load_artifact(path.parent).open(job.accelerator, job.threads)
-    inputs = {"image": pictures}
-    (answer,) = session.run(inputs).values()
-    error = relative_error(answer, wanted)
+    inputs = {"image": images}
+    (output,) = session.run(inputs).values()
+    error = relative_error(output, wanted)
     take_samples(session, inputs, job.warmup_runs, job.warmup_s, job.max_s, clock)
     samples = take_samples(session, inputs, job.runs, job.min_s, job.max_s, clock)
     return {
-        "contender": job.name,
+        "candidate": job.name,
         "runtime": session.runtime,
         "relative_error": error if np.isfinite(error) else None,
         "load_average": load_before,
@@ -270,7 +270,7 @@ def run_job(argv: Sequence[str]) -> None:
     for option in ("warmup-s", "min-s", "max-s"):
         parser.add_argument(f"--{option}", type=float, required=True)
     job = parser.parse_args(argv)
-    write_json(job.report, time_contender(job))
+    write_json(job.report, time_candidate(job))
 
 
 if __name__ == "__main__":

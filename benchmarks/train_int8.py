@@ -1,6 +1,6 @@
 """A course's network in int8: `python -m benchmarks.train_int8 COURSE --out FOLDER`.
 
-Its weights are random, so no set of pictures has its classes; any photographs give its tensors their ranges.
+Its weights are random, so no set of images has its classes; any photographs give its tensors their ranges.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import edgevit
 from edgevit import log
 from edgevit.checkpoints.checkpoint import save_checkpoint
 from edgevit.checkpoints.model_source import open_source
-from edgevit.data.datasets import open_imageset
-from edgevit.quantization.ptq import int8_card, post_training
+from edgevit.data.datasets import open_dataset
+from edgevit.quantization.ptq import int8_metadata, post_training
 
-_PICTURES = 16
+_IMAGES = 16
 
 
 def main() -> None:
@@ -29,9 +29,9 @@ def main() -> None:
     model = json.loads((arguments.course / "course.json").read_text())["model"]
     weights, checkpoint = arguments.course / "weights.pt", arguments.out / "int8.pt"
     source = open_source(model, weights=weights)
-    network = post_training(source, open_imageset("photos", "train"), _PICTURES)
+    network = post_training(source, open_dataset("photos", "train"), _IMAGES)
     save_checkpoint(
-        checkpoint, source.module, int8_card(source, weights, network, {"method": "ptq"}), network.tensors()
+        checkpoint, source.module, int8_metadata(source, weights, network, {"method": "ptq"}), network.tensors()
     )
     edgevit.convert(model, weights=checkpoint, target="all", precision="int8", out=arguments.out, cache=False)
 

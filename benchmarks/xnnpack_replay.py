@@ -315,7 +315,7 @@ def main() -> None:
     """Write {"operations": [...]} in the order of the files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", type=Path, nargs="+")
-    parser.add_argument("--course", type=Path, required=True, help="its input.npy is the picture")
+    parser.add_argument("--course", type=Path, required=True, help="its input.npy is the image")
     parser.add_argument("--report", type=Path, required=True)
     for option in ("threads", "rounds", "runs"):
         parser.add_argument(f"--{option}", type=int, required=True)

@@ -67,7 +67,7 @@ class Plan:
         if unproven and not unverified:
             raise UsageError(
                 f"{name} was not run under the settings of phones: {unproven}",
-                hint="bundle it where that is possible, or take it as it is with --unverified",
+                fix="bundle it where that is possible, or take it as it is with --unverified",
             )
         if unproven:
             logger.warning("WARNING   %s goes into the app unverified: %s", name, unproven)
@@ -89,11 +89,11 @@ def plan_bundle(app: str, artifact: Artifact | str | Path, *, root: str | Path =
     opened = artifact if isinstance(artifact, Artifact) else _opened(artifact)
     if opened.manifest.target not in targets:
         raise UsageError(
-            f"the {app} app has no runtime for {opened.manifest.target}", hint=f"convert to {' or '.join(targets)}"
+            f"the {app} app has no runtime for {opened.manifest.target}", fix=f"convert to {' or '.join(targets)}"
         )
     app_folder = Path(root) / "apps" / app
     if not app_folder.is_dir():
-        raise UsageError(f"no {app_folder} here", hint="run in a checkout of edgevit, or give it with --root")
+        raise UsageError(f"no {app_folder} here", fix="run in a checkout of edgevit, or give it with --root")
     return Plan(opened, Path(root) / folder / opened.name)
 
 
@@ -105,5 +105,5 @@ def _opened(path: str | Path) -> Artifact:
     examine_file(file).require(Tolerance())
     raise UsageError(
         f"{file} came without a manifest, and the apps read every fact from one",
-        hint="convert the model with edgevit, and bundle the folder that it writes",
+        fix="convert the model with edgevit, and bundle the folder that it writes",
     )

@@ -25,13 +25,13 @@ _IMPORT_TIMEOUT_S = 180
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at. `remedy` is a command, or "" where nothing needs mending."""
+    """One thing looked at. `fix` is a command, or "" where nothing needs mending."""
 
     kind: str  # "python", "target", "extra", "device", "tool"
     name: str
     works: bool
     detail: str
-    remedy: str = ""
+    fix: str = ""
 
 
 def doctor() -> list[Finding]:
@@ -72,18 +72,18 @@ def _python() -> Finding:
 def _target(name: str) -> Finding:
     converter = get_converter(name)
     missing = _missing(converter.extra)
-    remedy = f'pip install "edgevit[{converter.extra}]"'
+    fix = f'pip install "edgevit[{converter.extra}]"'
     if missing:
-        return Finding("target", name, False, "missing: " + ", ".join(missing), remedy)
+        return Finding("target", name, False, "missing: " + ", ".join(missing), fix)
     try:
         script = "import " + ", ".join(converter.runtime_modules)
         if has_settings(converter):
             script += f"\nfrom edgevit.verification.settings_worker import unswitchable\nprint(unswitchable({name!r}))"
         completed = process.run([sys.executable, "-W", "ignore", "-c", script], timeout_s=_IMPORT_TIMEOUT_S)
     except DeviceError as error:
-        return Finding("target", name, False, error.message, remedy)
+        return Finding("target", name, False, error.message, fix)
     if completed.returncode:
-        return Finding("target", name, False, f"import fails: {completed.last_error_line}", remedy)
+        return Finding("target", name, False, f"import fails: {completed.last_error_line}", fix)
     versions = ", ".join(f"{package} {version(package)}" for package in converter.packages)
     detail = f"{versions}; {converter.runs_here() or 'runs here'}"
     if has_settings(converter):
@@ -102,9 +102,9 @@ def _settings(converter: Converter, unswitchable: str) -> str:
 
 def _extra(extra: str, use: str) -> Finding:
     missing = _missing(extra)
-    remedy = f'pip install "edgevit[{extra}]"' if missing else ""
+    fix = f'pip install "edgevit[{extra}]"' if missing else ""
     return Finding(
-        "extra", extra, not missing, f"for {use}" + (f"; missing: {', '.join(missing)}" if missing else ""), remedy
+        "extra", extra, not missing, f"for {use}" + (f"; missing: {', '.join(missing)}" if missing else ""), fix
     )
 
 
@@ -129,6 +129,6 @@ def _requirements() -> list:
     return [Requirement(text) for text in requires("edgevit") or []]
 
 
-def _tool(use: str, programs: tuple[str, ...], remedy: str) -> Finding:
+def _tool(use: str, programs: tuple[str, ...], fix: str) -> Finding:
     found = next((path for path in map(shutil.which, programs) if path), None)
-    return Finding("tool", programs[0], found is not None, f"{use}: {found or 'not found'}", "" if found else remedy)
+    return Finding("tool", programs[0], found is not None, f"{use}: {found or 'not found'}", "" if found else fix)

@@ -10,17 +10,17 @@ from collections.abc import Iterable
 
 
 class EdgevitError(Exception):
-    """Base of all errors with a remedy. `exit_code` is what the command line returns."""
+    """Base of all errors with a fix. `exit_code` is what the command line returns."""
 
     exit_code = 1
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, fix: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.fix = fix
 
     def __str__(self) -> str:
-        return f"{self.message} ({self.hint})" if self.hint else self.message
+        return f"{self.message} ({self.fix})" if self.fix else self.message
 
 
 class UsageError(EdgevitError):
@@ -58,8 +58,8 @@ class ParityError(EdgevitError):
 
     exit_code = 5
 
-    def __init__(self, message: str, hint: str = "", parity: object | None = None) -> None:
-        super().__init__(message, hint)
+    def __init__(self, message: str, fix: str = "", parity: object | None = None) -> None:
+        super().__init__(message, fix)
         self.parity = parity
 
 
@@ -85,5 +85,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """A UsageError for a name that does not exist, with the nearest names that do."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"one of: {', '.join(known)}"
-    return UsageError(f"unknown {kind} {name!r}", hint=hint)
+    fix = f"did you mean {' or '.join(near)}?" if near else f"one of: {', '.join(known)}"
+    return UsageError(f"unknown {kind} {name!r}", fix=fix)

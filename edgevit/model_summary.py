@@ -12,7 +12,7 @@ from edgevit.spec import ModelSpec, Tier
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgevit.contract.manifest import DeployStep
+    from edgevit.contract.manifest import AppliedPass
     from edgevit.targets.base import Converter
 
 EDGE_KERNELS = frozenset({"xnnpack", "coreml"})  # the kernel libraries of phones and boards
@@ -88,7 +88,7 @@ def plans(spec: ModelSpec, converters: dict[str, Converter]) -> list[Plan]:
     from edgevit.graph.capture import capture, example_input, functional
 
     meant = {name: (spec.tier is Tier.EDGE) == (c.kernels in EDGE_KERNELS) for name, c in converters.items()}
-    steps: dict[str, tuple[DeployStep, ...]] = {}
+    steps: dict[str, tuple[AppliedPass, ...]] = {}
     if any(meant.values()):
         model = spec.build(spec.num_classes, spec.input_size)
         captured = functional(capture(model, tuple(example_input(tensor.shape) for tensor in spec.inputs), spec.name))
@@ -100,7 +100,7 @@ def plans(spec: ModelSpec, converters: dict[str, Converter]) -> list[Plan]:
     ]
 
 
-def _plan(target: str, meant: bool, precisions: tuple[str, ...], steps: tuple[DeployStep, ...]) -> Plan:
+def _plan(target: str, meant: bool, precisions: tuple[str, ...], steps: tuple[AppliedPass, ...]) -> Plan:
     if not meant or not steps:
         return Plan(target, meant, precisions)
     changes: dict[str, int] = {}

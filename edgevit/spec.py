@@ -60,7 +60,7 @@ class Interpolation(StrEnum):
 class TensorSpec:
     """Name, static shape, dtype ("float32") and layout of one input or output.
 
-    color: "RGB" where a picture's own values 0..255 go in and the file normalises them; "" for all other tensors.
+    color: "RGB" where an image's own values 0..255 go in and the file normalises them; "" for all other tensors.
     """
 
     name: str
@@ -87,11 +87,11 @@ class Preprocess:
         if self.resize < max(self.crop):
             raise UsageError(
                 f"crop {self.crop[0]}x{self.crop[1]} is larger than the resized short side {self.resize}",
-                hint="make resize at least as large as the crop",
+                fix="make resize at least as large as the crop",
             )
         if min(self.std) <= 0:
             raise UsageError(
-                f"std {self.std} has a value that is not positive", hint="std divides; give 3 positive numbers"
+                f"std {self.std} has a value that is not positive", fix="std divides; give 3 positive numbers"
             )
 
     @classmethod
@@ -144,11 +144,11 @@ class ModelSpec:
         classes = self.num_classes if num_classes is None else num_classes
         size = self.input_size if input_size is None else input_size
         if classes < 1:
-            raise UsageError(f"{classes} classes", hint="a model needs at least 1 class")
+            raise UsageError(f"{classes} classes", fix="a model needs at least 1 class")
         if size < self.size_multiple or size % self.size_multiple or size > 4096:
             raise UsageError(
                 f"{self.name} cannot take input size {size}",
-                hint=f"use a multiple of {self.size_multiple} up to 4096",
+                fix=f"use a multiple of {self.size_multiple} up to 4096",
             )
         if (classes, size) == (self.num_classes, self.input_size):
             return self

@@ -307,7 +307,7 @@ def _chatter() -> None:
 
 
 def _absent() -> None:
-    raise NotExecutable("fake models run on fake phones only", hint="use one")
+    raise NotExecutable("fake models run on fake phones only", fix="use one")
 
 
 def _refuse() -> None:

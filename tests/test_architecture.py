@@ -16,23 +16,17 @@ from edgevit.models import iter_specs
 from edgevit.targets.registry import converter_names, get_converter
 
 ROOT = Path(edgevit.__file__).resolve().parent.parent
+PACKAGES = {"edgevit"}
 MODULES = sorted(path for folder in ("edgevit", "converters") for path in (ROOT / folder).rglob("*.py"))
 HEAVY = {"torch", "numpy", "tensorflow", "coremltools", "executorch", "lightning", "plotly", "ai_edge_litert"}
-# What converters may take from edgevit: the types they implement and the tools that all share.
-CONVERTER_MAY_IMPORT = {
-    "conversion",
-    "program",
-    "spec",
-    "contract",
-    "errors",
-    "inner_values",
-    "libraries",
-    "log",
-    "narrowing",
-    "shell",
-    "mil",
-    "quantization",
-}
+# Low to high: a package imports from what stands left of it, and never from a neighbour between the same signs.
+ORDER = (
+    "errors log _version < infra compat spec < data < contract < graph < models export < checkpoints deploy < training "
+    "< quantization < mil < targets < artifacts < verification reporting < conversion profiling "
+    "< app_bundle environment model_summary < __init__ < cli < __main__"
+)
+LEVELS = {name: level for level, names in enumerate(ORDER.split("<")) for name in names.split()}
+NOT_FOR_CONVERTERS = {"models", "checkpoints", "training", "deploy"}  # of what lies at or below `targets`
 
 
 def _imports(path: Path, *, top_level_only: bool = False) -> set[str]:
@@ -47,23 +41,41 @@ def _imports(path: Path, *, top_level_only: bool = False) -> set[str]:
     return names
 
 
+def _part(module: str) -> str:
+    """ "edgevit.data.digits" -> "data"; names that the package itself offers count as its `__init__`."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in LEVELS else "__init__"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_one_way(path):
-    part = path.relative_to(ROOT).parts
+    top, *_ = part = path.relative_to(ROOT).with_suffix("").parts
     imports = _imports(path)
-    if part[0] == "edgevit":
-        assert not {name for name in imports if name.split(".")[0] in ("converters", "benchmarks", "tests")}
-        if part[1] != "cli":
-            assert not {name for name in imports if name.startswith("edgevit.cli")} or part[1] == "__main__.py"
+    assert not {name for name in imports if name.split(".")[0] in ("benchmarks", "tests")}
+    own = {name for name in imports if name.split(".")[0] == "edgevit"}
+    taken = {_part(name) for name in own if name not in PACKAGES}
+    if top == "converters":
+        allowed = {name for name, level in LEVELS.items() if level <= LEVELS["targets"]} - NOT_FOR_CONVERTERS
+        assert taken <= allowed - ({"mil"} if part[1] != "coreml" else set())
+        assert {name.split(".")[1] for name in imports if name.startswith("converters.")} <= {part[1]}
         return
-    taken = {name.split(".")[1] for name in imports if name.startswith("edgevit.")}
-    assert taken <= CONVERTER_MAY_IMPORT
-    own = part[1].removesuffix(".py")
-    others = {name.split(".")[1] for name in imports if name.startswith("converters.")}
-    assert others <= {own, f"_{own}", own.lstrip("_")}
+    assert not {name for name in imports if name.split(".")[0] == "converters"}
+    if part[1] == "__init__":
+        return  # the facade names what it loads when it is asked for
+    assert {name for name in taken - {part[1]} if LEVELS[name] >= LEVELS[part[1]]} == set()
 
 
-LEAN = [p for p in MODULES if p.parts[-2] in ("cli", "converters") and p.parts[-3:-1] != ("converters", "_tflite")]
+def test_every_package_has_its_place_in_the_order():
+    found = {
+        path.stem for path in (ROOT / "edgevit").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert found <= set(LEVELS)
+    assert not {path.name for path in MODULES} & {"utils.py", "helpers.py", "misc.py", "common.py"}
+
+
+LEAN = [
+    p for p in MODULES if p.parts[-2] == "cli" or (p.parts[-3] == "converters" and p.stem in ("__init__", "converter"))
+]
 
 
 @pytest.mark.parametrize("path", LEAN, ids=lambda path: str(path.relative_to(ROOT)))
@@ -76,9 +88,9 @@ def test_spec_and_contract_know_no_torch():
         assert "torch" not in {name.split(".")[0] for name in _imports(path, top_level_only=True)}, path
 
 
-def test_only_shell_starts_programs():
+def test_only_infra_starts_programs():
     for path in MODULES:
-        if path.name != "shell.py":
+        if path != ROOT / "edgevit/infra/process.py":
             assert not {"subprocess", "pty"} & {name.split(".")[0] for name in _imports(path)}, path
 
 

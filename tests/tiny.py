@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from edgevit.graph.edit import Graph
 from edgevit.models.layers import LayerNorm2d
-from edgevit.quantization.annotation import place_grids
-from edgevit.quantization.qparams import ActivationGrid, ScaleTable, WeightGrid, next_half
+from edgevit.quantization.annotation import annotate
+from edgevit.quantization.qparams import QParams, QParamsTable, QuantizedWeight, next_half
 from edgevit.quantization.quantized_model import Int8Network, prepare
 from edgevit.spec import ModelSpec, Preprocess, Task, Tier, class_logits, image_input, logit_map
 
@@ -135,13 +135,13 @@ def int8_network() -> Int8Network:
     """TinyResidual on made-up grids, each unlike all others; those of rectified tensors begin at zero."""
     deployed, steps = prepare(seeded(TinyResidual), residual_spec())
     graph = Graph(deployed)
-    placement = place_grids(graph)
-    table = ScaleTable(
+    annotation = annotate(graph)
+    table = QParamsTable(
         {
-            node.name: ActivationGrid(next_half(0.02 + 0.003 * i), -128 if "relu" in node.name else i - 4)
-            for i, node in enumerate(placement.grids)
+            node.name: QParams(next_half(0.02 + 0.003 * i), -128 if "relu" in node.name else i - 4)
+            for i, node in enumerate(annotation.qparams)
         },
-        {node.name: WeightGrid.of(graph.value(node.args[1])) for node in placement.weighted},
+        {node.name: QuantizedWeight.of(graph.value(node.args[1])) for node in annotation.weighted},
     )
     return Int8Network(deployed, table, steps)
 

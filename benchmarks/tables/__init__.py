@@ -23,8 +23,8 @@ TABLES = {
         conversions.sizes,
         conversions.cost,
         conversions.interpreter,
-        speeds.race,
-        speeds.race_int8,
+        speeds.compare_runtimes,
+        speeds.compare_runtimes_int8,
         speeds.operations,
         speeds.server,
     )

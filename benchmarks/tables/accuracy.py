@@ -78,7 +78,7 @@ def _agreement(parity: dict[str, Any]) -> str:
 
 
 def int8() -> str:
-    """The score of every form of each model on the same pictures, and how the artifacts agree."""
+    """The score of every form of each model on the same images, and how the artifacts agree."""
     result = committed("int8")
     lines = [
         "| model | form | score | points below float, 95 % interval | agreement with int8, trained | MB, of fp32 |",
@@ -93,7 +93,7 @@ def int8() -> str:
     tasks = dict.fromkeys(_int8_task(model.get("course", result.get("course")), model) for model in result["models"])
     lines += [
         "",
-        f"{'; '.join(tasks)}; any two int8 files agree on {100 * min(agreements.values()):.1f} % of the pictures or "
+        f"{'; '.join(tasks)}; any two int8 files agree on {100 * min(agreements.values()):.1f} % of the images or "
         f"pixels, or more, those in whole numbers on {100 * min(whole):.2f} %; {result['cpu']}; "
         f"{tools(result['provenance']['tools'])}; made by `make int8`.",
     ]
@@ -101,7 +101,7 @@ def int8() -> str:
 
 
 def _int8_task(course: dict[str, Any], model: dict[str, Any]) -> str:
-    return f"`{course['data']}`, {model['pictures']} test pictures of {course['input_size']} pixels a side"
+    return f"`{course['data']}`, {model['images']} test images of {course['input_size']} pixels a side"
 
 
 def _int8_row(model: dict[str, Any], row: dict[str, Any]) -> str:
@@ -123,9 +123,9 @@ def _int8_row(model: dict[str, Any], row: dict[str, Any]) -> str:
 
 
 def compressed() -> str:
-    """The score of every compressed form of each model in each target, on the same pictures."""
+    """The score of every compressed form of each model in each target, on the same images."""
     result = committed("compressed")
-    tasks = dict.fromkeys(f"`{row['data']}`, {row['pictures']} test pictures" for row in result["rows"])
+    tasks = dict.fromkeys(f"`{row['data']}`, {row['images']} test images" for row in result["rows"])
     lines = [
         "| model | form | target | score | points below float, 95 % interval | agreement with float | MB, of fp32 |",
         "|---|---|---|---:|---|---|---|",

@@ -44,7 +44,7 @@ def _matrix(name: str) -> str:
         f"Targets: dB in {', '.join(precisions)}. MB: {targets[0]}, {', '.join(precisions)}. Seconds (of the "
         f"converter) and transposes: fp32, in the order of the targets. Largest relative error in fp32: {worst:.1e}. "
         f"{_outside(rows.values())}{result['cpu']}, {result['cores']} cores; "
-        f"{tools(result['provenance']['tools'])}; seeded random weights, 2 pictures and 2 random inputs per file; "
+        f"{tools(result['provenance']['tools'])}; seeded random weights, 2 images and 2 random inputs per file; "
         f"made by `make matrix`.{unmeasured(name)}",
     ]
     return "\n".join(lines) + "\n"

@@ -8,21 +8,24 @@ from benchmarks.operations import KINDS
 from benchmarks.tables.committed import committed, interval, tools, unmeasured
 
 
-def race() -> str:
-    """Latency of every contender, the bars, conversion times; what speaks against a number stands under it."""
-    return _raced("race", "float32, ", "make race")
+def compare_runtimes() -> str:
+    """Latency of every candidate, the thresholds, conversion times; what speaks against a number stands under it."""
+    return compared("compare-runtimes", "float32, ", "make compare-runtimes")
 
 
-def race_int8() -> str:
+def compare_runtimes_int8() -> str:
     """Latency in int8 beside float, on two processors: what int8 gains depends on the kernels that each one has."""
-    return "\n".join(_raced(name, "", "make race-int8") for name in ("race-int8", "race-int8-intel"))
+    return "\n".join(
+        compared(name, "", "make compare-runtimes-int8")
+        for name in ("compare-runtimes-int8", "compare-runtimes-int8-intel")
+    )
 
 
-def _raced(name: str, numbers: str, command: str) -> str:
+def compared(name: str, numbers: str, command: str) -> str:
     result = committed(name)
     models = result["models"]
-    names = list(dict.fromkeys(row["contender"] for model in models for row in model["contenders"]))
-    timing = result["race"]["timing"]
+    names = list(dict.fromkeys(row["candidate"] for model in models for row in model["candidates"]))
+    timing = result["rules"]["timing"]
     lines = [
         "| milliseconds | " + " | ".join(model["model"] for model in models) + " |",
         "|---|" + "---:|" * len(models),
@@ -30,21 +33,21 @@ def _raced(name: str, numbers: str, command: str) -> str:
         "",
         "| model | ours | against | ratio, 95 % interval | bar | |",
         "|---|---|---|---|---:|---|",
-        *(_bar_row(row) for row in result["bars"]),
+        *(_bar_row(row) for row in result["thresholds"]),
         *(_conversion_time_row(row) for row in result["conversion"]),
         "",
-        *(_race_note(model) for model in models),
+        *(_comparison_note(model) for model in models),
         "",
         f"{result['cpu']}, {result['cores']} cores; {timing['threads']} thread, batch 1, 224x224, {numbers}the same "
-        f"seeded weights for all; medians over {timing['rounds']} rounds of one fresh process per contender, at least "
+        f"seeded weights for all; medians over {timing['rounds']} rounds of one fresh process per candidate, at least "
         f"{timing['runs']} runs each; {tools(result['provenance']['tools'] | result['peers'])}; made by `{command}`.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _latencies(name: str, models: list[dict[str, Any]]) -> str:
-    """One contender in every model."""
-    rows = [next((row for row in model["contenders"] if row["contender"] == name), None) for model in models]
+    """One candidate in every model."""
+    rows = [next((row for row in model["candidates"] if row["candidate"] == name), None) for model in models]
     title = next(row["title"] for row in rows if row)
     shown = f"**{title}**" if name.startswith("edgevit_") else title
     return "| " + " | ".join([shown, *(_latency(row) for row in rows)]) + " |"
@@ -72,7 +75,7 @@ def _bar_row(row: dict[str, Any]) -> str:
 def _conversion_time_row(row: dict[str, Any]) -> str:
     if row["error"]:
         return f"| {row['model']} | `convert --target all` | | | {row['limit']:.2f} | failed: {row['error']} |"
-    stock = row["stock_s"]
+    stock = row["baseline_s"]
     cells = (
         row["model"],
         f"`convert --target all`, {row['ours_s']:.0f} s",
@@ -92,22 +95,22 @@ def _verdict(row: dict[str, Any]) -> str:
     return ("met" if row["met"] else "not met") + noise
 
 
-def _race_note(model: dict[str, Any]) -> str:
+def _comparison_note(model: dict[str, Any]) -> str:
     """The control's interval, what failed and why, and what else the reader must know of a model's numbers."""
     control = model["control"]
     same = f"same file against itself {interval(control)}" if control else "no control"
-    failed = [f"{row['title']} failed: {row['error']}" for row in model["contenders"] if row["error"]]
+    failed = [f"{row['title']} failed: {row['error']}" for row in model["candidates"] if row["error"]]
     return f"- {model['model']}: {'; '.join([same, *failed, *model['flags']])}."
 
 
 def operations() -> str:
     """Milliseconds and number of operations per kind, ours beside stock, and how much of the whole they explain."""
-    rows = committed("race")["operations"]
+    rows = committed("compare-runtimes")["operations"]
     lines: list[str] = []
     for model in dict.fromkeys(row["model"] for row in rows):
         own = [row for row in rows if row["model"] == model and not row["error"]]
         lines += [
-            f"| {model}, ms (operations) | " + " | ".join(row["contender"] for row in own) + " |",
+            f"| {model}, ms (operations) | " + " | ".join(row["candidate"] for row in own) + " |",
             "|---|" + "---:|" * len(own),
             *(_kind_row(kind, own) for kind in KINDS if any(kind in row["kinds"] for row in own)),
             "| **sum** | " + " | ".join(f"**{row['sum_ms']:.2f}**" for row in own) + " |",
@@ -117,7 +120,7 @@ def operations() -> str:
             + " |",
             "",
         ]
-    failed = [f"- {row['contender']} of {row['model']} failed: {row['error']}." for row in rows if row["error"]]
+    failed = [f"- {row['candidate']} of {row['model']} failed: {row['error']}." for row in rows if row["error"]]
     return "\n".join([*lines, *failed]).rstrip() + "\n"
 
 
@@ -128,10 +131,10 @@ def _kind_row(kind: str, rows: list[dict[str, Any]]) -> str:
 
 
 def server() -> str:
-    """Images per second of every contender by model, machine part, precision and batch, and how ours stand to them."""
+    """Images per second of every candidate by model, machine part, precision and batch, and how ours stand to them."""
     result = committed("server")
-    names = list(dict.fromkeys(row["contender"] for entry in result["rows"] for row in entry["contenders"]))
-    titles = {row["contender"]: row["title"] for entry in result["rows"] for row in entry["contenders"]}
+    names = list(dict.fromkeys(row["candidate"] for entry in result["rows"] for row in entry["candidates"]))
+    titles = {row["candidate"]: row["title"] for entry in result["rows"] for row in entry["candidates"]}
     timing = result["plan"]["timing"]
     rows = result["rows"]
     notes = [(f"{_server_name(row)}, batch {row['batch']}", flag) for row in rows for flag in row["flags"]]
@@ -144,14 +147,14 @@ def server() -> str:
         *(f"- {name}: {flag}." for name, flag in notes),
         "",
         f"{machine}; {timing['threads']} CPU threads, the same seeded weights for all; medians over {timing['rounds']} "
-        f"rounds of one fresh process per contender; {tools(result['provenance']['tools'])}; made by `make server`."
+        f"rounds of one fresh process per candidate; {tools(result['provenance']['tools'])}; made by `make server`."
         f"{unmeasured('server')}",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _server_row(entry: dict[str, Any], names: list[str]) -> str:
-    rows = {row["contender"]: row for row in entry["contenders"]}
+    rows = {row["candidate"]: row for row in entry["candidates"]}
     ratios = [
         f"{row['ours']} {row['ratio']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
         for row in entry["ratios"]

@@ -38,5 +38,5 @@ def compile_package(program: Program, accelerator: str, path: Path) -> None:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             raise ConversionError(
                 f"Inductor cannot compile {program.spec.name}: {lines[0][:300]}",
-                hint="`edgevit doctor` looks for the C++ compiler that it needs; --debug shows all of it",
+                fix="`edgevit doctor` looks for the C++ compiler that it needs; --debug shows all of it",
             ) from error

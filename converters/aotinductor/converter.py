@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from edgevit.contract.manifest import Manifest
-    from edgevit.quantization.model_qparams import StoredGrids
+    from edgevit.quantization.model_qparams import ModelQParams
 
 MODEL_FILE = "model.pt2"
 ACCELERATORS = ("cpu", "cuda")
@@ -37,7 +37,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.accelerator not in ACCELERATORS:
-            raise UsageError(f"unknown accelerator {self.accelerator!r}", hint="one of: " + ", ".join(ACCELERATORS))
+            raise UsageError(f"unknown accelerator {self.accelerator!r}", fix="one of: " + ", ".join(ACCELERATORS))
 
 
 class AOTInductorSession:
@@ -57,11 +57,11 @@ class AOTInductorSession:
         except RuntimeError as error:
             raise DeviceError(
                 f"torch cannot load {path}: {str(error).strip().splitlines()[0][:300]}",
-                hint="it was compiled by another version of torch; convert again with this one",
+                fix="it was compiled by another version of torch; convert again with this one",
             ) from error
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """One inference of any number of pictures; float32 arrays by name, in this machine's memory."""
+        """One inference of any number of images; float32 arrays by name, in this machine's memory."""
         import torch
 
         tensors = [torch.from_numpy(array).to(self.accelerator) for array in input_arrays(inputs, self._manifest)]
@@ -110,16 +110,16 @@ class AOTInductorConverter:
         path = folder / manifest.entry
         facts = read_facts(path)
         for contradiction in contradictions(facts, manifest):
-            raise ContractError(f"{path} {contradiction}", hint="convert again")
+            raise ContractError(f"{path} {contradiction}", fix="convert again")
         return {
             "library": f"{facts.library_bytes / 1e6:.1f} MB",
             "compiled for": facts.machine,
             "torch": facts.torch,
         }
 
-    def read_grids(self, folder: Path, manifest: Manifest) -> StoredGrids:
+    def read_qparams(self, folder: Path, manifest: Manifest) -> ModelQParams:
         """No package holds any."""
-        raise ContractError(f"{manifest.name}: packages of compiled code hold no int8 grids", hint="convert again")
+        raise ContractError(f"{manifest.name}: packages of compiled code hold no int8 grids", fix="convert again")
 
     def runs_here(self) -> str:
         """torch runs everywhere; compiling also needs a C++ compiler."""
@@ -135,13 +135,13 @@ class AOTInductorConverter:
         if accelerator != manifest.accelerator:
             raise UsageError(
                 f"{manifest.name} was compiled for {manifest.accelerator}, not for {accelerator!r}",
-                hint=f"convert with -O accelerator={accelerator}",
+                fix=f"convert with -O accelerator={accelerator}",
             )
         lacking = missing_here(read_facts(folder / manifest.entry))
         if lacking:
             raise NotExecutable(
                 f"{manifest.name} was compiled for a machine with {', '.join(lacking)}",
-                hint="convert on this one, with --no-cache",
+                fix="convert on this one, with --no-cache",
             )
         if accelerator == "cuda":
             _require_cuda(NotExecutable)
@@ -153,7 +153,7 @@ class AOTInductorConverter:
         """Compiled kernels span many nodes, whose values nobody can read."""
         raise UsageError(
             f"{manifest.name} is compiled code, which shows no layers",
-            hint="debug the onnx artifact, which is made of the same program",
+            fix="debug the onnx artifact, which is made of the same program",
         )
 
 
@@ -161,7 +161,7 @@ def _require_cuda(error: type[Exception]) -> None:
     import torch
 
     if not torch.cuda.is_available():
-        raise error("torch finds no CUDA device here", hint="use a CUDA build of torch on a machine with a GPU")
+        raise error("torch finds no CUDA device here", fix="use a CUDA build of torch on a machine with a GPU")
 
 
 CONVERTER = AOTInductorConverter()

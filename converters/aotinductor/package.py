@@ -22,11 +22,11 @@ _MAX_METADATA_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class PackageFacts:
-    """promised: what was said of the program when it was compiled. architecture: "x86_64"; instructions: sets of
+    """expected: what was said of the program when it was compiled. architecture: "x86_64"; instructions: sets of
     vector instructions that the code uses ("AVX512"); device: "cpu" or "cuda".
     """
 
-    promised: dict[str, Any]
+    expected: dict[str, Any]
     architecture: str
     instructions: tuple[str, ...]
     device: str
@@ -38,7 +38,7 @@ class PackageFacts:
 
     @property
     def torch(self) -> str:
-        return str(self.promised["torch"])
+        return str(self.expected["torch"])
 
 
 def package_facts(program: Program, accelerator: str) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def read_facts(path: Path) -> PackageFacts:
                 raise ValueError(f"its metadata has {described.file_size} bytes")
             metadata = json.loads(archive.read(described))
         return PackageFacts(
-            promised=json.loads(metadata[FACTS]),
+            expected=json.loads(metadata[FACTS]),
             architecture=metadata["AOTI_MACHINE"],
             instructions=tuple(metadata.get("AOTI_CPU_ISA", "").split()),
             device=metadata["AOTI_DEVICE_KEY"],
@@ -73,7 +73,7 @@ def read_facts(path: Path) -> PackageFacts:
         )
     except (zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError) as error:
         raise ContractError(
-            f"{path} is no package that edgevit compiled: {type(error).__name__}: {error}", hint="convert again"
+            f"{path} is no package that edgevit compiled: {type(error).__name__}: {error}", fix="convert again"
         ) from error
 
 
@@ -86,8 +86,8 @@ def contradictions(facts: PackageFacts, manifest: Manifest) -> Iterator[str]:
         "accelerator": manifest.accelerator,
     }
     for key, said in declared.items():
-        if facts.promised.get(key) != said:
-            yield f"has {key} {facts.promised.get(key)}, its manifest says {said}"
+        if facts.expected.get(key) != said:
+            yield f"has {key} {facts.expected.get(key)}, its manifest says {said}"
     if facts.device != manifest.accelerator:
         yield f"is compiled for {facts.device}, its manifest says {manifest.accelerator}"
 

@@ -24,11 +24,11 @@ def require_labels(program: Program) -> None:
     """Raise UsageError unless the program can be a classifier: one distinct label for every class."""
     labels = program.labels
     if program.spec.task is not Task.CLASSIFY:
-        raise UsageError(f"{program.spec.name} segments; it cannot be a classifier", hint="leave classifier=true out")
+        raise UsageError(f"{program.spec.name} segments; it cannot be a classifier", fix="leave classifier=true out")
     if not labels:
-        raise UsageError(f"a classifier needs labels, {program.spec.name} has none", hint="give --labels FILE")
+        raise UsageError(f"a classifier needs labels, {program.spec.name} has none", fix="give --labels FILE")
     if len(set(labels)) < len(labels):
-        raise UsageError("a classifier needs distinct labels, some occur twice", hint="mend the label file")
+        raise UsageError("a classifier needs distinct labels, some occur twice", fix="mend the label file")
 
 
 def add_classifier(program_file: Path, labels: tuple[str, ...], logits: str) -> None:

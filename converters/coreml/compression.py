@@ -60,7 +60,7 @@ def require_compressed(package: Path, kind: str) -> None:
         zeros = f", {100 * _LEAST_ZEROS:g} % of them zero" if kind == SPARSE else ""
         raise ConversionError(
             f"no weight has {MIN_VALUES} values or more{zeros}: there is nothing to store as {kind}",
-            hint="leave the weights option out",
+            fix="leave the weights option out",
         )
 
 

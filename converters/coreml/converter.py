@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from converters.coreml.sessions import CoreMLSession, InterpreterSession
     from edgevit.contract.manifest import Lowering, Manifest
     from edgevit.mil.package import Package
-    from edgevit.quantization.model_qparams import StoredGrids
+    from edgevit.quantization.model_qparams import ModelQParams
     from edgevit.spec import TensorSpec
 
 FP16, INTEGERS = "fp16", "integers"  # arithmetic of int8
@@ -50,7 +50,7 @@ _NAMESPACE = uuid.UUID("9c1ed8b5-9a52-4f6e-8f43-6d0b7c9d9a37")  # of the package
 class Options:
     """How a package is written; the last four fill the fields that Xcode shows.
 
-    deployment_target: oldest system that shall run it. image_input: the input is an RGB picture, and the program
+    deployment_target: oldest system that shall run it. image_input: the input is an RGB image, and the program
     normalises it. classifier: also return the likeliest label and a probability by label. weights: how large
     weights are stored, "full" or one of the compressed kinds. arithmetic: of int8, "integers", whole numbers in float32
     for CPU and GPU, with the answers of the other targets, or "fp16" between the grids, for the Neural Engine too.
@@ -69,13 +69,13 @@ class Options:
     def __post_init__(self) -> None:
         if self.deployment_target not in SPEC_VERSIONS:
             raise UsageError(
-                f"unknown deployment target {self.deployment_target!r}", hint="one of: " + ", ".join(SPEC_VERSIONS)
+                f"unknown deployment target {self.deployment_target!r}", fix="one of: " + ", ".join(SPEC_VERSIONS)
             )
         require_kind(self.weights, compression.KINDS)
         if self.arithmetic not in (INTEGERS, FP16):
-            raise UsageError(f"unknown arithmetic {self.arithmetic!r}", hint=f"one of: {INTEGERS}, {FP16}")
+            raise UsageError(f"unknown arithmetic {self.arithmetic!r}", fix=f"one of: {INTEGERS}, {FP16}")
         if self.weights != FULL and self.deployment_target == "iOS15":
-            raise UsageError("iOS15 has no compressed weights", hint="-O deployment_target=iOS16 or newer")
+            raise UsageError("iOS15 has no compressed weights", fix="-O deployment_target=iOS16 or newer")
 
 
 class CoreMLConverter:
@@ -106,26 +106,26 @@ class CoreMLConverter:
             classifier.require_labels(program)
         require_float(program.precision, options.weights)
         if options.arithmetic != INTEGERS and program.precision is not Precision.INT8:
-            raise UsageError("only int8 has an arithmetic to choose", hint="--precision int8, or leave it out")
+            raise UsageError("only int8 has an arithmetic to choose", fix="--precision int8, or leave it out")
         whole = program.precision is Precision.INT8 and options.arithmetic == INTEGERS
         inputs, package = program.spec.inputs, out_dir / MODEL_FILE
         if options.image_input:
-            inputs = tuple(image_input.picture_spec(spec) for spec in inputs)
+            inputs = tuple(image_input.image_spec(spec) for spec in inputs)
         exported = program.exported
         if whole:
-            from edgevit.quantization.integer_emulation import in_whole_numbers
+            from edgevit.quantization.integer_emulation import emulate_integers
 
-            exported = in_whole_numbers(exported)
+            exported = emulate_integers(exported)
         if options.image_input:
             exported = image_input.from_pixels(exported, program.spec.preprocess)
         with quiet():
             model = ct.convert(
                 exported.run_decompositions({}),
-                inputs=[_input(ct, spec, picture=options.image_input) for spec in program.spec.inputs],
+                inputs=[_input(ct, spec, image=options.image_input) for spec in program.spec.inputs],
                 outputs=[_float32(ct, spec.name) for spec in program.spec.outputs],
                 minimum_deployment_target=getattr(ct.target, options.deployment_target),
                 compute_precision=_compute_precision(
-                    ct, halves=not whole and program.precision is not Precision.FP32, picture=options.image_input
+                    ct, halves=not whole and program.precision is not Precision.FP32, image=options.image_input
                 ),
                 pass_pipeline=_passes(ct, options),
                 skip_model_load=True,
@@ -157,7 +157,7 @@ class CoreMLConverter:
         findings = lint(package, manifest=manifest)
         errors = [finding for finding in findings if finding.level is Level.ERROR]
         if errors:
-            raise ContractError(f"{package.path}: {errors[0].message}", hint="convert again")
+            raise ContractError(f"{package.path}: {errors[0].message}", fix="convert again")
         warnings = sum(finding.level is Level.WARNING for finding in findings)
         description = package.spec.description
         return {
@@ -170,11 +170,11 @@ class CoreMLConverter:
             "lint": f"no errors, {warnings} warnings",
         }
 
-    def read_grids(self, folder: Path, manifest: Manifest) -> StoredGrids:
+    def read_qparams(self, folder: Path, manifest: Manifest) -> ModelQParams:
         """The int8 grids in the model file. Raises ContractError if it is damaged."""
-        from converters.coreml.qparams_reader import read_grids
+        from converters.coreml.qparams_reader import read_qparams
 
-        return read_grids(folder / manifest.entry)
+        return read_qparams(folder / manifest.entry)
 
     def runs_here(self) -> str:
         """Core ML itself exists on Apple's systems alone."""
@@ -191,7 +191,7 @@ class CoreMLConverter:
             return CoreMLSession(path, manifest, accelerator)
         if accelerator not in ("cpu", INTERPRETER):
             raise UsageError(
-                f"coreml has no {accelerator!r} without Core ML", hint="use a Mac, or leave --accelerator out"
+                f"coreml has no {accelerator!r} without Core ML", fix="use a Mac, or leave --accelerator out"
             )
         return InterpreterSession(path, manifest)
 
@@ -207,18 +207,18 @@ class CoreMLConverter:
         return TracedInterpreterSession(folder / manifest.entry, manifest, program, nodes)
 
 
-def _input(ct: ModuleType, spec: TensorSpec, *, picture: bool) -> Any:
-    """The normalised tensor `spec`, or the RGB picture that it is made from."""
-    if picture:
+def _input(ct: ModuleType, spec: TensorSpec, *, image: bool) -> Any:
+    """The normalised tensor `spec`, or the RGB image that it is made from."""
+    if image:
         return ct.ImageType(name=spec.name, shape=spec.shape, color_layout=image_input.COLOR)
     return _float32(ct, spec.name, spec.shape)
 
 
-def _compute_precision(ct: ModuleType, *, halves: bool, picture: bool) -> Any:
+def _compute_precision(ct: ModuleType, *, halves: bool, image: bool) -> Any:
     """fp32, or fp16 but for the operations that lose too much in it."""
     if not halves:
         return ct.precision.FLOAT32
-    if not picture:
+    if not image:
         return ct.precision.FLOAT16
     return ct.transform.FP16ComputePrecision(op_selector=lambda operation: not image_input.normalizes(operation))
 
@@ -261,7 +261,7 @@ def _require_ops(program: Program) -> None:
     if missing:
         raise ConversionError(
             f"coreml has no form for {len(missing)} op(s) of {program.spec.name}: {'; '.join(missing)}",
-            hint="rewrite those modules with plain arithmetic, convolutions and matrix products",
+            fix="rewrite those modules with plain arithmetic, convolutions and matrix products",
         )
 
 

@@ -1,4 +1,4 @@
-"""A Program that takes pictures: its own normalisation becomes part of the graph."""
+"""A Program that takes images: its own normalisation becomes part of the graph."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def from_pixels(exported: ExportedProgram, contract: Preprocess) -> ExportedProg
         return torch.export.export(FromPixels(), exported.example_inputs[0])
 
 
-def picture_spec(spec: TensorSpec) -> TensorSpec:
+def image_spec(spec: TensorSpec) -> TensorSpec:
     """What an app hands over in place of the normalised tensor `spec` (1, 3, H, W): uint8 (1, H, W, 3)."""
     _, channels, height, width = spec.shape
     return dataclasses.replace(spec, shape=(1, height, width, channels), dtype="uint8", layout=Layout.NHWC, color=COLOR)

@@ -17,7 +17,7 @@ import numpy as np
 from converters.coreml.sessions import InterpreterSession
 from edgevit.errors import UsageError
 from edgevit.mil.package import Package, body, walk
-from edgevit.quantization.integer_emulation import named_in_whole_numbers
+from edgevit.quantization.integer_emulation import named_emulated_integers
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -30,13 +30,13 @@ _SUFFIXES = ("", "_cast_fp16", "_to_fp16")
 
 
 class TracedInterpreterSession(InterpreterSession):
-    """Every value of the program that a name leads to; UsageError for packages that take pictures."""
+    """Every value of the program that a name leads to; UsageError for packages that take images."""
 
     def __init__(self, path: Path, manifest: Manifest, program: Program, nodes: Sequence[str]) -> None:
         if manifest.inputs[0].color:
             raise UsageError(
-                f"{manifest.name} normalises pictures itself: its operations are not those of its program",
-                hint="debug the same model converted without -O image_input=true",
+                f"{manifest.name} normalises images itself: its operations are not those of its program",
+                fix="debug the same model converted without -O image_input=true",
             )
         super().__init__(path, manifest)
         self._check = self._observe
@@ -78,15 +78,15 @@ def _value_names(package: Package, program: Program, nodes: Sequence[str]) -> di
     renamed |= dict(zip(program.exported.graph_signature.user_inputs, program.spec.inputs, strict=True))
     reads = (operation.outputs[0].type for operation in operations if operation.type == "dequantize")
     whole = any(package.tensor_type(read)[0].name == "fp32" for read in reads)
-    called = named_in_whole_numbers(program.exported)[1] if whole else {}
+    called = named_emulated_integers(program.exported)[1] if whole else {}
     found = {}
     for name in nodes:
-        on_grid = str(known[name].target) == _QUANTIZE
+        is_quantize = str(known[name].target) == _QUANTIZE
         part = known[name].target is operator.getitem  # of a norm, which is one value there
-        source = known[name].args[0].name if on_grid or part else name
+        source = known[name].args[0].name if is_quantize or part else name
         stem = renamed[source].name if source in renamed else called.get(source, source)
         candidates = [f"{stem}{suffix}" for suffix in _SUFFIXES]
-        if on_grid:
+        if is_quantize:
             candidates = [quantized.get(candidate, "") for candidate in candidates]
         value = next((values[candidate] for candidate in candidates if candidate in values), None)
         if value is not None and _shape(value) == tuple(known[name].meta["val"].shape):

@@ -14,13 +14,13 @@ import numpy as np
 
 from edgevit.errors import ContractError
 from edgevit.mil.package import Package, body, open_package, walk
-from edgevit.quantization.model_qparams import StoredGrid, StoredGrids, StoredLayer, count_kinds, is_average
+from edgevit.quantization.model_qparams import LayerQParams, ModelQParams, TensorQParams, count_kinds, is_average
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 _WEIGHTED = frozenset(("conv", "linear", "conv_transpose"))
-_RECTIFIERS = frozenset(("relu", "relu6", "clip"))
+_FUSED_ACTIVATIONS = frozenset(("relu", "relu6", "clip"))
 _MOVES = frozenset(
     (
         *("cast", "identity", "reshape", "transpose", "expand_dims", "squeeze", "slice_by_index", "slice_by_size"),
@@ -35,14 +35,14 @@ _WEIGHTS = {
 }
 
 
-def read_grids(path: Path) -> StoredGrids:
+def read_qparams(path: Path) -> ModelQParams:
     """The grids of the package. Raises ContractError if it is damaged."""
     package = open_package(path)
     readers = [_FunctionReader(package, body(function)) for function in package.functions.values()]
     floats = [layer for reader in readers for layer in reader.float_layers()]
-    return StoredGrids(
+    return ModelQParams(
         layers=tuple(layer for reader in readers for layer in reader.layers()),
-        activations={name: grid for reader in readers for name, grid in reader.activations()},
+        activations={name: qparams for reader in readers for name, qparams in reader.activations()},
         float_layers=tuple(name for name, average in floats if not average),
         averages=sum(average for _, average in floats),
         floating=count_kinds(kind for reader in readers for kind in reader.floating()),
@@ -55,26 +55,26 @@ class _FunctionReader:
     def __init__(self, package: Package, block: Message) -> None:
         self._package = package
         self._operations = list(walk(block))
-        self._makers = {output.name: operation for operation in self._operations for output in operation.outputs}
+        self._producers = {output.name: operation for operation in self._operations for output in operation.outputs}
         self._readers: dict[str, list[Message]] = {}
         for operation in self._operations:
             for name in _operands(operation):
                 self._readers.setdefault(name, []).append(operation)
-        self._whole = self._whole_numbers()
+        self._whole = self._emulated_integers()
 
-    def activations(self) -> Iterator[tuple[str, StoredGrid]]:
+    def activations(self) -> Iterator[tuple[str, TensorQParams]]:
         """The grid of each operation that goes onto one or comes from one."""
         for operation in self._operations:
             if operation.type in ("quantize", "dequantize"):
-                yield operation.outputs[0].name, self._grid(operation)
+                yield operation.outputs[0].name, self._qparams(operation)
 
-    def layers(self) -> Iterator[StoredLayer]:
+    def layers(self) -> Iterator[LayerQParams]:
         """Those with an int8 weight, in program order."""
         for operation in self._weighted():
             stored = self._weight(operation)
             if stored is not None:
                 name = operation.outputs[0].name
-                yield StoredLayer(name, *stored, self._read_grid(operation, "x"), self._written_grid(operation))
+                yield LayerQParams(name, *stored, self._read_qparams(operation, "x"), self._written_qparams(operation))
 
     def float_layers(self) -> Iterator[tuple[str, bool]]:
         """(name, whether it averages) of those with another weight."""
@@ -94,7 +94,7 @@ class _FunctionReader:
     def _weighted(self) -> Iterator[Message]:
         return (operation for operation in self._operations if operation.type in _WEIGHTED)
 
-    def _whole_numbers(self) -> set[str]:
+    def _emulated_integers(self) -> set[str]:
         """Values that are whole steps of grids, and what is computed from such alone."""
         reads = [operation for operation in self._operations if operation.type == "dequantize"]
         steps = [operation for operation in reads if float(self._constant(operation, "scale")) == 1]
@@ -109,27 +109,27 @@ class _FunctionReader:
 
     def _stored_scale(self, operation: Message) -> float:
         """Of the grid whose integers a dequantize reads; its own where nothing in sight made them."""
-        maker = self._maker(operation, "input")
+        producer = self._producer(operation, "input")
         for _ in self._operations:  # a damaged file may lead in circles
-            if maker is None or maker.type not in _MOVES or maker.type == "quantize":
+            if producer is None or producer.type not in _MOVES or producer.type == "quantize":
                 break
-            maker = self._maker(maker, "x")
-        known = maker is not None and maker.type == "quantize"
-        return float(self._constant(maker if known else operation, "scale"))
+            producer = self._producer(producer, "x")
+        known = producer is not None and producer.type == "quantize"
+        return float(self._constant(producer if known else operation, "scale"))
 
     def _is_constant(self, name: str) -> bool:
-        return name in self._makers and self._makers[name].type.startswith("const")
+        return name in self._producers and self._producers[name].type.startswith("const")
 
     def _weight(self, operation: Message) -> tuple[np.ndarray, np.ndarray] | None:
         """Values int8 (O, ...) and scales float32 (O,) of a layer; None for a float weight."""
-        maker = self._maker(operation, "weight")
-        if maker is None or maker.type not in _WEIGHTS:
+        producer = self._producer(operation, "weight")
+        if producer is None or producer.type not in _WEIGHTS:
             return None
-        values, scale, zero = (self._constant(maker, key) for key in _WEIGHTS[maker.type])
+        values, scale, zero = (self._constant(producer, key) for key in _WEIGHTS[producer.type])
         if values.dtype != np.int8 or (zero is not None and np.any(zero)):
             raise ContractError(
                 f"{self._package.path}: the weight of {operation.outputs[0].name} is not on a symmetric int8 grid",
-                hint="convert again",
+                fix="convert again",
             )
         scales = np.asarray(scale, np.float32).reshape(-1)
         if operation.outputs[0].name in self._whole:
@@ -142,7 +142,7 @@ class _FunctionReader:
         Where there are none, a float32 near by or no number: not a scale of the scheme.
         """
         rescaling = self._rescaling(operation)
-        data, result = self._read_grid(operation, "x"), self._written_grid(operation)
+        data, result = self._read_qparams(operation, "x"), self._written_qparams(operation)
         if data is None or result is None:
             return np.array([np.nan], np.float32)
         factor = np.asarray(rescaling[0], np.float32).reshape(-1)
@@ -162,45 +162,45 @@ class _FunctionReader:
             constants += [value for key in "xy" if (value := self._constant(steps, key)) is not None]
         return (constants[0], float(constants[1]), steps) if len(constants) == 2 else None
 
-    def _read_grid(self, operation: Message, key: str) -> StoredGrid | None:
-        maker = self._maker(operation, key)
-        return self._grid(maker) if maker is not None and maker.type == "dequantize" else None
+    def _read_qparams(self, operation: Message, key: str) -> TensorQParams | None:
+        producer = self._producer(operation, key)
+        return self._qparams(producer) if producer is not None and producer.type == "dequantize" else None
 
-    def _written_grid(self, operation: Message) -> StoredGrid | None:
-        """The one grid that all readers take the result to, behind a rectifier where there is one.
+    def _written_qparams(self, operation: Message) -> TensorQParams | None:
+        """The one grid that all readers take the result to, behind a fused activation where there is one.
 
         In whole numbers a layer's result is rescaled and rounded before, and given the scale of that grid.
         """
         if operation.type in _WEIGHTED and operation.outputs[0].name in self._whole:
             rescaling = self._rescaling(operation)
-            grid = None if rescaling is None else self._written_grid(rescaling[2])
-            return grid if grid is not None and grid.scale == rescaling[1] else None
+            qparams = None if rescaling is None else self._written_qparams(rescaling[2])
+            return qparams if qparams is not None and qparams.scale == rescaling[1] else None
         readers = self._readers.get(operation.outputs[0].name, [])
-        if len(readers) == 1 and readers[0].type in _RECTIFIERS:
-            return self._written_grid(readers[0])
-        grids = {self._grid(reader) if reader.type == "quantize" else None for reader in readers}
-        return grids.pop() if len(grids) == 1 else None
+        if len(readers) == 1 and readers[0].type in _FUSED_ACTIVATIONS:
+            return self._written_qparams(readers[0])
+        found = {self._qparams(reader) if reader.type == "quantize" else None for reader in readers}
+        return found.pop() if len(found) == 1 else None
 
     def _in_int8(self, operation: Message) -> bool:
-        makers = [self._makers.get(name) for name in _operands(operation)]
-        makers = [maker for maker in makers if maker is None or not maker.type.startswith("const")]
-        if operation.type in _RECTIFIERS and makers[0] is not None and makers[0].type != "dequantize":
-            return self._written_grid(makers[0]) is not None  # a kernel applies it
-        reads = all(maker is not None and maker.type == "dequantize" for maker in makers)
-        return reads and self._written_grid(operation) is not None
+        producers = [self._producers.get(name) for name in _operands(operation)]
+        producers = [producer for producer in producers if producer is None or not producer.type.startswith("const")]
+        if operation.type in _FUSED_ACTIVATIONS and producers[0] is not None and producers[0].type != "dequantize":
+            return self._written_qparams(producers[0]) is not None  # a kernel applies it
+        reads = all(producer is not None and producer.type == "dequantize" for producer in producers)
+        return reads and self._written_qparams(operation) is not None
 
-    def _grid(self, operation: Message) -> StoredGrid:
+    def _qparams(self, operation: Message) -> TensorQParams:
         """Of a quantize or dequantize; unsigned integers, which rectified tensors become, are moved to signed ones."""
-        integers = operation if operation.type == "quantize" else self._maker(operation, "input")
+        integers = operation if operation.type == "quantize" else self._producer(operation, "input")
         kind, _ = self._package.tensor_type(integers.outputs[0].type)
         zero = self._constant(operation, "zero_point")
         whole = operation.type == "dequantize" and operation.outputs[0].name in self._whole
         scale = self._stored_scale(operation) if whole else float(self._constant(operation, "scale"))
-        return StoredGrid(scale, int(0 if zero is None else zero) - (128 if kind.name == "uint8" else 0))
+        return TensorQParams(scale, int(0 if zero is None else zero) - (128 if kind.name == "uint8" else 0))
 
-    def _maker(self, operation: Message, key: str) -> Message | None:
+    def _producer(self, operation: Message, key: str) -> Message | None:
         arguments = operation.inputs[key].arguments if key in operation.inputs else ()
-        return self._makers.get(arguments[0].name) if arguments else None
+        return self._producers.get(arguments[0].name) if arguments else None
 
     def _constant(self, operation: Message, key: str) -> Any:
         """The constant behind a parameter: an attribute, written in place, or by name; None if there is none."""
@@ -211,8 +211,12 @@ class _FunctionReader:
         (argument,) = operation.inputs[key].arguments
         if argument.WhichOneof("binding") == "value":
             return self._package.constant(argument.value)
-        maker = self._makers.get(argument.name)
-        return self._package.constant(maker.attributes["val"]) if maker is not None and maker.type == "const" else None
+        producer = self._producers.get(argument.name)
+        return (
+            self._package.constant(producer.attributes["val"])
+            if producer is not None and producer.type == "const"
+            else None
+        )
 
 
 def _operands(operation: Message) -> Iterator[str]:

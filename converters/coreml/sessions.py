@@ -26,7 +26,7 @@ class CoreMLSession:
         ct = coremltools()
         units = {"cpu": ct.ComputeUnit.CPU_ONLY, "gpu": ct.ComputeUnit.CPU_AND_GPU, "ane": ct.ComputeUnit.CPU_AND_NE}
         if accelerator not in units:
-            raise UsageError(f"coreml runs on {', '.join(units)}, not on {accelerator!r}", hint="use --accelerator")
+            raise UsageError(f"coreml runs on {', '.join(units)}, not on {accelerator!r}", fix="use --accelerator")
         self.runtime = f"coreml {_macos_version()}"
         self.accelerator = accelerator
         self.threads = None  # Core ML chooses and does not tell
@@ -39,7 +39,7 @@ class CoreMLSession:
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One inference; arrays as the manifest declares them by input name, copies by output name."""
         results = self._model.predict(
-            {spec.name: _picture(inputs[spec.name]) if spec.color else inputs[spec.name] for spec in self._inputs}
+            {spec.name: _image(inputs[spec.name]) if spec.color else inputs[spec.name] for spec in self._inputs}
         )
         return {spec.name: results[spec.name].copy() for spec in self._outputs}
 
@@ -75,7 +75,7 @@ class InterpreterSession:
         del self._interpreter
 
 
-def _picture(array: np.ndarray) -> Any:
+def _image(array: np.ndarray) -> Any:
     """uint8 (1, H, W, 3) as the PIL image that Core ML's Python interface wants."""
     from PIL import Image
 

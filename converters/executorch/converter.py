@@ -18,7 +18,7 @@ from converters.executorch.pte_reader import read_contents
 from converters.executorch.remove_data_movement import Moves
 from converters.executorch.runtime_settings import BINDINGS
 from converters.executorch.serializing import rewritten
-from converters.executorch.weight_storage import narrow_weights, take_grids
+from converters.executorch.weight_storage import narrow_weights, take_quantized_weights
 from edgevit.errors import ContractError, ConversionError, DeviceError, UsageError
 from edgevit.export.program import Program
 from edgevit.graph.node_names import module_path
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import fx
 
     from edgevit.contract.manifest import Lowering, Manifest
-    from edgevit.quantization.model_qparams import StoredGrids
+    from edgevit.quantization.model_qparams import ModelQParams
 
 MODEL_FILE = "model.pte"
 # Every weight is a segment of its own. XNNPACK asks 16 bytes of constants and aligns itself what it packs; the default
@@ -72,7 +72,7 @@ class ExecuTorchSession:
             except RuntimeError as error:
                 raise DeviceError(
                     f"ExecuTorch cannot load {path}: {_last_line(native(), error)}",
-                    hint="its runtime lacks a kernel or is older than the file; convert again with this version",
+                    fix="its runtime lacks a kernel or is older than the file; convert again with this version",
                 ) from error
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -144,13 +144,13 @@ class ExecuTorchConverter:
         with path.open("rb") as file:
             magic = file.read(8)[4:8]
         if magic[:2] != _MAGIC[:2]:
-            raise ContractError(f"{path} is not an ExecuTorch program (identifier {magic!r})", hint="convert again")
+            raise ContractError(f"{path} is not an ExecuTorch program (identifier {magic!r})", fix="convert again")
         described = self.describe(path)
         facts = {}
         for kind in ("inputs", "outputs"):
             found, declared = ([spec.shape for spec in getattr(one, kind)] for one in (described, manifest))
             if found != declared:
-                raise ContractError(f"{path} has {kind} {found}, its manifest says {declared}", hint="convert again")
+                raise ContractError(f"{path} has {kind} {found}, its manifest says {declared}", fix="convert again")
             facts[kind] = str(found)
         return {"identifier": magic.decode(), "method": _METHOD, **facts}
 
@@ -180,7 +180,7 @@ class ExecuTorchConverter:
             except (RuntimeError, IndexError) as error:
                 raise DeviceError(
                     f"ExecuTorch cannot run {path} here: {error}",
-                    hint=f"a whole .pte can be checked whose one method {_METHOD!r} takes and gives plain tensors",
+                    fix=f"a whole .pte can be checked whose one method {_METHOD!r} takes and gives plain tensors",
                 ) from error
         return ModelFile(path.name, inputs, outputs)
 
@@ -192,12 +192,12 @@ class ExecuTorchConverter:
         """Read the options back, and look whether the file is mapped."""
         runtime_settings.confirm(settings, path)
 
-    def read_grids(self, folder: Path, manifest: Manifest) -> StoredGrids:
+    def read_qparams(self, folder: Path, manifest: Manifest) -> ModelQParams:
         """The int8 grids in the model file. Raises ContractError if it is damaged."""
-        from converters.executorch.qparams_reader import read_grids
+        from converters.executorch.qparams_reader import read_qparams
 
         require(BINDINGS, "executorch")
-        return read_grids(folder / manifest.entry)
+        return read_qparams(folder / manifest.entry)
 
     def runs_here(self) -> str:
         """The runtime comes with the package, for every system that has it."""
@@ -208,7 +208,7 @@ class ExecuTorchConverter:
     ) -> ExecuTorchSession:
         """Load with `threads` CPU threads; XNNPACK is the delegate that the file asks for."""
         if accelerator != "cpu":
-            raise UsageError(f"executorch runs on cpu here, not on {accelerator!r}", hint="use --accelerator cpu")
+            raise UsageError(f"executorch runs on cpu here, not on {accelerator!r}", fix="use --accelerator cpu")
         return ExecuTorchSession(folder / manifest.entry, manifest, threads)
 
     def open_traced(
@@ -230,13 +230,13 @@ def _lowered(program: Program, traced: Sequence[str] = ()) -> tuple[bytes, Lower
 
     # Ops outside core ATen are let through here, so that the runtime's own list of kernels decides,
     # and all that it lacks are named at once.
-    exported, grids = program.exported, {}
+    exported, qparams = program.exported, {}
     if program.precision is not Precision.INT8:
-        exported, grids = take_grids(exported)
+        exported, qparams = take_quantized_weights(exported)
     if traced:
         exported = with_outputs(exported, traced)
     moves = Moves()
-    narrow = functools.partial(narrow_weights, grids=grids, half=program.precision is Precision.FP16)
+    narrow = functools.partial(narrow_weights, qparams=qparams, half=program.precision is Precision.FP16)
     with rewritten(moves.take_out, narrow, name_packed_weights), shared_node_origins():
         edge = to_edge_transform_and_lower(
             with_own_constants(exported),
@@ -321,7 +321,7 @@ def _require_kernels(graph_module: fx.GraphModule, model: str) -> None:
     if missing:
         raise ConversionError(
             f"executorch has no kernel for {len(missing)} op(s) of {model}: {'; '.join(missing)}",
-            hint="rewrite those modules with plain arithmetic, convolutions and matrix products",
+            fix="rewrite those modules with plain arithmetic, convolutions and matrix products",
         )
 
 

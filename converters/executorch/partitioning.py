@@ -45,13 +45,13 @@ def with_own_constants(exported: ExportedProgram) -> ExportedProgram:
     A delegate owns the constants of its layers: what else reads one there would read it in place. It stores a bias
     once, on the int8 grid of the first layer that reads it, and a weight once, as the first layer wants it laid out.
     """
-    shared = {name: readers for name, readers in _readers(exported).items() if len(readers) > 1}
+    shared = {name: users for name, users in _readers(exported).items() if len(users) > 1}
     if not shared:
         return exported
     exported = copy.deepcopy(exported)
-    for name, readers in _readers(exported).items():
+    for name, users in _readers(exported).items():
         if name in shared:
-            for nodes in readers[1:]:
+            for nodes in users[1:]:
                 _give_own(exported, name, nodes)
     exported.graph_module.recompile()
     return exported
@@ -84,7 +84,7 @@ def _layer(node: fx.Node) -> str:
     return str(node.target).split(".")[1] if node.op == "call_function" and "." in str(node.target) else ""
 
 
-def _give_own(exported: ExportedProgram, name: str, readers: list[fx.Node]) -> None:
+def _give_own(exported: ExportedProgram, name: str, users: list[fx.Node]) -> None:
     """Let these readers of a constant read a copy, which stands behind it among the program's inputs."""
     from torch.export.graph_signature import InputSpec, TensorArgument
 
@@ -100,6 +100,6 @@ def _give_own(exported: ExportedProgram, name: str, readers: list[fx.Node]) -> N
     with exported.graph.inserting_after(constant):
         own = exported.graph.create_node("placeholder", f"{name}_{number}", name=f"{name}_{number}")
     own.meta = dict(constant.meta)
-    for reader in readers:
-        reader.replace_input_with(constant, own)
+    for user in users:
+        user.replace_input_with(constant, own)
     specs.insert(place + 1, InputSpec(specs[place].kind, TensorArgument(own.name), target, specs[place].persistent))

@@ -97,7 +97,7 @@ def read_contents(path: Path) -> Contents:
     except Exception as error:  # a damaged flatbuffer sends its reader anywhere: each type means the same
         raise ContractError(
             f"{path} is damaged: its program cannot be read ({type(error).__name__})",
-            hint="copy it again, or convert again",
+            fix="copy it again, or convert again",
         ) from error
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from converters.executorch.packing import PACKED
 from converters.executorch.pte_reader import Delegate, Json, KernelCall, read_contents, values_of
 from edgevit.quantization.model_qparams import (
-    StoredGrid,
-    StoredGrids,
-    StoredLayer,
+    LayerQParams,
+    ModelQParams,
+    TensorQParams,
     canonical_weight,
     count_kinds,
     is_average,
@@ -27,7 +27,7 @@ _PAIR_KERNELS = ("quantized_decomposed::quantize_per_tensor", "quantized_decompo
 _LAYER, _AVERAGE, _SCALING = "layer", "average", "scaling"
 
 
-def read_grids(path: Path) -> StoredGrids:
+def read_qparams(path: Path) -> ModelQParams:
     """The grids of the file. Raises ContractError if it is damaged."""
     contents = read_contents(path)
     readers = [_DelegateReader(delegate, index) for index, delegate in enumerate(contents.delegates)]
@@ -36,12 +36,12 @@ def read_grids(path: Path) -> StoredGrids:
         activations |= reader.activations()
     for index, call in enumerate(calls):
         if call.name in _PAIR_KERNELS:
-            activations[f"call {index}"] = StoredGrid(float(np.float32(call.arguments[1])), int(call.arguments[2]))
+            activations[f"call {index}"] = TensorQParams(float(np.float32(call.arguments[1])), int(call.arguments[2]))
     floats = [found for reader in readers for found in reader.float_layers()]
     floats += [(call.name, _LAYER) for call in calls if call.name in _LAYER_KERNELS]
     kinds = [kind for reader in readers for kind in reader.floating()]
     kinds += [role for _, role in floats if role == _SCALING]
-    return StoredGrids(
+    return ModelQParams(
         layers=tuple(layer for reader in readers for layer in reader.layers()),
         activations=activations,
         float_layers=tuple(name for name, role in floats if role == _LAYER),
@@ -64,24 +64,24 @@ class _DelegateReader:
         self._tensors = {id_: value.tensor for id_, value in values.items()}
         self._quantization = {id_: value.qparams for id_, value in values.items()}
 
-    def activations(self) -> dict[str, StoredGrid]:
+    def activations(self) -> dict[str, TensorQParams]:
         """The grid of each int8 tensor that is no constant."""
-        found = {id_: self._grid(id_) for id_, tensor in self._tensors.items() if not tensor["constant_buffer_idx"]}
-        return {f"delegate {self._index} value {id_}": grid for id_, grid in found.items() if grid is not None}
+        found = {id_: self._qparams(id_) for id_, tensor in self._tensors.items() if not tensor["constant_buffer_idx"]}
+        return {f"delegate {self._index} value {id_}": qparams for id_, qparams in found.items() if qparams is not None}
 
-    def layers(self) -> Iterator[StoredLayer]:
+    def layers(self) -> Iterator[LayerQParams]:
         """Those with an int8 weight, in execution order."""
         for name, node in self._weighted():
             id_ = node["filter_id"]
             if self._kind(id_) != "qcint8":
                 continue
             axis = self._quantization[id_]["channel_dim"]
-            yield StoredLayer(
+            yield LayerQParams(
                 name,
                 canonical_weight(self._constant(id_, np.int8), axis),
                 self._scales(id_),
-                self._grid(node["input1_id"]),
-                self._grid(node["output_id"]),
+                self._qparams(node["input1_id"]),
+                self._qparams(node["output_id"]),
             )
 
     def float_layers(self) -> Iterator[tuple[str, str]]:
@@ -118,11 +118,11 @@ class _DelegateReader:
     def _kind(self, id_: int) -> str:
         return self._tensors[id_]["datatype"].removeprefix("xnn_datatype_")
 
-    def _grid(self, id_: int) -> StoredGrid | None:
+    def _qparams(self, id_: int) -> TensorQParams | None:
         if self._kind(id_) != "qint8":
             return None
         quantization = self._quantization[id_]
-        return StoredGrid(float(np.uint32(quantization["scale"]).view(np.float32)), quantization["zero_point"])
+        return TensorQParams(float(np.uint32(quantization["scale"]).view(np.float32)), quantization["zero_point"])
 
     def _scales(self, id_: int) -> np.ndarray:
         """Float32 (O,): in a constant buffer of their own, or in the graph itself."""

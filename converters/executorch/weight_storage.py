@@ -20,7 +20,7 @@ from converters.executorch.im2col import gathered_taps
 from converters.executorch.serializing import add_constant, drop_unused_constants, stored_constant
 from converters.executorch.values import add_value, input_names, kind, tensor
 from edgevit.errors import ConversionError
-from edgevit.quantization.qparams import WeightGrid
+from edgevit.quantization.qparams import QuantizedWeight
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -30,41 +30,43 @@ HALF_FROM_ELEMENTS = 256
 _LARGEST_HALF = 65504.0
 _WEIGHTED = ("XNNConv2d", "XNNDepthwiseConv2d", "XNNFullyConnected")
 
-Grids = Mapping[bytes, WeightGrid]  # by the float32 weight (O, kH, kW, I) or (O, I) that they stand for, its digest
+WeightsByDigest = Mapping[
+    bytes, QuantizedWeight
+]  # by the float32 weight (O, kH, kW, I) or (O, I) that they stand for, its digest
 
 
-def take_grids(exported: ExportedProgram) -> tuple[ExportedProgram, Grids]:
+def take_quantized_weights(exported: ExportedProgram) -> tuple[ExportedProgram, WeightsByDigest]:
     """The program with its int8 weights as the float32 ones that they stand for, and their grids."""
     import torch
     from executorch.exir.passes.constant_prop_pass import constant_prop_pass
 
     dequantize = torch.ops.quantized_decomposed.dequantize_per_channel.default
     names = exported.graph_signature.inputs_to_buffers
-    grids = {}
+    weights = {}
     for node in exported.graph.find_nodes(op="call_function", target=dequantize):
         values, scales = (exported.state_dict[names[constant.name]] for constant in node.args[:2])
-        grid = WeightGrid(values, scales)
-        real = grid.real()
-        grids[_digest((real.permute(0, 2, 3, 1) if real.dim() == 4 else real).contiguous().numpy())] = grid
-    if not grids:
-        return exported, grids
-    return constant_prop_pass(copy.deepcopy(exported), custom_skip_targets=set()), grids  # it works in place
+        weight = QuantizedWeight(values, scales)
+        real = weight.real()
+        weights[_digest((real.permute(0, 2, 3, 1) if real.dim() == 4 else real).contiguous().numpy())] = weight
+    if not weights:
+        return exported, weights
+    return constant_prop_pass(copy.deepcopy(exported), custom_skip_targets=set()), weights  # it works in place
 
 
-def narrow_weights(graph: Any, store: Any, *, grids: Grids, half: bool) -> None:
+def narrow_weights(graph: Any, store: Any, *, qparams: WeightsByDigest, half: bool) -> None:
     """Let a graph that is about to be written hold weights of `grids` in int8; half: the other large ones in float16.
 
     Raises ConversionError for a weight that float16 cannot hold.
     """
-    if grids or half:
-        _Narrowing(graph, store, grids, half).run()
+    if qparams or half:
+        _Narrowing(graph, store, qparams, half).run()
 
 
 class _Narrowing:
     """One graph; `store` holds the bytes behind its constants."""
 
-    def __init__(self, graph: Any, store: Any, grids: Grids, half: bool) -> None:
-        self._graph, self._store, self._grids, self._half = graph, store, grids, half
+    def __init__(self, graph: Any, store: Any, qparams: WeightsByDigest, half: bool) -> None:
+        self._graph, self._store, self._qparams, self._half = graph, store, qparams, half
         self._values = {tensor(value).id_out: value for value in graph.xvalues}
         self._narrow: dict[tuple[int, str], int] = {}  # a weight and its new form -> the value that holds it
 
@@ -81,23 +83,23 @@ class _Narrowing:
         """Let a layer read a weight in fewer bits if it shall; returns the nodes that stand in its place."""
         layer = node.xnode_union
         weight = self._constant(layer.filter_id)
-        grid = self._grids.get(_digest(weight)) if kind(node) != "XNNDepthwiseConv2d" else None
-        if grid is not None:
-            return self._on_grid(node, weight, grid)
+        qparams = self._qparams.get(_digest(weight)) if kind(node) != "XNNDepthwiseConv2d" else None
+        if qparams is not None:
+            return self._quantized(node, weight, qparams)
         if self._half and weight.size >= HALF_FROM_ELEMENTS:
             self._in_half(node, weight)
         return [node]
 
-    def _on_grid(self, node: Any, weight: np.ndarray, grid: WeightGrid) -> list[Any]:
+    def _quantized(self, node: Any, weight: np.ndarray, qparams: QuantizedWeight) -> list[Any]:
         from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNFullyConnected, XNode
 
         layer, before = node.xnode_union, []
         source = layer.input1_id
         if kind(node) == "XNNConv2d":
             source, before = gathered_taps(self._graph, layer)
-        values = grid.values.permute(0, 2, 3, 1) if grid.values.dim() == 4 else grid.values
+        values = qparams.values.permute(0, 2, 3, 1) if qparams.values.dim() == 4 else qparams.values
         matrix = values.reshape(len(values), -1).contiguous().numpy()  # (O, kH kW I)
-        scales = grid.scales.numpy()
+        scales = qparams.scales.numpy()
         filter_id = self._once(layer.filter_id, "int8", lambda: self._add_int8(matrix, scales))
         bias_id = self._scaled_bias(layer.bias_id, scales)
         product = XNNFullyConnected(source, filter_id, bias_id, layer.output_id, 0)
@@ -141,7 +143,7 @@ class _Narrowing:
     def _add_half(self, constant: np.ndarray) -> int:
         largest = float(np.abs(constant).max())
         if not largest <= _LARGEST_HALF:
-            raise ConversionError(f"a weight of {largest:.3g} does not fit float16", hint="convert it in fp32")
+            raise ConversionError(f"a weight of {largest:.3g} does not fit float16", fix="convert it in fp32")
         return add_value(self._graph, constant.shape, "fp16", self._add_bytes(constant.astype(np.float16)))
 
     def _add_int8(self, matrix: np.ndarray, scales: np.ndarray) -> int:

@@ -1,4 +1,4 @@
-"""ONNX: a Program becomes an .onnx file for any number of pictures, run by ONNX Runtime.
+"""ONNX: a Program becomes an .onnx file for any number of images, run by ONNX Runtime.
 
 It is what Triton, TensorRT and ONNX Runtime servers take: standard operators only, weights inside the file.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from converters.onnx.model import FileFacts
     from edgevit.contract.manifest import Manifest
-    from edgevit.quantization.model_qparams import StoredGrids
+    from edgevit.quantization.model_qparams import ModelQParams
 
 MODEL_FILE = "model.onnx"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -50,7 +50,7 @@ class OnnxSession:
             known = [name for name, provider in _PROVIDERS.items() if provider in runtime.get_available_providers()]
             raise NotExecutable(
                 f"this ONNX Runtime does not run on {accelerator!r}",
-                hint=f"it runs on {', '.join(known)}; for cuda install onnxruntime-gpu in place of onnxruntime",
+                fix=f"it runs on {', '.join(known)}; for cuda install onnxruntime-gpu in place of onnxruntime",
             )
         settings = runtime.SessionOptions()
         settings.intra_op_num_threads = threads
@@ -61,13 +61,13 @@ class OnnxSession:
         except Exception as error:  # its exceptions have no common base
             raise DeviceError(
                 f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0][:300]}",
-                hint="the file is damaged or newer than this ONNX Runtime; convert again with this version",
+                fix="the file is damaged or newer than this ONNX Runtime; convert again with this version",
             ) from error
         used = self._session.get_providers()[0]
         self.accelerator = next(name for name, provider in _PROVIDERS.items() if provider == used)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """One inference of any number of pictures; float32 arrays by name."""
+        """One inference of any number of images; float32 arrays by name."""
         names = [spec.name for spec in self._manifest.inputs]
         results = [*(spec.name for spec in self._manifest.outputs), *self._inner]
         fed = dict(zip(names, input_arrays(inputs, self._manifest), strict=True))
@@ -84,7 +84,7 @@ class TracedOnnxSession(OnnxSession):
     def __init__(self, path: Path, manifest: Manifest, program: Program, nodes: Sequence[str]) -> None:
         for module in ("onnx", "onnxscript"):
             require(module, "onnx")
-        from converters.onnx.export import export_onnx, inner_names
+        from converters.onnx.export import export_onnx, recorded_names
 
         self._program, self._nodes = program, tuple(nodes)
         with tempfile.TemporaryDirectory(prefix="edgevit-onnx-") as folder:
@@ -93,10 +93,10 @@ class TracedOnnxSession(OnnxSession):
             if again.read_bytes() != path.read_bytes():
                 raise ContractError(
                     f"{path} is not what this version of edgevit makes of its checkpoint",
-                    hint="convert again, then debug what that gives",
+                    fix="convert again, then debug what that gives",
                 )
             export_onnx(program, traced, nodes)
-            super().__init__(traced, manifest, "cpu", threads=1, inner=inner_names(nodes))
+            super().__init__(traced, manifest, "cpu", threads=1, inner=recorded_names(nodes))
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One inference; the program's outputs, and the nodes' values."""
@@ -146,7 +146,7 @@ class OnnxConverter:
         path = folder / manifest.entry
         facts = read_facts(path)
         for contradiction in _contradictions(facts, manifest):
-            raise ContractError(f"{path} {contradiction}", hint="convert again")
+            raise ContractError(f"{path} {contradiction}", fix="convert again")
         return {
             "opset": str(facts.opset),
             "inputs": _shown(facts.inputs),
@@ -156,12 +156,12 @@ class OnnxConverter:
             "weights": ", ".join(f"{count} of {kind}" for kind, count in sorted(facts.weights.items())),
         }
 
-    def read_grids(self, folder: Path, manifest: Manifest) -> StoredGrids:
+    def read_qparams(self, folder: Path, manifest: Manifest) -> ModelQParams:
         """The int8 grids in the model file. Raises ContractError if it is damaged."""
         require("onnx", "onnx")
-        from converters.onnx.qparams_reader import read_grids
+        from converters.onnx.qparams_reader import read_qparams
 
-        return read_grids(folder / manifest.entry)
+        return read_qparams(folder / manifest.entry)
 
     def runs_here(self) -> str:
         """ONNX Runtime comes as a package for every system that edgevit supports."""

@@ -26,7 +26,7 @@ BATCH = "batch"
 
 
 def export_onnx(program: Program, path: Path, nodes: Sequence[str] = ()) -> None:
-    """Write one self-contained file with the spec's tensor names, NCHW; the size named `batch` counts pictures.
+    """Write one self-contained file with the spec's tensor names, NCHW; the size named `batch` counts images.
 
     nodes: of the program's graph, whose values become outputs too, as `with_outputs` gives them and `inner_names` calls
     them.
@@ -50,9 +50,9 @@ def export_onnx(program: Program, path: Path, nodes: Sequence[str] = ()) -> None
             simplify(exported.model)
         except torch.onnx.OnnxExporterError as error:
             raise ConversionError(
-                f"{program.spec.name} does not become ONNX: {_cause(error)}", hint="--debug shows where"
+                f"{program.spec.name} does not become ONNX: {_cause(error)}", fix="--debug shows where"
             ) from error
-    results = [*(spec.name for spec in program.spec.outputs), *inner_names(nodes)]
+    results = [*(spec.name for spec in program.spec.outputs), *recorded_names(nodes)]
     for value, name in zip(exported.model.graph.outputs, results, strict=True):  # which simplifying may merge
         value.name = name
     model = exported.model_proto
@@ -62,7 +62,7 @@ def export_onnx(program: Program, path: Path, nodes: Sequence[str] = ()) -> None
     onnx.save(model, str(path))
 
 
-def inner_names(nodes: Sequence[str]) -> list[str]:
+def recorded_names(nodes: Sequence[str]) -> list[str]:
     """Names of further outputs that no value of the exporter has; it may call another value as the node is called."""
     return [f"inner.{position}" for position in range(len(nodes))]
 
@@ -84,7 +84,7 @@ def _require_known(program: Program) -> None:
     if missing:
         raise ConversionError(
             f"ONNX has no form of {len(missing)} op(s) of {program.spec.name}: {'; '.join(missing)}",
-            hint="rewrite those modules with ops that ONNX knows",
+            fix="rewrite those modules with ops that ONNX knows",
         )
 
 

@@ -42,7 +42,7 @@ def read_model(path: Path) -> ModelProto:
         onnx.checker.check_model(model)
     except (DecodeError, onnx.checker.ValidationError, OSError) as error:
         raise ContractError(
-            f"{path} is no valid ONNX model: {str(error).strip().splitlines()[0][:300]}", hint="convert again"
+            f"{path} is no valid ONNX model: {str(error).strip().splitlines()[0][:300]}", fix="convert again"
         ) from error
     return model
 

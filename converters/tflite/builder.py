@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from converters.tflite.flatbuffer import Graph, Grid, Operator, Tensor
+from converters.tflite.flatbuffer import Graph, Operator, Quantization, Tensor
 from converters.tflite.layout import (
     CHANNELS_LAST,
     Order,
@@ -49,14 +49,14 @@ class Builder:
     scope: str = ""
     _constants: dict[tuple[str, Shape, bytes], int] = field(default_factory=dict)
     _relaid: dict[tuple[int, Shape, Order | None], int] = field(default_factory=dict)
-    _makers: dict[int, tuple[Operator, fx.Node | None]] = field(default_factory=dict)
+    _producers: dict[int, tuple[Operator, fx.Node | None]] = field(default_factory=dict)
 
     def emit(self, name: str, inputs: list[int], shape: Shape, options: dict[str, Any] | None = None) -> int:
         """Append one operator; `shape` is what it makes, as stored. Returns its output's index."""
         output = self.graph.add_tensor(Tensor(f"{self.scope}/{name.lower()}_{len(self.graph.operators)}", shape))
         operator = Operator(name, inputs, output, options or {})
         self.graph.operators.append(operator)
-        self._makers[output] = (operator, self.node)
+        self._producers[output] = (operator, self.node)
         return output
 
     def constant(self, array: np.ndarray) -> int:
@@ -132,8 +132,10 @@ class Builder:
             return tensor
         key = (tensor, new_shape, None)
         if key not in self._relaid:
-            maker = self._makers.get(tensor)
-            source = maker[0].inputs[0] if maker and maker[0].name == "RESHAPE" else tensor  # RESHAPE of RESHAPE
+            producer = self._producers.get(tensor)
+            source = (
+                producer[0].inputs[0] if producer and producer[0].name == "RESHAPE" else tensor
+            )  # RESHAPE of RESHAPE
             inputs, options = [source, self.integers(*new_shape)], {"newShape": list(new_shape)}
             self._relaid[key] = self.emit("RESHAPE", inputs, new_shape, options)
         return self._relaid[key]
@@ -148,15 +150,15 @@ class Builder:
         """An element by element operator: the order is whatever it was."""
         return Value(self.emit(name, [value.tensor], value.stored_shape, options), value.shape, value.order)
 
-    def onto_grid(self, value: Value, grid: Grid) -> Value:
+    def requantize(self, value: Value, qparams: Quantization) -> Value:
         """`value` as integers."""
         tensor = self.emit("QUANTIZE", [value.tensor], value.stored_shape)
-        self.graph.tensors[tensor].dtype, self.graph.tensors[tensor].grid = "int8", grid
+        self.graph.tensors[tensor].dtype, self.graph.tensors[tensor].qparams = "int8", qparams
         return Value(tensor, value.shape, value.order)
 
-    def maker(self, tensor: int) -> fx.Node | None:
+    def producer(self, tensor: int) -> fx.Node | None:
         """The ATen node that an operator's output was emitted for."""
-        return self._makers[tensor][1]
+        return self._producers[tensor][1]
 
     def binary(self, name: str, left: Operand, right: Operand) -> Value:
         """An element by element operator of two operands that broadcast. Constants take the other's order for free."""
@@ -184,26 +186,26 @@ class Builder:
 
     def activated(self, name: str, value: Value) -> Value:
         """RELU and its kin: inside the operator that made `value` if nothing else reads its plain result."""
-        operator, maker = self._makers.get(value.tensor, (None, None))
+        operator, producer = self._producers.get(value.tensor, (None, None))
         free = operator is not None and operator.name in _FUSING and "fusedActivationFunction" not in operator.options
-        if free and maker is self.node.args[0] and len(maker.users) == 1:
+        if free and producer is self.node.args[0] and len(producer.users) == 1:
             operator.options["fusedActivationFunction"] = _ACTIVATIONS[name]
             return value
         return self.unary(name, value)
 
     def never_negative(self, value: Value) -> bool:
         """Whether `value` comes straight from a RELU, its own operator or one fused into another."""
-        operator, _ = self._makers.get(value.tensor, (None, None))
-        rectified = (_ACTIVATIONS["RELU"], _ACTIVATIONS["RELU6"])
+        operator, _ = self._producers.get(value.tensor, (None, None))
+        fused = (_ACTIVATIONS["RELU"], _ACTIVATIONS["RELU6"])
         return operator is not None and (
-            operator.name in ("RELU", "RELU6") or operator.options.get("fusedActivationFunction") in rectified
+            operator.name in ("RELU", "RELU6") or operator.options.get("fusedActivationFunction") in fused
         )
 
     def finished(self, model: str) -> Graph:
         """The graph without what no output needs. Raises ConversionError if an output would be no operator's."""
         for index in self.graph.outputs:
-            if index not in self._makers:
-                raise ConversionError(f"{model} has an output that is an input or a constant", hint="compute something")
+            if index not in self._producers:
+                raise ConversionError(f"{model} has an output that is an input or a constant", fix="compute something")
         return self.graph.pruned()
 
 

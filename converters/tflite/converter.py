@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from converters.tflite.flatbuffer import FileFacts
     from edgevit.contract.manifest import Lowering, Manifest
-    from edgevit.quantization.model_qparams import StoredGrids
+    from edgevit.quantization.model_qparams import ModelQParams
 
 MODEL_FILE = "model.tflite"
 _INTERPRETER = "ai_edge_litert.interpreter"
@@ -124,7 +124,7 @@ class TFLiteConverter:
         path = folder / manifest.entry
         facts = read_facts(path)
         for contradiction in _contradictions(facts, manifest):
-            raise ContractError(f"{path} {contradiction}", hint="convert again")
+            raise ContractError(f"{path} {contradiction}", fix="convert again")
         return {
             "identifier": IDENTIFIER.decode(),
             "inputs": _shown(facts.inputs),
@@ -135,11 +135,11 @@ class TFLiteConverter:
             "weights": f"{facts.half_bytes} bytes of float16, {facts.single_bytes} of float32",
         }
 
-    def read_grids(self, folder: Path, manifest: Manifest) -> StoredGrids:
+    def read_qparams(self, folder: Path, manifest: Manifest) -> ModelQParams:
         """The int8 grids in the model file. Raises ContractError if it is damaged."""
-        from converters.tflite.qparams_reader import read_grids
+        from converters.tflite.qparams_reader import read_qparams
 
-        return read_grids(folder / manifest.entry)
+        return read_qparams(folder / manifest.entry)
 
     def runs_here(self) -> str:
         """LiteRT comes as a package for every system that edgevit supports."""
@@ -148,7 +148,7 @@ class TFLiteConverter:
     def open(self, folder: Path, manifest: Manifest, accelerator: str = "cpu", threads: int = 1) -> TFLiteSession:
         """Load with `threads` CPU threads and the XNNPACK delegate."""
         if accelerator != "cpu":
-            raise UsageError(f"tflite runs on cpu here, not on {accelerator!r}", hint="use --accelerator cpu")
+            raise UsageError(f"tflite runs on cpu here, not on {accelerator!r}", fix="use --accelerator cpu")
         return TFLiteSession(folder / manifest.entry, manifest, threads)
 
     def open_traced(
@@ -193,7 +193,7 @@ def _interpreter(path: Path, threads: int) -> Any:
             lines = [line for line in (native() or str(error)).splitlines() if line.strip()]
             raise DeviceError(
                 f"LiteRT cannot load {path}: {lines[-1].strip()[:300]}",
-                hint="the file is damaged or newer than this LiteRT; convert again with this version",
+                fix="the file is damaged or newer than this LiteRT; convert again with this version",
             ) from error
     return interpreter
 
@@ -213,7 +213,7 @@ def _lowering(path: Path) -> Lowering:
     try:
         details = _interpreter(path, threads=1)._get_ops_details()
     except DeviceError as error:
-        raise ConversionError(error.message, hint="report this with the model") from error
+        raise ConversionError(error.message, fix="report this with the model") from error
     nodes = [detail for detail in details if detail["op_name"] != _DELEGATE]
     delegates = [detail for detail in details if detail["op_name"] == _DELEGATE]
     inside = _delegated(nodes, delegates)
@@ -234,13 +234,13 @@ def _delegated(nodes: list[dict[str, Any]], delegates: list[dict[str, Any]]) -> 
 
     LiteRT keeps the original nodes beside the delegate's, and says nowhere else which of them it replaced.
     """
-    maker = {int(tensor): index for index, node in enumerate(nodes) for tensor in node["outputs"]}
+    producer = {int(tensor): index for index, node in enumerate(nodes) for tensor in node["outputs"]}
     inside: set[int] = set()
     for delegate in delegates:
         given = {int(tensor) for tensor in delegate["inputs"]}
         todo = [int(tensor) for tensor in delegate["outputs"]]
         while todo:
-            index = maker.get(tensor := todo.pop())
+            index = producer.get(tensor := todo.pop())
             if tensor not in given and index is not None and index not in inside:
                 inside.add(index)
                 todo += [int(source) for source in nodes[index]["inputs"]]

@@ -74,7 +74,7 @@ _DEQUANTIZE_CHANNELS = 5  # the version that knows a scale per channel
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class Quantization:
     """real = scale * (q - zero_point): one scale, or one for each index of `axis`."""
 
     scales: tuple[float, ...]
@@ -90,7 +90,7 @@ class Tensor:
     shape: tuple[int, ...]
     dtype: str = "float32"
     data: np.ndarray | None = None
-    grid: Grid | None = None
+    qparams: Quantization | None = None
 
 
 @dataclass(slots=True)
@@ -194,15 +194,15 @@ def _tensor(schema: ModuleType, tensor: Tensor, buffers: list[Any], vectors: dic
     table.shape = list(tensor.shape)
     table.hasRank = True  # else a shape () would mean an unknown one
     table.type = getattr(schema.TensorType, _DTYPES[tensor.dtype])
-    if tensor.grid is not None:
-        table.quantization = _quantization(schema, tensor.grid, vectors)
+    if tensor.qparams is not None:
+        table.quantization = _quantization(schema, tensor.qparams, vectors)
     if tensor.data is not None:
         table.buffer = len(buffers)
         buffers.append(_aligned_buffer(schema, tensor.data.tobytes()))
     return table
 
 
-def _quantization(schema: ModuleType, grid: Grid, vectors: dict[tuple[str, bytes], int]) -> Any:
+def _quantization(schema: ModuleType, qparams: Quantization, vectors: dict[tuple[str, bytes], int]) -> Any:
     """The table of a grid. `vectors`: where those that were written lie, as equal ones are stored once: the zero points
     of all channels, eight bytes each, would be a tenth of a small file.
     """
@@ -216,12 +216,12 @@ def _quantization(schema: ModuleType, grid: Grid, vectors: dict[tuple[str, bytes
 
     class SharedVectors(schema.QuantizationParametersT):
         def Pack(self, builder: Any) -> int:  # noqa: N802, the generated code's name
-            scales = vector(builder, np.array(grid.scales, np.float32))
-            zero_points = vector(builder, np.full(len(grid.scales), grid.zero_point, np.int64))
+            scales = vector(builder, np.array(qparams.scales, np.float32))
+            zero_points = vector(builder, np.full(len(qparams.scales), qparams.zero_point, np.int64))
             schema.QuantizationParametersStart(builder)
             schema.QuantizationParametersAddScale(builder, scales)
             schema.QuantizationParametersAddZeroPoint(builder, zero_points)
-            schema.QuantizationParametersAddQuantizedDimension(builder, grid.axis)
+            schema.QuantizationParametersAddQuantizedDimension(builder, qparams.axis)
             return schema.QuantizationParametersEnd(builder)
 
     return SharedVectors()
@@ -259,7 +259,7 @@ def _operator(schema: ModuleType, operator: Operator, code: int) -> Any:
 def _code(graph: Graph, operator: Operator) -> tuple[str, int]:
     """Name and version of the form of an operator."""
     versions, source = _OPERATORS[operator.name][1:], graph.tensors[operator.inputs[0]]
-    if operator.name == "DEQUANTIZE" and source.grid is not None and len(source.grid.scales) > 1:
+    if operator.name == "DEQUANTIZE" and source.qparams is not None and len(source.qparams.scales) > 1:
         return operator.name, _DEQUANTIZE_CHANNELS
     return operator.name, versions[-1 if source.dtype == "int8" else 0]
 
@@ -301,14 +301,14 @@ def _read(path: Path, form: Callable[[ModuleType, Any], _Form]) -> _Form:
     """What `form` makes of the schema and the file's model."""
     data = path.read_bytes()
     if data[4:8] != IDENTIFIER:
-        raise ContractError(f"{path} is not a TFLite model (identifier {data[4:8]!r})", hint="convert again")
+        raise ContractError(f"{path} is not a TFLite model (identifier {data[4:8]!r})", fix="convert again")
     schema = _schema()
     try:
         return form(schema, schema.ModelT.InitFromPackedBuf(data))
     except Exception as error:  # a damaged flatbuffer sends its reader anywhere: each type means the same
         raise ContractError(
             f"{path} is damaged: its flatbuffer cannot be read ({type(error).__name__})",
-            hint="copy it again, or convert again",
+            fix="copy it again, or convert again",
         ) from error
 
 
@@ -353,15 +353,15 @@ def _graph(schema: ModuleType, model: Any) -> Graph:
 
 def _stored_tensor(table: Any, dtype: str, data: np.ndarray | None) -> Tensor:
     """The Tensor of a table; `data` are its bytes, None for what is no constant."""
-    shape, grid, quantization = tuple(map(int, table.shape)), None, table.quantization
+    shape, qparams, quantization = tuple(map(int, table.shape)), None, table.quantization
     if quantization is not None and quantization.scale is not None and len(quantization.scale):
         scales = tuple(map(float, quantization.scale))
         zero_points = set(map(int, quantization.zeroPoint))
         if len(zero_points) != 1:
             raise ValueError(f"{table.name} has a zero point for each channel")
-        grid = Grid(scales, zero_points.pop(), quantization.quantizedDimension)
+        qparams = Quantization(scales, zero_points.pop(), quantization.quantizedDimension)
     stored = None if data is None else data.view(dtype).reshape(shape)
-    return Tensor(table.name.decode(), shape, dtype, stored, grid)
+    return Tensor(table.name.decode(), shape, dtype, stored, qparams)
 
 
 def _operator_names(schema: ModuleType, model: Any) -> list[str]:

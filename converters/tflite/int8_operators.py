@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from converters.tflite.flatbuffer import Graph, Grid, Operator, Tensor
+from converters.tflite.flatbuffer import Graph, Operator, Quantization, Tensor
 from converters.tflite.registry import lowers
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _KEEPING = frozenset(
 
 @lowers("quantize_per_tensor.default", namespace="quantized_decomposed")
 def _quantize(b: Builder, x: Value, scale: float, zero_point: int, low: int, high: int, dtype: Any) -> Value:
-    return b.onto_grid(x, Grid((scale,), zero_point))
+    return b.requantize(x, Quantization((scale,), zero_point))
 
 
 @lowers("dequantize_per_tensor.default", namespace="quantized_decomposed")
@@ -52,7 +52,7 @@ def use_integers(graph: Graph, weight_scales: Mapping[int, np.ndarray]) -> dict[
     return _Integers(graph, weight_scales).run()
 
 
-def onto_grid(weight: np.ndarray, scales: np.ndarray, axis: int) -> np.ndarray:
+def requantize(weight: np.ndarray, scales: np.ndarray, axis: int) -> np.ndarray:
     """The int8 numbers of a weight that lies on grids with one scale per index of `axis`, up to float16 rounding."""
     import numpy as np
 
@@ -80,11 +80,11 @@ class _Integers:
     def _rewritten(self, operator: Operator) -> list[Operator]:
         operator.inputs = [self._same.get(index, index) for index in operator.inputs]
         source = operator.inputs[0]
-        if operator.name == "DEQUANTIZE" and self._tensor(source).grid is not None:
+        if operator.name == "DEQUANTIZE" and self._tensor(source).qparams is not None:
             self._integers[operator.output] = source
         elif operator.name == "QUANTIZE":
             known = self._integers.get(source)
-            if known is not None and self._tensor(known).grid == self._tensor(operator.output).grid:
+            if known is not None and self._tensor(known).qparams == self._tensor(operator.output).qparams:
                 self._same[operator.output] = known
                 return []
         elif operator.name in _KEEPING and source in self._integers:
@@ -98,7 +98,7 @@ class _Integers:
         source = self._integers[operator.inputs[0]]
         result = self._tensor(operator.output)
         moved = self._graph.add_tensor(
-            Tensor(f"{result.name}_int8", result.shape, "int8", grid=self._tensor(source).grid)
+            Tensor(f"{result.name}_int8", result.shape, "int8", qparams=self._tensor(source).qparams)
         )
         self._integers[operator.output] = moved
         return [
@@ -115,14 +115,14 @@ class _Integers:
             return operator
         inputs = [self._integers[index] for index in data]
         if operator.name == "CONCATENATION" and any(
-            self._tensor(index).grid != self._tensor(result).grid for index in inputs
+            self._tensor(index).qparams != self._tensor(result).qparams for index in inputs
         ):
             return operator
         if weighted:
             scales = self._weight_scales.get(operator.output)
             if scales is None:
                 return operator
-            inputs += self._weights(operator, scales, self._tensor(inputs[0]).grid)
+            inputs += self._weights(operator, scales, self._tensor(inputs[0]).qparams)
         else:
             inputs += operator.inputs[len(data) :]
         self._integers[operator.output] = result
@@ -130,26 +130,26 @@ class _Integers:
 
     def _wanted(self, output: int) -> int | None:
         """The int8 tensor that all readers of a float result make of it; None if one of them wants another thing."""
-        readers = self._readers.get(output, [])
-        grids = {self._tensor(reader.output).grid for reader in readers if reader.name == "QUANTIZE"}
-        quantized = all(reader.name == "QUANTIZE" for reader in readers)
-        return readers[0].output if quantized and len(grids) == 1 and output not in self._graph.outputs else None
+        users = self._readers.get(output, [])
+        qparams = {self._tensor(user.output).qparams for user in users if user.name == "QUANTIZE"}
+        quantized = all(user.name == "QUANTIZE" for user in users)
+        return users[0].output if quantized and len(qparams) == 1 and output not in self._graph.outputs else None
 
-    def _weights(self, operator: Operator, scales: np.ndarray, data: Grid) -> list[int]:
+    def _weights(self, operator: Operator, scales: np.ndarray, data: Quantization) -> list[int]:
         """The weight as int8 and the bias as int32 on the grid of the products."""
         import numpy as np
 
         weight, bias = (self._tensor(index) for index in operator.inputs[1:])
         axis = WEIGHTED[operator.name]
-        integers = onto_grid(weight.data, scales, axis)
+        integers = requantize(weight.data, scales, axis)
         products = scales.astype(np.float64) * data.scales[0]
         limits = np.iinfo(np.int32)
         summed = np.clip(np.rint(bias.data / products), limits.min, limits.max).astype(np.int32)
-        weight_grid = Grid(tuple(map(float, scales)), 0, axis)
-        bias_grid = Grid(tuple(map(float, products.astype(np.float32))), 0, 0)
+        quantized_weight = Quantization(tuple(map(float, scales)), 0, axis)
+        bias_qparams = Quantization(tuple(map(float, products.astype(np.float32))), 0, 0)
         return [
-            self._graph.add_tensor(Tensor(f"{weight.name}_int8", weight.shape, "int8", integers, weight_grid)),
-            self._graph.add_tensor(Tensor(f"{bias.name}_int32", bias.shape, "int32", summed, bias_grid)),
+            self._graph.add_tensor(Tensor(f"{weight.name}_int8", weight.shape, "int8", integers, quantized_weight)),
+            self._graph.add_tensor(Tensor(f"{bias.name}_int32", bias.shape, "int32", summed, bias_qparams)),
         ]
 
     def _tensor(self, index: int) -> Tensor:

@@ -25,7 +25,7 @@ def traced_file(path: Path, program: Program, nodes: Sequence[str]) -> tuple[byt
     if serialize(lowered.graph, program.spec.name) != path.read_bytes():
         raise ContractError(
             f"{path} is not what this version of edgevit makes of its checkpoint",
-            hint="convert again, then debug what that gives",
+            fix="convert again, then debug what that gives",
         )
     values = {node: lowered.values[node] for node in nodes if node in lowered.values}
     outputs = dict.fromkeys([*lowered.graph.outputs, *(value.tensor for value in values.values())])

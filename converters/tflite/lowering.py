@@ -74,7 +74,7 @@ class _Lowering:
             model = self.program.spec.name
             raise ConversionError(
                 f"tflite cannot take {len(self.problems)} op(s) of {model}: {'; '.join(self.problems)}",
-                hint="rewrite those modules with convolutions, products, plain arithmetic and reshapes",
+                fix="rewrite those modules with convolutions, products, plain arithmetic and reshapes",
             )
         same: Mapping[int, int] = {}
         if self.program.precision is Precision.INT8:
@@ -98,7 +98,7 @@ class _Lowering:
         """The scales of weights that come on a grid, by the output of the operator that has the weight."""
         scales = {}
         for output in (written.output for written in self.builder.graph.operators):
-            node = self.builder.maker(output)
+            node = self.builder.producer(output)
             weight = node.args[1] if node is not None and len(node.args) > 1 else None
             if _is_node(weight) and str(weight.target) == "quantized_decomposed.dequantize_per_channel.default":
                 scales[output] = self.env[weight.args[1]].numpy()

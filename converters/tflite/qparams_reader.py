@@ -8,9 +8,9 @@ import numpy as np
 
 from converters.tflite.flatbuffer import Graph, Operator, Tensor, read_graph
 from edgevit.quantization.model_qparams import (
-    StoredGrid,
-    StoredGrids,
-    StoredLayer,
+    LayerQParams,
+    ModelQParams,
+    TensorQParams,
     canonical_weight,
     count_kinds,
     is_average,
@@ -25,7 +25,7 @@ _MOVES = frozenset(
 )
 
 
-def read_grids(path: Path) -> StoredGrids:
+def read_qparams(path: Path) -> ModelQParams:
     """The grids of the file. Raises ContractError if it is damaged."""
     graph = read_graph(path)
     layers, floats, averages = [], [], 0
@@ -33,36 +33,36 @@ def read_grids(path: Path) -> StoredGrids:
     for operator in (operator for operator in graph.operators if operator.name in _WEIGHTED):
         index = operator.inputs[1]  # behind a TRANSPOSE_CONV's shape, too
         weight = graph.tensors[widened.get(index, index)]
-        if weight.dtype == "int8" and weight.grid is not None:
+        if weight.dtype == "int8" and weight.qparams is not None:
             layers.append(_layer(graph, operator, weight))
         elif operator.name != "DEPTHWISE_CONV_2D" and weight.data is not None and is_average(weight.data):
             averages += 1
         else:
             floats.append(graph.tensors[operator.output].name)
     others = (operator for operator in graph.operators if operator.name not in _WEIGHTED | _MOVES)
-    grids = {f"tensor {index} {t.name}": _grid(t) for index, t in enumerate(graph.tensors) if t.data is None}
-    return StoredGrids(
+    known = {f"tensor {index} {t.name}": _qparams(t) for index, t in enumerate(graph.tensors) if t.data is None}
+    return ModelQParams(
         layers=tuple(layers),
-        activations={name: grid for name, grid in grids.items() if grid is not None},
+        activations={name: qparams for name, qparams in known.items() if qparams is not None},
         float_layers=tuple(floats),
         averages=averages,
         floating=count_kinds(other.name for other in others if graph.tensors[other.output].dtype != "int8"),
     )
 
 
-def _layer(graph: Graph, operator: Operator, weight: Tensor) -> StoredLayer:
+def _layer(graph: Graph, operator: Operator, weight: Tensor) -> LayerQParams:
     result = graph.tensors[operator.output]
     source = graph.tensors[operator.inputs[2 if operator.name == "TRANSPOSE_CONV" else 0]]
-    return StoredLayer(
+    return LayerQParams(
         result.name,
-        canonical_weight(weight.data, weight.grid.axis),
-        np.array(weight.grid.scales, np.float32),
-        _grid(source),
-        _grid(result),
+        canonical_weight(weight.data, weight.qparams.axis),
+        np.array(weight.qparams.scales, np.float32),
+        _qparams(source),
+        _qparams(result),
     )
 
 
-def _grid(tensor: Tensor) -> StoredGrid | None:
-    if tensor.dtype != "int8" or tensor.grid is None:
+def _qparams(tensor: Tensor) -> TensorQParams | None:
+    if tensor.dtype != "int8" or tensor.qparams is None:
         return None
-    return StoredGrid(tensor.grid.scales[0], tensor.grid.zero_point)
+    return TensorQParams(tensor.qparams.scales[0], tensor.qparams.zero_point)

@@ -70,10 +70,10 @@ class Artifact:
         return get_converter(self.manifest.target).open(self.path, self.manifest, chosen, threads)
 
     def require_batch(self, batch: int) -> None:
-        """Raise UsageError if the artifact cannot take so many pictures at once."""
+        """Raise UsageError if the artifact cannot take so many images at once."""
         if batch < 1 or (batch > 1 and not self.manifest.dynamic_batch):
-            takes = "takes one picture at a time" if batch > 1 else "cannot take no pictures"
-            raise UsageError(f"{self.name} {takes}, not {batch}", hint="targets for servers take several at once")
+            takes = "takes one image at a time" if batch > 1 else "cannot take no images"
+            raise UsageError(f"{self.name} {takes}, not {batch}", fix="targets for servers take several at once")
 
     def golden(self, name: str | None = None) -> Golden:
         """A stored golden by name, the first one by default."""
@@ -81,7 +81,7 @@ class Artifact:
             if name in (None, golden.name):
                 return golden
         known = ", ".join(g.name for g in self.manifest.goldens) or "none"
-        raise UsageError(f"{self.name} has no golden {name!r}", hint=f"its goldens: {known}")
+        raise UsageError(f"{self.name} has no golden {name!r}", fix=f"its goldens: {known}")
 
     def golden_level(self, golden: Golden, level: str) -> np.ndarray:
         """One stored level of a golden: L0 and L1 uint8 (H, W, 3), L2 the input, L3 the expected output."""
@@ -94,7 +94,7 @@ class Artifact:
         except ValueError as error:
             raise ContractError(
                 f"{self.path / entry['file']} holds {len(data)} bytes, not {entry['dtype']} {tuple(entry['shape'])}",
-                hint="convert again; the file was edited or cut off",
+                fix="convert again; the file was edited or cut off",
             ) from error
 
     def golden_input(self, name: str | None = None) -> dict[str, np.ndarray]:
@@ -155,7 +155,7 @@ class Artifact:
         if native.shape != (len(tensor), *source.shape[1:]):
             raise UsageError(
                 f"{self.name} takes {source.shape} {source.layout}, not {native.shape}",
-                hint="give an image, or a normalised tensor (1, 3, height, width)",
+                fix="give an image, or a normalised tensor (1, 3, height, width)",
             )
         return {source.name: native}
 
@@ -195,20 +195,20 @@ def check_files(folder: Path, entries: tuple[FileEntry, ...]) -> None:
     for entry in entries:
         relative = Path(entry.path)
         if relative.is_absolute() or ".." in relative.parts:
-            raise ContractError(f"{folder}: manifest names {entry.path}, outside the artifact", hint=mend)
+            raise ContractError(f"{folder}: manifest names {entry.path}, outside the artifact", fix=mend)
         path = folder / relative
         if not path.is_file() or path.is_symlink():
-            raise ContractError(f"{path} is missing", hint=mend)
+            raise ContractError(f"{path} is missing", fix=mend)
         if path.stat().st_size != entry.size_bytes:
             found = path.stat().st_size
-            raise ContractError(f"{path} has {found} bytes, its manifest says {entry.size_bytes}", hint=mend)
+            raise ContractError(f"{path} has {found} bytes, its manifest says {entry.size_bytes}", fix=mend)
         if sha256_file(path) != entry.sha256:
-            raise ContractError(f"{path} does not match the hash in its manifest", hint=mend)
+            raise ContractError(f"{path} does not match the hash in its manifest", fix=mend)
     present = {
         path.as_posix() for path in list_files(folder) if not path.name.startswith(".")
     }  # .DS_Store and the like
     strangers = present - {entry.path for entry in entries} - {FILE_NAME}
     if strangers:
         raise ContractError(
-            f"{folder} holds files that its manifest does not know: {', '.join(sorted(strangers))}", hint=mend
+            f"{folder} holds files that its manifest does not know: {', '.join(sorted(strangers))}", fix=mend
         )

@@ -50,21 +50,21 @@ def predict(artifact: Artifact | str | Path, image: Any, *, top: int = 5) -> lis
     return opened.predict(image, top=top)
 
 
-def classify_picture(artifact: Artifact, picture: Path, *, session: Session, top: int = 5) -> Classification:
-    """The `top` classes of one picture file."""
-    return Classification(artifact.predict(picture, session=session, top=top))
+def classify_image(artifact: Artifact, image: Path, *, session: Session, top: int = 5) -> Classification:
+    """The `top` classes of one image file."""
+    return Classification(artifact.predict(image, session=session, top=top))
 
 
-def segment_picture(artifact: Artifact, picture: Path, out: Path, *, session: Session) -> Segmentation:
+def segment_image(artifact: Artifact, image: Path, out: Path, *, session: Session) -> Segmentation:
     """Write PICTURE.mask.png (class indices, 255 outside the model's crop) and PICTURE.overlay.png into `out`.
 
     In the overlay a class called "background" keeps the photo's own colours.
     """
-    photo = read_image(picture)
+    photo = read_image(image)
     mask = artifact.predict(photo, session=session)
     frame = geometry(*photo.shape[:2], artifact.manifest.preprocess)
     large = mask_on_photo(mask, frame, photo.shape[:2])
-    mask_path, overlay_path = (out / f"{picture.stem}.{kind}.png" for kind in ("mask", "overlay"))
+    mask_path, overlay_path = (out / f"{image.stem}.{kind}.png" for kind in ("mask", "overlay"))
     save_png(large, mask_path)
     clear = [index for index, label in enumerate(mask_labels(artifact)) if label.casefold() == _BACKGROUND]
     save_png(overlay(photo, large, clear=clear), overlay_path)

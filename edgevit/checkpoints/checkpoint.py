@@ -26,7 +26,7 @@ from edgevit.spec import Interpolation, Preprocess
 
 log = logging.getLogger(__name__)
 
-_CARD_KEY = "edgevit_card"
+_METADATA_KEY = "edgevit_card"
 _STATE_KEY = "state_dict"
 _INT8_KEY = "edgevit_int8"
 _CONTAINERS = ("state_dict", "model", "model_state_dict")  # trained weights, in the order we look
@@ -39,7 +39,7 @@ _GIVE_WEIGHTS = "give a checkpoint with a state dict: torch.save(model.state_dic
 
 
 @dataclass(frozen=True, slots=True)
-class CheckpointCard:
+class CheckpointMetadata:
     """What a checkpoint must say to be used without the code that trained it. JSON-serialisable.
 
     training is free: recipe, epochs, metrics. quantization is that of an int8 checkpoint: how it was made, and the
@@ -58,14 +58,14 @@ class CheckpointCard:
     def __post_init__(self) -> None:
         if len(self.labels) != self.num_classes:
             raise UsageError(
-                f"{len(self.labels)} labels for {self.num_classes} classes", hint="give exactly one label per class"
+                f"{len(self.labels)} labels for {self.num_classes} classes", fix="give exactly one label per class"
             )
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), allow_nan=False)
 
     @classmethod
-    def from_json(cls, text: str) -> CheckpointCard:
+    def from_json(cls, text: str) -> CheckpointMetadata:
         """Raises ValueError, TypeError or KeyError for text that `to_json` did not write; UsageError for bad values."""
         document = json.loads(text)
         preprocess = Preprocess(
@@ -95,7 +95,7 @@ class Checkpoint:
     """
 
     state_dict: dict[str, Tensor]
-    card: CheckpointCard | None
+    metadata: CheckpointMetadata | None
     sha256: str
     path: Path
     int8: dict[str, Tensor] = field(default_factory=dict)
@@ -112,10 +112,10 @@ def read_checkpoint(path: str | Path, *, ema: bool = False) -> Checkpoint:
     path = Path(path)
     data = _read_file(path)
     try:
-        weights, card, int8 = _safetensors(data) if path.suffix == ".safetensors" else _torch_weights(data, ema)
+        weights, metadata, int8 = _safetensors(data) if path.suffix == ".safetensors" else _torch_weights(data, ema)
     except TorchFileError as error:
-        raise UsageError(f"cannot read checkpoint {path}: {error.reason}", hint=error.remedy) from error
-    return Checkpoint(weights, card, hashlib.sha256(data).hexdigest(), path, int8)
+        raise UsageError(f"cannot read checkpoint {path}: {error.reason}", fix=error.fix) from error
+    return Checkpoint(weights, metadata, hashlib.sha256(data).hexdigest(), path, int8)
 
 
 def load_weights(
@@ -144,14 +144,14 @@ def load_weights(
 
 
 def save_checkpoint(
-    path: str | Path, model: nn.Module, card: CheckpointCard, int8: Mapping[str, Tensor] | None = None
+    path: str | Path, model: nn.Module, metadata: CheckpointMetadata, int8: Mapping[str, Tensor] | None = None
 ) -> None:
     """Write the model's weights, its card and the tensors of its int8 network as one file, whole or not at all.
 
     Raises StorageError.
     """
     # clone: a view would drag its whole storage into the file.
-    content: dict[str, Any] = {_CARD_KEY: card.to_json(), _STATE_KEY: _detached(model.state_dict())}
+    content: dict[str, Any] = {_METADATA_KEY: metadata.to_json(), _STATE_KEY: _detached(model.state_dict())}
     if int8 is not None:
         content[_INT8_KEY] = _detached(int8)
     buffer = io.BytesIO()
@@ -171,15 +171,15 @@ def _tuple_of(kind: type, values: object, count: int) -> tuple[Any, ...]:
 
 def _read_file(path: Path) -> bytes:
     if path.is_dir():
-        raise UsageError(f"checkpoint {path} is a folder", hint="name the file inside it")
+        raise UsageError(f"checkpoint {path} is a folder", fix="name the file inside it")
     if not path.exists():
-        raise UsageError(f"no checkpoint {path}", hint="check the path")
+        raise UsageError(f"no checkpoint {path}", fix="check the path")
     if not path.is_file():  # a pipe or a device may have no end
-        raise UsageError(f"checkpoint {path} is not a regular file", hint="copy it to a file first")
+        raise UsageError(f"checkpoint {path} is not a regular file", fix="copy it to a file first")
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UsageError(f"cannot read checkpoint {path}: {error.strerror}", hint="check its permissions") from error
+        raise UsageError(f"cannot read checkpoint {path}: {error.strerror}", fix="check its permissions") from error
 
 
 def _safetensors(data: bytes) -> tuple[dict[str, Tensor], None, dict[str, Tensor]]:
@@ -188,7 +188,7 @@ def _safetensors(data: bytes) -> tuple[dict[str, Tensor], None, dict[str, Tensor
         from safetensors.torch import load
     except ImportError:
         raise MissingDependency(
-            "reading .safetensors needs the safetensors library", hint="pip install safetensors"
+            "reading .safetensors needs the safetensors library", fix="pip install safetensors"
         ) from None
     try:
         tensors = load(data)
@@ -197,17 +197,17 @@ def _safetensors(data: bytes) -> tuple[dict[str, Tensor], None, dict[str, Tensor
     return _strip_wrapper({name: _as_float32(tensor) for name, tensor in tensors.items()}), None, {}
 
 
-def _torch_weights(data: bytes, ema: bool) -> tuple[dict[str, Tensor], CheckpointCard | None, dict[str, Tensor]]:
+def _torch_weights(data: bytes, ema: bool) -> tuple[dict[str, Tensor], CheckpointMetadata | None, dict[str, Tensor]]:
     file = read_torch_file(data)
     stored = _find_weights(file.content, ema)
-    card = _card(file.content)
-    int8 = file.content.get(_INT8_KEY, {}) if card is not None else {}
+    metadata = _metadata(file.content)
+    int8 = file.content.get(_INT8_KEY, {}) if metadata is not None else {}
     if _PROGRESS_KEY in file.content:
         stored = {name.removeprefix(_PROGRESS_PREFIX): value for name, value in stored.items()}
     odd = [name for name, value in (*stored.items(), *int8.items()) if not isinstance(value, StoredTensor)]
     if odd:
         raise TorchFileError(f"these entries are no dense tensors: {_listing(odd)}", _GIVE_WEIGHTS)
-    return _strip_wrapper(_materialise(file, stored, len(data))), card, _materialise(file, int8, len(data))
+    return _strip_wrapper(_materialise(file, stored, len(data))), metadata, _materialise(file, int8, len(data))
 
 
 def _find_weights(content: object, ema: bool) -> dict[str, Any]:
@@ -250,11 +250,11 @@ def _strip_wrapper(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def _card(content: dict[str, Any]) -> CheckpointCard | None:
-    if _CARD_KEY not in content:
+def _metadata(content: dict[str, Any]) -> CheckpointMetadata | None:
+    if _METADATA_KEY not in content:
         return None
     try:
-        return CheckpointCard.from_json(content[_CARD_KEY])
+        return CheckpointMetadata.from_json(content[_METADATA_KEY])
     except (ValueError, TypeError, KeyError, AttributeError, UsageError) as error:
         raise TorchFileError(f"its card is malformed: {error}", "save it again with this version of edgevit") from error
 
@@ -285,7 +285,7 @@ def _check_fit(own: Mapping[str, Tensor], found: Mapping[str, Tensor], verdict: 
         only_head = head and not missing and not unexpected
         raise UsageError(
             f"{verdict}: {details}",
-            hint="only the class count differs: ask for a new head with --replace-head or replace_head=True"
+            fix="only the class count differs: ask for a new head with --replace-head or replace_head=True"
             if only_head
             else "build the model variant, classes and input size that this checkpoint was trained with",
         )
@@ -296,7 +296,7 @@ def _check_finite(found: Mapping[str, Tensor], source: str) -> None:
     if broken:
         raise UsageError(
             f"{source} have values that are not finite in {len(broken)} tensors ({_listing(broken)})",
-            hint="this training diverged; use an earlier checkpoint",
+            fix="this training diverged; use an earlier checkpoint",
         )
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgevit.checkpoints.checkpoint import Checkpoint
-    from edgevit.contract.manifest import DeployStep
+    from edgevit.contract.manifest import AppliedPass
     from edgevit.quantization.quantized_model import Int8Network, ReferenceNetwork
 
 _DEFAULT_SIZE = 224
@@ -42,22 +42,22 @@ class Source:
     spec: ModelSpec
     labels: tuple[str, ...]
     weights: dict[str, Any]
-    steps: tuple[DeployStep, ...] | None = None
-    twin: Source | None = None
+    steps: tuple[AppliedPass, ...] | None = None
+    fp32_reference: Source | None = None
     reference: ReferenceNetwork | None = None
 
     def run(self, tensor: Any) -> Any:
         """The reference: normalised images (N, 3, H, W) to logits, NumPy in and out, eval mode."""
         import torch
 
-        pictures = torch.from_numpy(tensor)
+        images = torch.from_numpy(tensor)
         with torch.no_grad():
             if self.reference is not None:
-                return self.reference(pictures).numpy()
+                return self.reference(images).numpy()
             network = self.module.eval()
             if self.steps is None:
-                return network(pictures).numpy()
-            return torch.cat([network(picture[None]) for picture in pictures]).numpy()  # deployed for one
+                return network(images).numpy()
+            return torch.cat([network(image[None]) for image in images]).numpy()  # deployed for one
 
 
 def open_source(
@@ -83,18 +83,18 @@ def open_source(
 
     checkpoint = None if weights is None else read_checkpoint(weights)
     _require_precision(checkpoint, precision)
-    card = None if checkpoint is None else checkpoint.card
-    if card is not None:
-        num_classes = card.num_classes if num_classes is None else num_classes
-        input_size = card.input_size if input_size is None else input_size
-        labels = labels or (card.labels if num_classes == card.num_classes else ())
+    metadata = None if checkpoint is None else checkpoint.metadata
+    if metadata is not None:
+        num_classes = metadata.num_classes if num_classes is None else num_classes
+        input_size = metadata.input_size if input_size is None else input_size
+        labels = labels or (metadata.labels if num_classes == metadata.num_classes else ())
     if isinstance(model, str):
-        _check_card_model(model, card)
+        _check_metadata_model(model, metadata)
         module, spec = _build_seeded(model, num_classes, input_size)
     else:
         module, spec = model, _spec_of(model, spec)
-    if card is not None and input_size == card.input_size:
-        spec = dataclasses.replace(spec, preprocess=card.preprocess)
+    if metadata is not None and input_size == metadata.input_size:
+        spec = dataclasses.replace(spec, preprocess=metadata.preprocess)
     _check_labels(labels, spec)
     if checkpoint is not None:
         load_weights(module, checkpoint, replace_head=replace_head)
@@ -107,9 +107,9 @@ def open_source(
     from edgevit.quantization.quantized_model import ReferenceNetwork
 
     network = int8_network(module, counted, checkpoint)
-    facts |= {"state_sha256": network.digest(), "quantization": card.quantization["method"]}
-    twin = Source(network.deployed, counted, labels, facts, network.steps)
-    return Source(network.module(), counted, labels, facts, network.steps, twin, ReferenceNetwork(network))
+    facts |= {"state_sha256": network.digest(), "quantization": metadata.quantization["method"]}
+    fp32_reference = Source(network.deployed, counted, labels, facts, network.steps)
+    return Source(network.module(), counted, labels, facts, network.steps, fp32_reference, ReferenceNetwork(network))
 
 
 def open_spec(model: str, num_classes: int | None = None, input_size: int | None = None) -> ModelSpec:
@@ -129,12 +129,12 @@ def _require_precision(checkpoint: Checkpoint | None, precision: Precision | Non
     if precision is Precision.INT8 and not quantized:
         raise QuantizationError(
             "no int8 scales without weights" if checkpoint is None else f"{checkpoint.path} has no int8 scales",
-            hint="make them first: edgevit quantize MODEL --weights FILE --data DATA, or edgevit qat",
+            fix="make them first: edgevit quantize MODEL --weights FILE --data DATA, or edgevit qat",
         )
     if precision not in (None, Precision.INT8) and quantized:
         raise UsageError(
             f"{checkpoint.path} is an int8 checkpoint",
-            hint="convert it with --precision int8, or give the float checkpoint that it was made from",
+            fix="convert it with --precision int8, or give the float checkpoint that it was made from",
         )
 
 
@@ -142,8 +142,8 @@ def int8_network(module: nn.Module, spec: ModelSpec, checkpoint: Checkpoint) -> 
     """The int8 network in a checkpoint, whose float network is `module`. Raises QuantizationError if damaged."""
     from edgevit.quantization.quantized_model import restore
 
-    facts = checkpoint.card.quantization
-    return restore(module, spec, checkpoint.int8, facts["activations"], facts.get("islands", ()))
+    facts = checkpoint.metadata.quantization
+    return restore(module, spec, checkpoint.int8, facts["activations"], facts.get("float_fallback", ()))
 
 
 def model_tier(model: str | nn.Module, spec: ModelSpec | None = None) -> Tier:
@@ -180,16 +180,18 @@ def state_digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _check_card_model(model: str, card: Any) -> None:
-    if card is not None and not is_file_model(model) and card.model != model:
-        raise UsageError(f"these weights are of {card.model}, not of {model}", hint=f"convert {card.model} instead")
+def _check_metadata_model(model: str, metadata: Any) -> None:
+    if metadata is not None and not is_file_model(model) and metadata.model != model:
+        raise UsageError(
+            f"these weights are of {metadata.model}, not of {model}", fix=f"convert {metadata.model} instead"
+        )
 
 
 def _check_labels(labels: tuple[str, ...], spec: ModelSpec) -> None:
     if labels and len(labels) != spec.num_classes:
         raise UsageError(
             f"{len(labels)} labels for {spec.num_classes} classes of {spec.name}",
-            hint="give one label per class, or --classes",
+            fix="give one label per class, or --classes",
         )
 
 
@@ -198,7 +200,7 @@ def _spec_of(module: nn.Module, spec: ModelSpec | None) -> ModelSpec:
     if found is None:
         raise UsageError(
             f"no spec for a {type(module).__name__}",
-            hint="pass spec=edgevit.describe_module(module, name=..., input_size=...)",
+            fix="pass spec=edgevit.describe_module(module, name=..., input_size=...)",
         )
     return found
 
@@ -218,7 +220,7 @@ def _build(model: str, num_classes: int | None, input_size: int | None) -> tuple
         return spec.build(spec.num_classes, spec.input_size), spec
     path, attribute = split_factory(model)
     if not attribute:
-        raise UsageError(f"{model} names no factory", hint=f"write {model}:build, a function that returns an nn.Module")
+        raise UsageError(f"{model} names no factory", fix=f"write {model}:build, a function that returns an nn.Module")
     target = _import_attribute(path, attribute)
     if isinstance(target, ModelSpec):
         spec = target.for_task(num_classes, input_size)
@@ -232,7 +234,7 @@ def _build(model: str, num_classes: int | None, input_size: int | None) -> tuple
 def _import_attribute(path: Path, attribute: str) -> Any:
     """Run a user's own Python file and take one name from it."""
     if not path.is_file():
-        raise UsageError(f"no file {path}", hint="give path/to/file.py:factory, or a name of `edgevit list`")
+        raise UsageError(f"no file {path}", fix="give path/to/file.py:factory, or a name of `edgevit list`")
     loader = importlib.util.spec_from_file_location(f"edgevit_user_{path.stem}", path)
     module = importlib.util.module_from_spec(loader)
     sys.path.insert(0, str(path.resolve().parent))  # so that the file can import its neighbours
@@ -240,13 +242,13 @@ def _import_attribute(path: Path, attribute: str) -> Any:
         loader.loader.exec_module(module)
     except Exception as error:
         raise UsageError(
-            f"{path} fails when imported: {type(error).__name__}: {error}", hint="run it on its own first"
+            f"{path} fails when imported: {type(error).__name__}: {error}", fix="run it on its own first"
         ) from error
     finally:
         sys.path.pop(0)
     if not hasattr(module, attribute):
         names = ", ".join(name for name in vars(module) if not name.startswith("_")) or "nothing"
-        raise UsageError(f"{path} has no {attribute!r}", hint=f"it has: {names}"[:300])
+        raise UsageError(f"{path} has no {attribute!r}", fix=f"it has: {names}"[:300])
     return getattr(module, attribute)
 
 
@@ -257,12 +259,12 @@ def _call_factory(factory: Callable[..., Any], model: str, num_classes: int | No
     if isinstance(factory, nn.Module):
         return factory
     if not callable(factory):
-        raise UsageError(f"{model} is a {type(factory).__name__}", hint="name a function that returns an nn.Module")
+        raise UsageError(f"{model} is a {type(factory).__name__}", fix="name a function that returns an nn.Module")
     offered = {"num_classes": num_classes, "input_size": size}
     taken = inspect.signature(factory).parameters
     module = factory(**{key: value for key, value in offered.items() if key in taken and value is not None})
     if not isinstance(module, nn.Module):
-        raise UsageError(f"{model} returned a {type(module).__name__}", hint="return an nn.Module")
+        raise UsageError(f"{model} returned a {type(module).__name__}", fix="return an nn.Module")
     return module
 
 
@@ -285,17 +287,17 @@ def describe_module(
         except Exception as error:
             raise UsageError(
                 f"{name} cannot take an image {inputs[0].shape}: {type(error).__name__}: {error}"[:400],
-                hint="give --input-size; the model must take one normalised float32 batch (N, 3, S, S)",
+                fix="give --input-size; the model must take one normalised float32 batch (N, 3, S, S)",
             ) from error
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else None
     if shape is None or len(shape) not in (2, 4):
         found = shape or type(output).__name__
         raise UsageError(
-            f"{name} returns {found}", hint="return one tensor of logits: (N, classes) or (N, classes, H, W)"
+            f"{name} returns {found}", fix="return one tensor of logits: (N, classes) or (N, classes, H, W)"
         )
     segments = len(shape) == 4
     if segments and shape[2:] != (input_size, input_size):
-        raise UsageError(f"{name} returns a map {shape}", hint=f"enlarge it to the input's {input_size}x{input_size}")
+        raise UsageError(f"{name} returns a map {shape}", fix=f"enlarge it to the input's {input_size}x{input_size}")
     return ModelSpec(
         name=name,
         task=Task.SEGMENT if segments else Task.CLASSIFY,
@@ -315,6 +317,6 @@ def _weights_facts(module: nn.Module, checkpoint: Checkpoint | None, *, random: 
     facts: dict[str, Any] = {"source": "random" if random else "memory", "state_sha256": state_digest(module)}
     if checkpoint is not None:
         facts |= {"source": "checkpoint", "file": checkpoint.path.name, "sha256": checkpoint.sha256}
-        if checkpoint.card is not None:
-            facts["training"] = checkpoint.card.training
+        if checkpoint.metadata is not None:
+            facts["training"] = checkpoint.metadata.training
     return facts

@@ -30,12 +30,12 @@ _RESAVE = "load it once with the torch that wrote it, then torch.save(model.stat
 
 
 class TorchFileError(ValueError):
-    """The bytes are no readable checkpoint: `reason` completes "cannot read PATH: ", `remedy` says what to do."""
+    """The bytes are no readable checkpoint: `reason` completes "cannot read PATH: ", `fix` says what to do."""
 
-    def __init__(self, reason: str, remedy: str = "download or copy the file again") -> None:
+    def __init__(self, reason: str, fix: str = "download or copy the file again") -> None:
         super().__init__(reason)
         self.reason = reason
-        self.remedy = remedy
+        self.fix = fix
 
 
 class Inert:

@@ -11,7 +11,7 @@ import typer
 from edgevit.cli.options import AsJson, Weights, print_executed, print_json, print_table, table_lines
 
 if TYPE_CHECKING:
-    from edgevit.contract.manifest import DeployStep, Manifest
+    from edgevit.contract.manifest import AppliedPass, Manifest
 
 _PLACES_SHOWN = 3  # the manifest has them all
 
@@ -46,7 +46,7 @@ def convert(
     ] = None,
     golden: Annotated[
         list[Path] | None,
-        typer.Option("--golden", help="Picture to store as a golden input; may repeat.", show_default=False),
+        typer.Option("--golden", help="Image to store as a golden input; may repeat.", show_default=False),
     ] = None,
     option: Annotated[
         list[str] | None,
@@ -111,7 +111,7 @@ def parse_options(assignments: list[str]) -> dict[str, str]:
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not (key and equals):
-            raise UsageError(f"-O {assignment!r} is no option", hint="write -O KEY=VALUE")
+            raise UsageError(f"-O {assignment!r} is no option", fix="write -O KEY=VALUE")
         options[key] = value
     return options
 
@@ -139,7 +139,7 @@ def explanation(manifests: Sequence[Manifest]) -> list[str]:
     return lines
 
 
-def _step_row(step: DeployStep) -> tuple[str, ...]:
+def _step_row(step: AppliedPass) -> tuple[str, ...]:
     before, after = step.before, step.after
     numbers = [("", "")] * 4
     if before is not None and after is not None:

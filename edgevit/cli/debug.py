@@ -23,7 +23,7 @@ def debug(
         str | None, typer.Option("--model", help="file.py:factory of a model of your own.", show_default=False)
     ] = None,
     split: Annotated[str, typer.Option("--split", help="Part of the data: test or train.")] = "test",
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Pictures of the data to compare on.")] = 16,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Images of the data to compare on.")] = 16,
     reference: Annotated[
         str,
         typer.Option(

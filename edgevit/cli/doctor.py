@@ -22,5 +22,5 @@ def doctor(as_json: AsJson = False) -> None:
         [("ok" if f.works else "--", f.kind, f.name, f.detail) for f in findings],
     )
     for finding in findings:
-        if finding.remedy:
-            print(f"\n{finding.name}: mend with\n    {finding.remedy}")
+        if finding.fix:
+            print(f"\n{finding.name}: mend with\n    {finding.fix}")

@@ -26,7 +26,7 @@ def evaluate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score artifacts on labelled pictures, and with --weights their checkpoint on the same ones."""
+    """Score artifacts on labelled images, and with --weights their checkpoint on the same ones."""
     from edgevit.verification import error_breakdown
     from edgevit.verification.evaluation import evaluate as evaluate_artifacts
     from edgevit.verification.evaluation import header, row

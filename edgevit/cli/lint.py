@@ -37,7 +37,7 @@ def lint(
     if errors:
         raise ContractError(
             f"{artifact}: {len(errors)} error(s), the first: {errors[0].message}",
-            hint="mend the model and convert again",
+            fix="mend the model and convert again",
         )
 
 
@@ -51,5 +51,5 @@ def _findings(artifact: Path) -> list[Finding]:
         return lint_package(artifact)
     opened = load_artifact(artifact)
     if opened.manifest.target != "coreml":
-        raise UsageError(f"{artifact} is a {opened.manifest.target} artifact", hint="lint reads Core ML packages")
+        raise UsageError(f"{artifact} is a {opened.manifest.target} artifact", fix="lint reads Core ML packages")
     return lint_package(artifact / opened.manifest.entry, manifest=opened.manifest)

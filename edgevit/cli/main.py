@@ -1,4 +1,4 @@
-"""Finds the command, imports only that one, and turns errors into a line, a remedy and an exit code."""
+"""Finds the command, imports only that one, and turns errors into a line, a fix and an exit code."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from edgevit.errors import EdgevitError, unknown_name
 COMMANDS = {
     "list": "Models, targets and devices that exist here.",
     "info": "A model's layers, and what each target does with it.",
-    "train": "Train a model on labelled pictures.",
+    "train": "Train a model on labelled images.",
     "quantize": "Make an int8 checkpoint of a float one, without training.",
     "qat": "Train a model in int8, from a float checkpoint or an int8 one.",
     "prune": "Set weights of a float checkpoint to zero, and train the others.",
     "convert": "Turn a checkpoint into verified artifacts.",
     "verify": "Run an artifact and compare it with its checkpoint.",
-    "evaluate": "Score artifacts and their checkpoint on labelled pictures.",
+    "evaluate": "Score artifacts and their checkpoint on labelled images.",
     "debug": "Rank the layers of an artifact by the error that they add.",
     "qparams": "Show the quantization parameters of an artifact, or compare them with its checkpoint.",
     "lint": "Check a Core ML package without running it.",
-    "predict": "Run an artifact on a picture.",
+    "predict": "Run an artifact on an image.",
     "profile": "Measure latency and memory of artifacts, or compare two.",
     "report": "Write one report over a folder of artifacts and results.",
     "bundle": "Copy artifacts into the Android or iOS app.",
@@ -39,7 +39,7 @@ _EPILOG = (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command and exit with its code; an error with a remedy prints as two lines. None takes sys.argv."""
+    """Run one command and exit with its code; an error with a fix prints as two lines. None takes sys.argv."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     if not debug:
@@ -54,8 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             raise
         print(f"error: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"  fix: {error.hint}", file=sys.stderr)
+        if error.fix:
+            print(f"  fix: {error.fix}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -13,7 +13,7 @@ from edgevit.cli.options import Accelerator, ArtifactPath, AsJson, Threads, prin
 
 def predict(
     artifact: ArtifactPath,
-    pictures: Annotated[list[Path], typer.Argument(help="JPEG, PNG, ... files.", show_default=False)],
+    images: Annotated[list[Path], typer.Argument(help="JPEG, PNG, ... files.", show_default=False)],
     top: Annotated[int, typer.Option("--top", min=1, help="How many classes to show.")] = 5,
     accelerator: Accelerator = None,
     threads: Threads = 1,
@@ -22,21 +22,21 @@ def predict(
 ) -> None:
     """Top classes with probabilities; for segmentation a mask PNG and an overlay."""
     from edgevit.artifacts.artifact import load_artifact
-    from edgevit.artifacts.prediction import classify_picture, segment_picture
+    from edgevit.artifacts.prediction import classify_image, segment_image
     from edgevit.spec import Task
 
     opened = load_artifact(artifact)
     session = opened.open(accelerator, threads)
     documents = []
-    for picture in pictures:
+    for image in images:
         if opened.manifest.model.task is Task.SEGMENT:
-            answer = segment_picture(opened, picture, out, session=session)
+            output = segment_image(opened, image, out, session=session)
         else:
-            answer = classify_picture(opened, picture, session=session, top=top)
-        documents.append({"picture": str(picture), **dataclasses.asdict(answer)})
+            output = classify_image(opened, image, session=session, top=top)
+        documents.append({"image": str(image), **dataclasses.asdict(output)})
         if not as_json:
-            print(f"{picture}")
-            print_table(*answer.table())
+            print(f"{image}")
+            print_table(*output.table())
     session.close()
     if as_json:
         print_json(documents)

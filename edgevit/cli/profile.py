@@ -31,7 +31,7 @@ def profile(
     rounds: Annotated[int, typer.Option(help="With --compare: fresh processes per artifact.")] = 10,
     batch: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Pictures per inference, for server targets; may repeat.", show_default="1"),
+        typer.Option(min=1, help="Images per inference, for server targets; may repeat.", show_default="1"),
     ] = None,
     accelerator: Accelerator = None,
     device: Annotated[str, typer.Option(help='Machine to run on: "host", or SCHEME:ADDRESS.')] = "host",
@@ -46,10 +46,10 @@ def profile(
     from edgevit.profiling import latency
 
     if compare and len(artifacts) != 2:
-        raise UsageError(f"--compare takes two artifacts, not {len(artifacts)}", hint="name both folders")
+        raise UsageError(f"--compare takes two artifacts, not {len(artifacts)}", fix="name both folders")
     sizes = list(dict.fromkeys(batch or [1]))
     if compare and len(sizes) != 1:
-        raise UsageError(f"--compare takes one --batch, not {len(sizes)}", hint="compare once for each")
+        raise UsageError(f"--compare takes one --batch, not {len(sizes)}", fix="compare once for each")
     opened = [load_artifact(path) for path in artifacts]
     folders = [out or artifact.path.resolve().parent / RESULTS_FOLDER for artifact in opened]
     common = {"device": device, "accelerator": accelerator, "threads": threads}

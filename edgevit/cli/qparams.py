@@ -44,7 +44,7 @@ def qparams(
 def _rows(report: QParamsReport) -> list[tuple[str, ...]]:
     """One per layer; by the checkpoint's names where it was compared with one. Float layers come last."""
     names = report.comparison.names if report.comparison else {}
-    floats = [(name, "float", "-", "float", "float") for name in report.grids.float_layers]
+    floats = [(name, "float", "-", "float", "float") for name in report.qparams.float_layers]
     return [
         (
             names.get(layer.name, layer.name),
@@ -53,5 +53,5 @@ def _rows(report: QParamsReport) -> list[tuple[str, ...]]:
             str(layer.input or "float"),
             str(layer.result or "float"),
         )
-        for layer in report.grids.layers
+        for layer in report.qparams.layers
     ] + floats

@@ -15,11 +15,11 @@ def quantize(
     weights: Annotated[Path, typer.Option("--weights", help="Float checkpoint to start from.", show_default=False)],
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="Int8 checkpoint to write.", show_default=False)],
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Training pictures that set the ranges.")] = 256,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Training images that set the ranges.")] = 256,
     max_drop: MaxDrop = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set int8 ranges by pictures (NNCF post-training quantization); `convert --precision int8` takes the result."""
+    """Set int8 ranges by images (NNCF post-training quantization); `convert --precision int8` takes the result."""
     import dataclasses
 
     from edgevit.quantization.mixed_precision import HEADER, row

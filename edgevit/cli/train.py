@@ -57,7 +57,7 @@ def train(
 
     from edgevit.checkpoints.model_source import open_spec
     from edgevit.data.corrupt_images import readable
-    from edgevit.data.datasets import open_imageset
+    from edgevit.data.datasets import open_dataset
     from edgevit.data.metrics import describe_scores
     from edgevit.log import is_first_process, stage
     from edgevit.training.recipe import adjusted
@@ -66,9 +66,9 @@ def train(
     from edgevit.training.trainer import train as train_model
 
     if (teacher is None) != (teacher_weights is None):
-        raise UsageError("--teacher and --teacher-weights belong together", hint="give both, or neither")
+        raise UsageError("--teacher and --teacher-weights belong together", fix="give both, or neither")
     chosen = adjusted(open_recipe(recipe), epochs, learning_rate)
-    train_set, test_set = (readable(open_imageset(data, split)) for split in ("train", "test"))
+    train_set, test_set = (readable(open_dataset(data, split)) for split in ("train", "test"))
     spec = open_spec(model, len(train_set.labels), input_size)
     network = None if teacher is None else open_teacher(teacher, teacher_weights, spec, train_set.labels)
     with stage("train", model=model, data=data, recipe=recipe) as running:
@@ -76,7 +76,7 @@ def train(
             spec, train_set, test_set, chosen, out, weights=weights, teacher=network, threads=threads, devices=devices,
             amp=amp, logs=logs, resume=resume,
         )  # fmt: skip
-        running.result = f"{describe_scores(result.curve[-1].scores)} on {len(test_set)} held-out pictures"
+        running.result = f"{describe_scores(result.curve[-1].scores)} on {len(test_set)} held-out images"
     if not is_first_process():
         return
     if as_json:

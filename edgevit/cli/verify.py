@@ -36,7 +36,7 @@ def verify(
 ) -> None:
     """Check files, format and preprocessing, run the artifact, compare it with its checkpoint.
 
-    What it should answer is stored beside it; `edgevit evaluate` scores it on labelled pictures. An ExecuTorch file is
+    What it should answer is stored beside it; `edgevit evaluate` scores it on labelled images. An ExecuTorch file is
     also run as phones' builds of its runtime do, each of their settings in turn; one that came without a manifest is
     held to itself. With --weights each form on the way from checkpoint to file answers too: what became of the answers,
     step by step. And int8 grids are read back from the file and compared with the checkpoint's.
@@ -72,21 +72,21 @@ def _examined(
 ) -> tuple[Verification, QParamsReport | None]:
     """The result of an artifact, or of a model file without a manifest, and its grids where there are weights."""
     from edgevit.log import stage
-    from edgevit.quantization.weight_storage import holds_grids
+    from edgevit.quantization.weight_storage import has_qparams
     from edgevit.verification.checks import examine, examine_file
     from edgevit.verification.qparams_report import inspect_qparams
-    from edgevit.verification.reference_stages import open_ladder
+    from edgevit.verification.reference_stages import open_stages
 
     scales = None
     with stage("verify", artifact=one.name) as running:
         if isinstance(one, Path):
             result = examine_file(one)
         else:
-            ladder = None if weights is None else open_ladder(one, weights, model)
+            stages = None if weights is None else open_stages(one, weights, model)
             result = examine(
-                one, accelerator=accelerator, threads=threads, interpreter=interpreter, ladder=ladder, settings=True
+                one, accelerator=accelerator, threads=threads, interpreter=interpreter, stages=stages, settings=True
             )
-            if weights is not None and holds_grids(one.manifest):
+            if weights is not None and has_qparams(one.manifest):
                 scales = inspect_qparams(one, weights=weights, model=model)
                 result.checks["qparams"] = scales.summary()
         running.result = result.summary()

@@ -1,4 +1,4 @@
-"""Golden vectors: one picture walked through every level of the preprocessing contract, as raw .bin files.
+"""Golden vectors: one image walked through every level of the preprocessing contract, as raw .bin files.
 
 L0 decoded pixels, L1 resized and cropped, L2 the input tensor, L3 the checkpoint's output, L4 what a user sees.
 """
@@ -24,7 +24,7 @@ _TOP = 5
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A picture and what the checkpoint makes of it: pixels uint8 (H, W, 3), tensor and logits in NCHW form."""
+    """An image and what the checkpoint makes of it: pixels uint8 (H, W, 3), tensor and logits in NCHW form."""
 
     name: str
     pixels: np.ndarray
@@ -54,14 +54,14 @@ def write_goldens(
             "L3": to_layout(reference.logits, Layout.NCHW, result.layout)
             if result.layout != Layout.FLAT
             else reference.logits,
-            **answer(reference.logits, task),
+            **output(reference.logits, task),
         }
         levels = {level: _write(folder, f"{reference.name}.{level}.bin", array) for level, array in arrays.items()}
         goldens.append(Golden(reference.name, dataclasses.asdict(frame), levels))
     return tuple(goldens)
 
 
-def answer(logits: np.ndarray, task: Task) -> dict[str, np.ndarray]:
+def output(logits: np.ndarray, task: Task) -> dict[str, np.ndarray]:
     """Level 4 from NCHW logits: the mask, or the best classes with their probabilities, ties to the lower index."""
     if task is Task.SEGMENT:
         return {"L4_mask": segment_mask(logits)}

@@ -40,13 +40,13 @@ class Job:
     def __post_init__(self) -> None:
         if min(self.threads, self.runs, self.batch) < 1:
             found = f"{self.threads} threads, {self.runs} runs, batch {self.batch}"
-            raise UsageError(found, hint="each must be at least 1")
+            raise UsageError(found, fix="each must be at least 1")
         if min(self.warmup_runs, self.warmup_s, self.min_s) < 0:
-            raise UsageError("a job cannot warm up or run for less than nothing", hint="use 0 to leave a phase out")
+            raise UsageError("a job cannot warm up or run for less than nothing", fix="use 0 to leave a phase out")
         if self.max_s <= 0 or self.max_s < max(self.warmup_s, self.min_s):
             raise UsageError(
                 f"max_s {self.max_s:g} cuts off the {max(self.warmup_s, self.min_s):g} s that were asked for",
-                hint="raise max_s, or lower warmup_s and min_s",
+                fix="raise max_s, or lower warmup_s and min_s",
             )
 
     def to_json(self) -> dict[str, Any]:

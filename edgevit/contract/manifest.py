@@ -144,7 +144,7 @@ class Classifier:
 
 
 @dataclass(frozen=True, slots=True)
-class DeployStep:
+class AppliedPass:
     """One exact rewrite that fired: where (module paths), the probe's relative error, and the graph around it."""
 
     name: str
@@ -174,7 +174,7 @@ class Manifest:
     tolerance: Tolerance
     parity: Parity
     lowering: Lowering
-    deploy: tuple[DeployStep, ...]
+    deploy: tuple[AppliedPass, ...]
     checks: dict[str, str]
     provenance: dict[str, Any]
     classifier: Classifier | None = None
@@ -278,9 +278,9 @@ def preprocess_from_json(document: dict[str, Any]) -> Preprocess:
     )
 
 
-def deploy_step_from_json(document: dict[str, Any]) -> DeployStep:
+def deploy_step_from_json(document: dict[str, Any]) -> AppliedPass:
     """A DeployStep from its JSON form; the graph's numbers are null in older manifests."""
-    return _build(DeployStep, document, places=tuple, before=_graph_facts, after=_graph_facts)
+    return _build(AppliedPass, document, places=tuple, before=_graph_facts, after=_graph_facts)
 
 
 def _graph_facts(document: dict[str, Any] | None) -> GraphFacts | None:

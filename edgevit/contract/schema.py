@@ -27,27 +27,25 @@ def validate(document: object, name: str, where: str) -> None:
     error = jsonschema.exceptions.best_match(validator.iter_errors(document))
     if error is not None:
         place = "/".join(str(part) for part in error.absolute_path) or "top level"
-        raise ContractError(f"{where}: {place}: {error.message[:200]}", hint=f"see schemas/{name}.schema.json")
+        raise ContractError(f"{where}: {place}: {error.message[:200]}", fix=f"see schemas/{name}.schema.json")
 
 
 def read_document(path: Path, name: str) -> dict[str, Any]:
     """Read and validate a JSON file. ContractError if it is missing, huge, no JSON or against its schema."""
     try:
         if path.stat().st_size > MAX_DOCUMENT_BYTES:
-            raise ContractError(
-                f"{path} is larger than {MAX_DOCUMENT_BYTES >> 20} MiB", hint=f"no {name} is that large"
-            )
+            raise ContractError(f"{path} is larger than {MAX_DOCUMENT_BYTES >> 20} MiB", fix=f"no {name} is that large")
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        hint = (
+        fix = (
             "give an artifact folder that `edgevit convert` wrote"
             if name == "manifest"
             else f"give a whole {name} file"
         )
-        raise ContractError(f"cannot read {path}: {error.strerror or error}", hint=hint) from error
+        raise ContractError(f"cannot read {path}: {error.strerror or error}", fix=fix) from error
     except ValueError as error:
         raise ContractError(
-            f"{path} is not JSON: {error}", hint="make it again; the file was edited or cut off"
+            f"{path} is not JSON: {error}", fix="make it again; the file was edited or cut off"
         ) from error
     validate(document, name, str(path))
     return document

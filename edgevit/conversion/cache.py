@@ -143,7 +143,7 @@ def open_cache() -> ArtifactCache | None:
     try:
         limit_bytes = int(float(limit) * 1e9)
     except (ValueError, OverflowError):
-        raise UsageError(f"EDGEVIT_CACHE_GB={limit} is no number", hint="set it to gigabytes, such as 5") from None
+        raise UsageError(f"EDGEVIT_CACHE_GB={limit} is no number", fix="set it to gigabytes, such as 5") from None
     if chosen is not None:
         return ArtifactCache(Path(chosen).absolute(), limit_bytes)
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")

@@ -20,10 +20,10 @@ from edgevit.artifacts.artifact import Artifact, load_artifact
 from edgevit.checkpoints.model_source import Source, model_tier, open_source
 from edgevit.contract.golden import Reference
 from edgevit.conversion.cache_session import Reuse
-from edgevit.conversion.worker import TWIN, save_references
+from edgevit.conversion.worker import FP32_REFERENCE, save_references
 from edgevit.data.image_io import as_rgb
 from edgevit.data.preprocess import normalize_table, preprocess, to_tensor
-from edgevit.data.synthetic_images import noise_picture, sample_pictures
+from edgevit.data.synthetic_images import noise_image, sample_images
 from edgevit.deploy.pass_manager import PASSES, Pass, deploy
 from edgevit.errors import ConversionError, UsageError, unknown_name
 from edgevit.export.export_program import export
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from torch import fx, nn
 
 ALL = {Tier.EDGE: ("executorch", "coreml", "tflite"), Tier.SERVER: ("onnx", "aotinductor")}  # what `all` means
-_PROBES = 2  # random pictures beside the golden ones
+_PROBES = 2  # random images beside the golden ones
 DEFAULT_TIMEOUT_S = 1800.0
 
 
@@ -69,7 +69,7 @@ def convert(
     model: a name of `edgevit list`, "file.py:factory", or an nn.Module (with `spec` unless create_model made it).
     target: a name, several names, which are converted side by side, or "all": the targets of phones, or for a model of
     the server tier those of servers. options: of the converter, by name.
-    goldens: more pictures to store as golden inputs beside the two built-in ones. plain skips the deploy passes.
+    goldens: more images to store as golden inputs beside the two built-in ones. plain skips the deploy passes.
     timeout_s: for each target; one that takes longer fails alone. cache: reuse what was made from the same input
     by the same code and tools (see edgevit.conversion.cache); a model in memory is always converted.
     Each artifact was executed and compared with the checkpoint before it appears; existing ones are replaced.
@@ -81,7 +81,7 @@ def convert(
     targets = _targets(target, model, spec)
     requests = {name: _options(get_converter(name), options or {}, precision) for name in targets}
     if plain and (precision == Precision.INT8 or any(one.get("weights") == INT8 for one in requests.values())):
-        raise UsageError("int8 scales belong to the deployed form", hint="leave --no-deploy (plain) out")
+        raise UsageError("int8 scales belong to the deployed form", fix="leave --no-deploy (plain) out")
     out = _writable(Path(out))
     goldens, labels = list(goldens), list(labels)
     arguments = {
@@ -132,7 +132,7 @@ def _targets(target: str | Sequence[str], model: str | nn.Module, spec: ModelSpe
         meant = ALL[model_tier(model, spec)] if name == "all" else (name,)
         chosen += [one for one in meant if one not in chosen]
     if not chosen:
-        raise UsageError("no target", hint="choose from: " + ", ".join((*known, "all")))
+        raise UsageError("no target", fix="choose from: " + ", ".join((*known, "all")))
     return chosen
 
 
@@ -145,7 +145,7 @@ def _options(converter: Converter, options: Mapping[str, Any], precision: str) -
         raise unknown_name("precision", precision, Precision)
     if Precision(precision) not in converter.precisions:
         known = ", ".join(sorted(converter.precisions))
-        raise UsageError(f"{converter.name} has no precision {precision}", hint=f"it has: {known}")
+        raise UsageError(f"{converter.name} has no precision {precision}", fix=f"it has: {known}")
     fields = {field.name: field for field in dataclasses.fields(converter.Options)}
     own = {}
     for name, value in options.items():
@@ -163,7 +163,7 @@ def _typed(converter: Converter, field: dataclasses.Field, value: Any) -> Any:
     if not isinstance(field.default, bool) or isinstance(value, bool):
         return value
     if value not in ("true", "false"):
-        raise UsageError(f"{converter.name}'s {field.name} is true or false, not {value!r}", hint="write it so")
+        raise UsageError(f"{converter.name}'s {field.name} is true or false, not {value!r}", fix="write it so")
     return value == "true"
 
 
@@ -180,14 +180,16 @@ def _prepare(source: Source, folder: Path, goldens: Sequence[str | Path]) -> fx.
     """The checkpoint's own answers, which land in `folder` for the workers, and its graph."""
     spec = source.spec
     with stage("reference", model=spec.name) as running:
-        pictures = _reference_pictures(source, goldens)
+        images = _reference_images(source, goldens)
         probes = np.concatenate([_noise(spec, seed=7 + i) for i in range(_PROBES)])
-        save_references(folder, _answered(source, pictures), probes, _one_by_one(source, probes))
-        running.result = f"{len(pictures)} pictures, {_PROBES} probes through the checkpoint"
-    if source.twin is not None:
-        twin = source.twin
-        (folder / TWIN).mkdir()
-        save_references(folder / TWIN, _answered(twin, pictures), probes, _one_by_one(twin, probes))
+        save_references(folder, _outputs_of(source, images), probes, _one_by_one(source, probes))
+        running.result = f"{len(images)} images, {_PROBES} probes through the checkpoint"
+    if source.fp32_reference is not None:
+        fp32_reference = source.fp32_reference
+        (folder / FP32_REFERENCE).mkdir()
+        save_references(
+            folder / FP32_REFERENCE, _outputs_of(fp32_reference, images), probes, _one_by_one(fp32_reference, probes)
+        )
         return source.module
     with stage("capture", model=spec.name) as running:
         captured = captured_form(source)
@@ -219,27 +221,29 @@ def _programs(
                 module, spec, precision=precision, labels=source.labels, provenance=facts, dynamic_batch=batches
             )
             save_program(program, folder / name)
-            if source.twin is not None:
-                twin = export(source.twin.module, spec, labels=source.twin.labels, dynamic_batch=batches)
-                save_program(twin, folder / TWIN / name)
+            if source.fp32_reference is not None:
+                fp32_reference = export(
+                    source.fp32_reference.module, spec, labels=source.fp32_reference.labels, dynamic_batch=batches
+                )
+                save_program(fp32_reference, folder / FP32_REFERENCE / name)
             running.result = f"{len(program.exported.graph.nodes)} nodes"
         yield name
 
 
-def _reference_pictures(source: Source, goldens: Sequence[str | Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Pixels and input tensor of each golden picture."""
-    pictures = sample_pictures() | {f"picture{i}": as_rgb(path) for i, path in enumerate(goldens)}
-    return {name: (pixels, preprocess(pixels, source.spec.preprocess)) for name, pixels in pictures.items()}
+def _reference_images(source: Source, goldens: Sequence[str | Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Pixels and input tensor of each golden image."""
+    images = sample_images() | {f"image{i}": as_rgb(path) for i, path in enumerate(goldens)}
+    return {name: (pixels, preprocess(pixels, source.spec.preprocess)) for name, pixels in images.items()}
 
 
-def _answered(source: Source, pictures: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[Reference]:
-    return [Reference(name, pixels, tensor, source.run(tensor)) for name, (pixels, tensor) in pictures.items()]
+def _outputs_of(source: Source, images: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[Reference]:
+    return [Reference(name, pixels, tensor, source.run(tensor)) for name, (pixels, tensor) in images.items()]
 
 
 def _noise(spec: ModelSpec, seed: int) -> np.ndarray:
-    """The tensor of a picture of random pixels: a picture, because some artifacts take nothing else."""
+    """The tensor of an image of random pixels: an image, because some artifacts take nothing else."""
     table = normalize_table(spec.preprocess.mean, spec.preprocess.std)
-    return to_tensor(noise_picture(*spec.preprocess.crop, seed), table, Layout.NCHW)
+    return to_tensor(noise_image(*spec.preprocess.crop, seed), table, Layout.NCHW)
 
 
 def _one_by_one(source: Source, tensors: np.ndarray) -> np.ndarray:
@@ -288,14 +292,14 @@ def _run_worker(
         except process.TimedOut:
             raise ConversionError(
                 f"the {target} converter did not end within {timeout_s:g} s and was stopped",
-                hint="give it more with --timeout (timeout_s in Python)",
+                fix="give it more with --timeout (timeout_s in Python)",
             ) from None
         logger.debug("output of the %s worker:\n%s%s", target, completed.stdout, completed.stderr)
         result = folder / f"{target}.result.json"
         if not result.is_file():
             raise ConversionError(
                 f"the {target} converter ended with {completed.ending}: {completed.last_error_line or 'no message'}",
-                hint="--debug shows its whole output; `edgevit doctor` checks its libraries",
+                fix="--debug shows its whole output; `edgevit doctor` checks its libraries",
             )
         document = json.loads(result.read_text())
         if "error" in document:

@@ -30,7 +30,7 @@ from edgevit.export.program import Program, load_program, runner
 from edgevit.infra import process
 from edgevit.infra.files import atomic_folder, write_json
 from edgevit.infra.provenance import provenance
-from edgevit.quantization.model_qparams import compare_grids
+from edgevit.quantization.model_qparams import compare_qparams
 from edgevit.quantization.weight_storage import FULL, INT8
 from edgevit.spec import Precision
 from edgevit.targets.base import Converted, NotExecutable, program_name
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from edgevit.targets.base import Converter
 
 
-TWIN = "twin"  # folder of the float forms of int8 programs, with references of its own
+FP32_REFERENCE = "fp32_reference"  # folder of the float forms of int8 programs, with references of its own
 
 # New objects between two looks for cycles. Graph rewriting makes millions that live until the end, and the default of
 # 700 spends a tenth of a conversion on finding nothing; 10 % more memory is the price.
@@ -50,7 +50,7 @@ _GC_THRESHOLD = 200_000
 
 
 def main(folder: Path, target: str, parent: int) -> None:
-    """Convert and record the outcome; errors with a remedy become part of the result."""
+    """Convert and record the outcome; errors with a fix become part of the result."""
     process.end_with(parent)
     gc.set_threshold(_GC_THRESHOLD)
     request = json.loads((folder / f"{target}.request.json").read_text())
@@ -59,7 +59,7 @@ def main(folder: Path, target: str, parent: int) -> None:
         path, manifest_sha256 = convert(program, folder, target, request)
         result = {"artifact": str(path), "manifest_sha256": manifest_sha256}
     except errors.EdgevitError as error:
-        result = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+        result = {"error": type(error).__name__, "message": error.message, "hint": error.fix}
     write_json(folder / f"{target}.result.json", result)
 
 
@@ -88,7 +88,7 @@ def convert(program: Program, folder: Path, target: str, request: dict[str, Any]
         )
         checks = converter.check(building, manifest)
         if program.precision is Precision.INT8 or program is not original:
-            checks["qparams"] = _check_grids(program, converter, manifest, building)
+            checks["qparams"] = _check_qparams(program, converter, manifest, building)
         if program.precision is not Precision.FP32 or converted.compression:
             checks["fp32 twin"] = _check_graph(original, converter, options, manifest, folder)
         if manifest.dynamic_batch:
@@ -159,9 +159,9 @@ def _describe(
     )
 
 
-def save_references(folder: Path, references: list[Reference], probes: np.ndarray, answers: np.ndarray) -> None:
-    """Pictures with the checkpoint's logits, and random probes (N, 3, H, W) with theirs, for the workers."""
-    arrays = {"probes": probes, "answers": answers}
+def save_references(folder: Path, references: list[Reference], probes: np.ndarray, outputs: np.ndarray) -> None:
+    """Images with the checkpoint's logits, and random probes (N, 3, H, W) with theirs, for the workers."""
+    arrays = {"probes": probes, "answers": outputs}
     for reference in references:
         for part in ("pixels", "tensor", "logits"):
             arrays[f"{reference.name}.{part}"] = getattr(reference, part)
@@ -175,11 +175,11 @@ def _rounded(program: Program, folder: Path) -> tuple[Program, Path]:
     rounded = rounded_program(program)
     with np.load(folder / "references.npz") as arrays:
         probes = arrays["probes"]
-    answer = runner(rounded)
-    references = [dataclasses.replace(known, logits=answer(known.tensor)) for known in _references(folder)]
+    output = runner(rounded)
+    references = [dataclasses.replace(known, logits=output(known.tensor)) for known in _references(folder)]
     answering = folder / f"{program.provenance['kernels']}-rounded-{os.getpid()}"
     answering.mkdir()
-    save_references(answering, references, probes, answer(probes))
+    save_references(answering, references, probes, output(probes))
     return rounded, answering
 
 
@@ -203,10 +203,10 @@ def _execute(artifact: Artifact, folder: Path) -> Parity:
         return Parity(False, manifest.target, reason=reason.message)
     try:
         with np.load(folder / "references.npz") as arrays:
-            probes, answers = arrays["probes"], arrays["answers"]
+            probes, outputs = arrays["probes"], arrays["answers"]
         references = _references(folder)
         tensors = np.concatenate([probes, *(r.tensor for r in references)])
-        expected = np.concatenate([answers, *(r.logits for r in references)])
+        expected = np.concatenate([outputs, *(r.logits for r in references)])
         sizes = batch_sizes(manifest)
         actual = np.concatenate([artifact.run(tensors, session=session, batch=size) for size in sizes])
         expected = np.concatenate([expected] * len(sizes))
@@ -221,7 +221,7 @@ def _look_at(artifact: Artifact) -> str:
     if audit.faults:
         raise errors.ConversionError(
             f"{artifact.name} would be wrong on phones: {'; '.join(audit.faults)}",
-            hint="write those modules as plain arithmetic, convolutions and matrix products, and report the model",
+            fix="write those modules as plain arithmetic, convolutions and matrix products, and report the model",
         )
     return audit.summary
 
@@ -235,15 +235,15 @@ def _run_as_phones(artifact: Artifact, child: Child) -> tuple[Executed, ...]:
     return execution.rows
 
 
-def _check_grids(program: Program, converter: Converter, manifest: Manifest, building: Path) -> str:
+def _check_qparams(program: Program, converter: Converter, manifest: Manifest, building: Path) -> str:
     """The file must hold the program's weights and grids to the bit. Raises ParityError naming what differs."""
-    from edgevit.quantization.expected_qparams import program_grids
+    from edgevit.quantization.expected_qparams import program_qparams
 
-    comparison = compare_grids(converter.read_grids(building, manifest), program_grids(program.exported))
+    comparison = compare_qparams(converter.read_qparams(building, manifest), program_qparams(program.exported))
     if not comparison.equal:
         raise errors.ParityError(
             f"{manifest.name} does not hold the scales of its checkpoint: {comparison.summary()}",
-            hint="do not ship it; report the model",
+            fix="do not ship it; report the model",
         )
     return comparison.summary()
 
@@ -255,14 +255,14 @@ def _check_graph(program: Program, converter: Converter, options: Any, manifest:
     The twin is thrown away; what it showed goes into the manifest's checks.
     """
     if program.precision is Precision.INT8:
-        folder = folder / TWIN
+        folder = folder / FP32_REFERENCE
         program = load_program(folder / program_name(converter))
     program = dataclasses.replace(program, precision=Precision.FP32)
     options = dataclasses.replace(options, **{field.name: field.default for field in _numeric(options)})
     with tempfile.TemporaryDirectory(prefix="edgevit-twin-") as temporary:
         converted = converter.convert(program, options, Path(temporary))
-        twin = dataclasses.replace(manifest, precision=Precision.FP32, entry=converted.entry, compression="")
-        parity = _execute(Artifact(Path(temporary), twin), folder)
+        fp32_reference = dataclasses.replace(manifest, precision=Precision.FP32, entry=converted.entry, compression="")
+        parity = _execute(Artifact(Path(temporary), fp32_reference), folder)
     check_parity(parity, TOLERANCES[Precision.FP32], f"the fp32 twin of {manifest.name}")
     return describe_parity(parity)
 

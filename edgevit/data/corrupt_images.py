@@ -8,7 +8,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from edgevit.data.datasets import ImageSet, LabelledSet
+from edgevit.data.datasets import ImageSet, LabelledDataset
 from edgevit.data.image_folders import ImageFiles
 from edgevit.data.image_io import read_image
 from edgevit.errors import UsageError
@@ -21,38 +21,38 @@ _SHARE = 0.01  # of a large one
 _NAMED = 5  # files that an error names
 
 
-def readable(pictures: LabelledSet) -> LabelledSet:
+def readable(images: LabelledDataset) -> LabelledDataset:
     """The set without the files that cannot be decoded; what is in memory is returned as it is.
 
     Every file is decoded once, on all cores, so that counts are true from the start and nothing stops a long run. Each
     file left out is a warning with its name and reason, and `skipped` counts them.
     Raises UsageError with the count and the first names for more than 3 files and 1 %, and for a class left empty.
     """
-    if not isinstance(pictures.images, ImageFiles):
-        return pictures
-    paths = pictures.images.paths
-    with stage("check", data=pictures.name, pictures=len(paths)) as running, ThreadPoolExecutor(os.cpu_count()) as pool:
+    if not isinstance(images.images, ImageFiles):
+        return images
+    paths = images.images.paths
+    with stage("check", data=images.name, images=len(paths)) as running, ThreadPoolExecutor(os.cpu_count()) as pool:
         reasons = list(pool.map(_damage, paths))
         damaged = {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
         running.result = f"{len(damaged)} cannot be read" if damaged else "all can be read"
     if not damaged:
-        return pictures
+        return images
     for reason in list(damaged.values())[: _limit(len(paths))]:
         log.warning("WARNING   skipped: %s", reason)
     if len(damaged) > _limit(len(paths)):
         named = ", ".join(map(str, list(damaged)[:_NAMED])) + (", ..." if len(damaged) > _NAMED else "")
         raise UsageError(
-            f"{len(damaged)} of {len(paths)} images in {pictures.name} cannot be read: {named}",
-            hint=f"copy them again or remove them; up to {_limit(len(paths))} would be skipped",
+            f"{len(damaged)} of {len(paths)} images in {images.name} cannot be read: {named}",
+            fix=f"copy them again or remove them; up to {_limit(len(paths))} would be skipped",
         )
-    kept = pictures.subset([index for index, reason in enumerate(reasons) if not reason])
-    _require_all_classes(pictures, kept)
+    kept = images.subset([index for index, reason in enumerate(reasons) if not reason])
+    _require_all_classes(images, kept)
     return dataclasses.replace(kept, skipped=len(damaged))
 
 
-def spread(pictures: LabelledSet, count: int) -> LabelledSet:
-    """Up to `count` pictures, evenly spread over the set."""
-    return pictures.subset(spread_indices(len(pictures), count))
+def spread(images: LabelledDataset, count: int) -> LabelledDataset:
+    """Up to `count` images, evenly spread over the set."""
+    return images.subset(spread_indices(len(images), count))
 
 
 def spread_indices(length: int, count: int) -> list[int]:
@@ -65,10 +65,10 @@ def _limit(count: int) -> int:
     return max(_FEW, int(_SHARE * count))
 
 
-def _require_all_classes(pictures: LabelledSet, kept: LabelledSet) -> None:
-    if isinstance(pictures, ImageSet) and (lost := set(pictures.targets.tolist()) - set(kept.targets.tolist())):
-        named = ", ".join(pictures.labels[target] for target in sorted(lost))
-        raise UsageError(f"no image of class {named} in {pictures.name} can be read", hint="copy them again")
+def _require_all_classes(images: LabelledDataset, kept: LabelledDataset) -> None:
+    if isinstance(images, ImageSet) and (lost := set(images.targets.tolist()) - set(kept.targets.tolist())):
+        named = ", ".join(images.labels[target] for target in sorted(lost))
+        raise UsageError(f"no image of class {named} in {images.name} can be read", fix="copy them again")
 
 
 def _damage(path: Path) -> str:

@@ -20,7 +20,7 @@ from edgevit.spec import Preprocess, Task
 
 DIGITS, PHOTOS, TILES = "digits", "photos", "tiles"
 SPLITS = ("train", "test")
-_TRUTHS = {Task.CLASSIFY: "a class per picture", Task.SEGMENT: "a class per pixel"}
+_TARGETS = {Task.CLASSIFY: "a class per image", Task.SEGMENT: "a class per pixel"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.targets):
-            raise UsageError(f"{self.name}: {len(self.images)} images, {len(self.targets)} targets", hint="pair them")
+            raise UsageError(f"{self.name}: {len(self.images)} images, {len(self.targets)} targets", fix="pair them")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -52,27 +52,27 @@ class ImageSet:
             return dataclasses.replace(self, images=images.subset(indices), targets=targets)
         return dataclasses.replace(self, images=tuple(images[i] for i in indices), targets=targets)
 
-    def truth(self, index: int, contract: Preprocess) -> np.ndarray:
+    def target(self, index: int, contract: Preprocess) -> np.ndarray:
         """The class of one image, an int64 scalar; preprocessing does not change it."""
         return np.asarray(self.targets[index], np.int64)
 
 
-LabelledSet = ImageSet | MaskSet
+LabelledDataset = ImageSet | MaskSet
 
 
-def require_task(task: Task, pictures: LabelledSet, model: str) -> None:
-    """Raise UsageError for pictures whose truth is not what a model of this task answers."""
-    if pictures.task is not task:
-        have, does = (_TRUTHS[one] for one in (pictures.task, task))
-        raise UsageError(f"{pictures.name} has {have}, {model} answers {does}", hint=f"give pictures with {does}")
+def require_task(task: Task, images: LabelledDataset, model: str) -> None:
+    """Raise UsageError for images whose truth is not what a model of this task answers."""
+    if images.task is not task:
+        have, does = (_TARGETS[one] for one in (images.task, task))
+        raise UsageError(f"{images.name} has {have}, {model} answers {does}", fix=f"give images with {does}")
 
 
-def truths(pictures: LabelledSet, contract: Preprocess) -> np.ndarray:
-    """The truth about all pictures as a network sees them: int64 (N,), or masks uint8 (N, crop H, crop W)."""
-    return np.stack([pictures.truth(index, contract) for index in range(len(pictures))])
+def targets(images: LabelledDataset, contract: Preprocess) -> np.ndarray:
+    """The truth about all images as a network sees them: int64 (N,), or masks uint8 (N, crop H, crop W)."""
+    return np.stack([images.target(index, contract) for index in range(len(images))])
 
 
-def open_imageset(source: str, split: str) -> LabelledSet:
+def open_dataset(source: str, split: str) -> LabelledDataset:
     """The "train" or "test" part of "digits", "photos", "tiles" or a folder.
 
     A folder has train/ and test/ (or val/), each with one subfolder per class, or each with images/ and masks/ (see
@@ -88,13 +88,13 @@ def open_imageset(source: str, split: str) -> LabelledSet:
         if folder.is_dir():
             raise UsageError(
                 f'"{source}" is a bundled set and a folder here',
-                hint=f"write ./{source} for the folder, or start from elsewhere for the bundled set",
+                fix=f"write ./{source} for the folder, or start from elsewhere for the bundled set",
             )
         return BUNDLED[source](split)
     if not folder.is_dir():
         names = ", ".join(f'"{name}"' for name in BUNDLED)
         raise UsageError(
-            f"no data at {source}", hint=f"give {names} or a folder with one subfolder per class, or images/ and masks/"
+            f"no data at {source}", fix=f"give {names} or a folder with one subfolder per class, or images/ and masks/"
         )
     train, test = split_folders(folder)
     if train == test:
@@ -135,7 +135,7 @@ def _require_same_classes(folder: Path, train: Path, test: Path) -> None:
     if only_one_side:
         raise UsageError(
             f"{folder}: {train.name}/ and {test.name}/ differ in classes {', '.join(sorted(only_one_side))}",
-            hint="give both the same class folders",
+            fix="give both the same class folders",
         )
 
 
@@ -155,5 +155,5 @@ def _folder(folder: Path, *, name: str) -> ImageSet:
 def _class_folders(folder: Path) -> list[Path]:
     folders = subfolders(folder)
     if not folders:
-        raise UsageError(f"{folder} has no class folders", hint="put the images into one subfolder per class")
+        raise UsageError(f"{folder} has no class folders", fix="put the images into one subfolder per class")
     return folders

@@ -1,4 +1,4 @@
-"""Folders of pictures: which part serves which split, and the files in them."""
+"""Folders of images: which part serves which split, and the files in them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def split_folders(folder: Path) -> tuple[Path, Path]:
         return folder, folder
     if not train.is_dir() or test is None:
         missing = "train/" if test else "test/ or val/"
-        raise UsageError(f"{folder} has no {missing}", hint="make both train/ and test/, or neither")
+        raise UsageError(f"{folder} has no {missing}", fix="make both train/ and test/, or neither")
     return train, test
 
 
@@ -64,7 +64,7 @@ def image_files(folder: Path, what: str, suffixes: frozenset[str] = IMAGE_SUFFIX
     for path in files:
         if path.suffix.lower() not in suffixes:
             known = " ".join(sorted(suffixes))
-            raise UsageError(f"{path} is not an image file", hint=f"move it away; images here end in {known}")
+            raise UsageError(f"{path} is not an image file", fix=f"move it away; images here end in {known}")
     if not files:
-        raise UsageError(f"{what} {folder} has no images", hint="add images or remove the folder")
+        raise UsageError(f"{what} {folder} has no images", fix="add images or remove the folder")
     return files

@@ -58,7 +58,7 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
     with _opened(path, ("PNG",)) as image:
         if image.mode not in _MASK_MODES:
             raise UsageError(
-                f"mask {path} has {image.mode} pixels", hint="save class indices as 8-bit grey or palette PNG"
+                f"mask {path} has {image.mode} pixels", fix="save class indices as 8-bit grey or palette PNG"
             )
         image.load()
         return np.array(image, np.uint8)
@@ -76,7 +76,7 @@ def as_rgb(image: ImageSource) -> np.ndarray:
             return _rgb_of(image, "the image")
     if isinstance(image, (str, os.PathLike)):
         return read_image(image)
-    raise UsageError(f"{type(image).__name__} is not an image", hint="give a path, a Pillow image or a uint8 array")
+    raise UsageError(f"{type(image).__name__} is not an image", fix="give a path, a Pillow image or a uint8 array")
 
 
 def orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -85,7 +85,7 @@ def orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
     The tag says where row 0 and column 0 of the stored pixels belong; 5-8 swap height and width.
     """
     if orientation not in range(1, 9):
-        raise UsageError(f"EXIF orientation {orientation}", hint="it is a number from 1 to 8")
+        raise UsageError(f"EXIF orientation {orientation}", fix="it is a number from 1 to 8")
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -118,27 +118,27 @@ def _naming(name: Path | str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise UsageError(f"no image at {name}", hint="check the path") from error
+        raise UsageError(f"no image at {name}", fix="check the path") from error
     except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        raise UsageError(f"cannot open {name}: {error.strerror}", hint="give a readable image file") from error
+        raise UsageError(f"cannot open {name}: {error.strerror}", fix="give a readable image file") from error
     except UnidentifiedImageError as error:
-        raise UsageError(f"{name} is not an image this tool reads", hint=_SAVE_AS) from error
+        raise UsageError(f"{name} is not an image this tool reads", fix=_SAVE_AS) from error
     except Image.DecompressionBombError as error:
         limit = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
-        raise UsageError(f"{name} has more than {limit}", hint="scale it down first") from error
+        raise UsageError(f"{name} has more than {limit}", fix="scale it down first") from error
     except _DAMAGE as error:
-        raise UsageError(f"{name} is damaged or cut short: {error}", hint="copy or download it again") from error
+        raise UsageError(f"{name} is damaged or cut short: {error}", fix="copy or download it again") from error
 
 
 def _rgb_of(image: Image.Image, name: str) -> np.ndarray:
     """L0 pixels of an opened Pillow image; refuses what cannot become 8-bit RGB without a choice of colours."""
     if image.mode not in _MODES or _is_deep(image):
         kind = "more than 8 bits per channel" if _is_deep(image) else f"{image.mode} pixels"
-        raise UsageError(f"{name} has {kind}; only 8-bit grey, palette and RGB are read", hint=_SAVE_AS)
+        raise UsageError(f"{name} has {kind}; only 8-bit grey, palette and RGB are read", fix=_SAVE_AS)
     # Pillow turns TIFFs upright while loading and drops their tag: ask for the orientation only afterwards.
     image.load()
     orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    if orientation not in range(1, 9):  # readers of a nonsense tag show the picture as it is stored
+    if orientation not in range(1, 9):  # readers of a nonsense tag show the image as it is stored
         orientation = 1
     if image.has_transparency_data:
         pixels = composite_on_white(np.asarray(image.convert("RGBA")))
@@ -164,12 +164,12 @@ def _rgb_of_array(pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.size == 0:
         raise UsageError(
             f"array {pixels.dtype} {pixels.shape} is not an image",
-            hint="give uint8 values 0-255 of shape (H, W), (H, W, 3) or (H, W, 4)",
+            fix="give uint8 values 0-255 of shape (H, W), (H, W, 3) or (H, W, 4)",
         )
     if pixels.ndim == 2:
         return np.repeat(pixels[..., None], 3, axis=2)
     if channels == 4:
         return composite_on_white(pixels)
     if channels != 3:
-        raise UsageError(f"array {pixels.shape} has {channels} channels", hint="use 3 (RGB) or 4 (RGBA), channels last")
+        raise UsageError(f"array {pixels.shape} has {channels} channels", fix="use 3 (RGB) or 4 (RGBA), channels last")
     return pixels

@@ -13,8 +13,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
         lines = path.read_text(encoding="utf-8").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"cannot read labels {path}: {error}", hint="give a UTF-8 text file, one label a line"
+            f"cannot read labels {path}: {error}", fix="give a UTF-8 text file, one label a line"
         ) from error
     if not lines:
-        raise UsageError(f"labels {path} is empty", hint="write one label a line")
+        raise UsageError(f"labels {path} is empty", fix="write one label a line")
     return tuple(line.strip() for line in lines)

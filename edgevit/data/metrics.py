@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgevit.data.postprocess import VOID
+from edgevit.data.postprocess import IGNORE_INDEX
 from edgevit.spec import Task
 
 TOP1, MIOU, DICE = "top-1", "mIoU", "Dice"
@@ -16,7 +16,7 @@ METRICS: dict[Task, tuple[str, ...]] = {Task.CLASSIFY: (TOP1,), Task.SEGMENT: (M
 
 
 def classes_of(logits: np.ndarray) -> np.ndarray:
-    """The class that answers (N, classes, ...) give to each picture or pixel: int64 (N, ...), ties to the lower one.
+    """The class that answers (N, classes, ...) give to each image or pixel: int64 (N, ...), ties to the lower one.
 
     A map of one class is foreground (1) where it is positive.
     """
@@ -26,28 +26,28 @@ def classes_of(logits: np.ndarray) -> np.ndarray:
 
 
 def agreement(one: np.ndarray, other: np.ndarray) -> float:
-    """Share of pictures, or of pixels, to which two sets of answers (N, classes, ...) give the same class."""
+    """Share of images, or of pixels, to which two sets of answers (N, classes, ...) give the same class."""
     return float((classes_of(one) == classes_of(other)).mean())
 
 
-def score(logits: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+def score(logits: np.ndarray, target: np.ndarray) -> dict[str, float]:
     """The scores of answers by name, each 0 to 1, the one that the task is judged by first.
 
     logits (N, classes) with truth (N,): top-1. logits (N, classes, H, W) with masks (N, H, W): mean IoU and mean Dice
     over the classes that occur, of all pixels together.
     """
-    if truth.ndim == 1:
-        return {TOP1: float((classes_of(logits) == truth).mean())}
-    return overlap_scores(confusion(logits, truth).sum(axis=0))
+    if target.ndim == 1:
+        return {TOP1: float((classes_of(logits) == target).mean())}
+    return overlap_scores(confusion(logits, target).sum(axis=0))
 
 
 def confusion(logits: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Pixels of each picture by true class and answer: int64 (N, C, C); pixels to ignore do not count."""
+    """Pixels of each image by true class and answer: int64 (N, C, C); pixels to ignore do not count."""
     count = max(2, logits.shape[1])
     tables = []
-    for answer, mask in zip(classes_of(logits), masks, strict=True):
-        counted = mask != VOID
-        cells = mask[counted].astype(np.int64) * count + answer[counted]
+    for output, mask in zip(classes_of(logits), masks, strict=True):
+        counted = mask != IGNORE_INDEX
+        cells = mask[counted].astype(np.int64) * count + output[counted]
         tables.append(np.bincount(cells, minlength=count * count).reshape(count, count))
     return np.stack(tables)
 

@@ -1,4 +1,4 @@
-"""Logits to what a person reads: labels with probabilities, masks, pictures. Exact in Python, Kotlin and Swift.
+"""Logits to what a person reads: labels with probabilities, masks, images. Exact in Python, Kotlin and Swift.
 
 Ties always go to the lower index, and only softmax rounds (1e-6 between languages).
 """
@@ -18,7 +18,7 @@ from edgevit.data.preprocess import Geometry
 from edgevit.errors import UsageError
 from edgevit.infra.files import write_bytes
 
-VOID = 255  # mask value of pixels without a class: never seen by the model, or neither learned nor scored
+IGNORE_INDEX = 255  # mask value of pixels without a class: never seen by the model, or neither learned nor scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def top_k(scores: np.ndarray, k: int) -> np.ndarray:
     """Indices of the k highest of scores (N,), best first, ties to the lower index; all of them if k > N."""
     if k < 1:
-        raise UsageError(f"top {k} of {len(scores)} classes", hint="ask for at least 1")
+        raise UsageError(f"top {k} of {len(scores)} classes", fix="ask for at least 1")
     return np.argsort(-scores.astype(np.float64), kind="stable")[:k]
 
 
@@ -53,7 +53,7 @@ def classify(logits: np.ndarray, labels: Sequence[str], k: int = 5) -> list[Pred
     """
     scores = logits.reshape(-1)
     if len(scores) != len(labels):
-        raise UsageError(f"{len(scores)} scores for {len(labels)} labels", hint="use the labels of the training")
+        raise UsageError(f"{len(scores)} scores for {len(labels)} labels", fix="use the labels of the training")
     _require_finite(scores)
     probabilities = softmax(scores)
     return [Prediction(labels[index], int(index), float(probabilities[index])) for index in top_k(scores, k)]
@@ -64,8 +64,10 @@ def segment_mask(logits: np.ndarray) -> np.ndarray:
 
     Raises UsageError for more than 255 classes (255 is void) or logits that are not finite.
     """
-    if logits.ndim != 4 or logits.shape[0] != 1 or not 1 <= logits.shape[1] <= VOID:
-        raise UsageError(f"logits {logits.shape} are not one mask", hint=f"give (1, classes, H, W), classes <= {VOID}")
+    if logits.ndim != 4 or logits.shape[0] != 1 or not 1 <= logits.shape[1] <= IGNORE_INDEX:
+        raise UsageError(
+            f"logits {logits.shape} are not one mask", fix=f"give (1, classes, H, W), classes <= {IGNORE_INDEX}"
+        )
     _require_finite(logits)
     if logits.shape[1] == 1:
         return (logits[0, 0] > 0).astype(np.uint8)
@@ -88,7 +90,7 @@ def mask_on_photo(mask: np.ndarray, geometry: Geometry, photo_hw: tuple[int, int
     crop = enlarge_nearest(mask, (geometry.height, geometry.width))
     seen = (rows >= 0)[:, None] & (columns >= 0)
     # Lines outside have index -1, which reads the last line of the crop; `seen` replaces what it read.
-    return np.where(seen, crop[rows[:, None], columns], np.uint8(VOID))
+    return np.where(seen, crop[rows[:, None], columns], np.uint8(IGNORE_INDEX))
 
 
 def overlay(photo: np.ndarray, mask: np.ndarray, *, clear: Collection[int] = ()) -> np.ndarray:
@@ -97,9 +99,9 @@ def overlay(photo: np.ndarray, mask: np.ndarray, *, clear: Collection[int] = ())
     Void and the classes in `clear` stay as they were; the colour of class 0 is black.
     """
     if photo.shape[:2] != mask.shape:
-        raise UsageError(f"mask {mask.shape} for a photo {photo.shape[:2]}", hint="bring it to size with mask_on_photo")
+        raise UsageError(f"mask {mask.shape} for a photo {photo.shape[:2]}", fix="bring it to size with mask_on_photo")
     blended = (photo.astype(np.uint16) + palette()[mask]) // 2
-    untouched = np.isin(mask, [VOID, *clear])
+    untouched = np.isin(mask, [IGNORE_INDEX, *clear])
     return np.where(untouched[..., None], photo, blended.astype(np.uint8))
 
 
@@ -131,4 +133,4 @@ def _crop_lines(photo_lines: int, resized: int, start: int, length: int) -> np.n
 def _require_finite(logits: np.ndarray) -> None:
     bad = int(np.count_nonzero(~np.isfinite(logits)))
     if bad:
-        raise UsageError(f"{bad} of {logits.size} logits are NaN or infinite", hint="check checkpoint and precision")
+        raise UsageError(f"{bad} of {logits.size} logits are NaN or infinite", fix="check checkpoint and precision")

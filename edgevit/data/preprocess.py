@@ -82,7 +82,7 @@ def geometry(height: int, width: int, spec: Preprocess) -> Geometry:
 def resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     """(height, width) with the short side at short_side and the long side rounded down."""
     if min(height, width, short_side) < 1:
-        raise UsageError(f"cannot resize {height}x{width} to {short_side}", hint="sizes start at 1 pixel")
+        raise UsageError(f"cannot resize {height}x{width} to {short_side}", fix="sizes start at 1 pixel")
     if height <= width:
         return short_side, short_side * width // height
     return short_side * height // width, short_side
@@ -127,7 +127,7 @@ def axis_taps(n: int, m: int, interpolation: Interpolation, *, window: tuple[int
     """
     start, stop = window or (0, m)
     if min(n, m) < 1 or not 0 <= start < stop <= m:
-        raise UsageError(f"cannot resize {n} lines to {start}:{stop} of {m}", hint="sizes start at 1 pixel")
+        raise UsageError(f"cannot resize {n} lines to {start}:{stop} of {m}", fix="sizes start at 1 pixel")
     outputs = np.arange(start, stop)
     if n == m:  # the pass is skipped: each line is its own only source
         return AxisTaps(outputs[:, None], np.full((len(outputs), 1), 1 << _FIXED_BITS, np.int32))
@@ -166,25 +166,25 @@ def to_tensor(pixels: np.ndarray, table: np.ndarray, layout: Layout) -> np.ndarr
         return planes[None]
     if layout is Layout.NHWC:
         return np.ascontiguousarray(planes.transpose(1, 2, 0))[None]
-    raise UsageError(f"an image has no {layout} layout", hint="use NCHW or NHWC")
+    raise UsageError(f"an image has no {layout} layout", fix="use NCHW or NHWC")
 
 
 def to_pixels(tensor: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """The picture that `to_tensor` made (1, 3, H, W) of: uint8 (H, W, 3). UsageError for a value that is no byte's."""
+    """The image that `to_tensor` made (1, 3, H, W) of: uint8 (H, W, 3). UsageError for a value that is no byte's."""
     pixels = np.empty((*tensor.shape[2:], 3), np.uint8)
     for channel in range(3):
         entries, plane = table[channel], tensor[0, channel]
         borders = (entries[1:] + entries[:-1]) / 2
         pixels[..., channel] = np.searchsorted(borders, plane)
         if not np.abs(entries[pixels[..., channel]] - plane).max() <= 1e-5:
-            raise UsageError("the artifact takes pictures, and this tensor is none", hint="give an image")
+            raise UsageError("the artifact takes images, and this tensor is none", fix="give an image")
     return pixels
 
 
 def quantize_tensor(value: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
     """float32 -> int8 of the same shape: value / scale in float32, halves to even, plus zero_point, clamped."""
     if not scale > 0:
-        raise QuantizationError(f"scale {scale} is not positive", hint="calibrate on more samples")
+        raise QuantizationError(f"scale {scale} is not positive", fix="calibrate on more samples")
     steps = np.rint(value.astype(np.float32) / np.float32(scale))
     return np.clip(steps + zero_point, -128, 127).astype(np.int8)
 

@@ -13,7 +13,7 @@ import numpy as np
 from edgevit.data.image_folders import ImageFiles, image_files, split_folders, subfolders
 from edgevit.data.image_io import image_size, read_mask
 from edgevit.data.labels import read_labels
-from edgevit.data.postprocess import VOID
+from edgevit.data.postprocess import IGNORE_INDEX
 from edgevit.data.preprocess import preprocess_mask
 from edgevit.errors import UsageError
 from edgevit.spec import Preprocess, Task
@@ -38,7 +38,7 @@ class MaskSet:
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.masks):
-            raise UsageError(f"{self.name}: {len(self.images)} images, {len(self.masks)} masks", hint="pair them")
+            raise UsageError(f"{self.name}: {len(self.images)} images, {len(self.masks)} masks", fix="pair them")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -51,7 +51,7 @@ class MaskSet:
         )
         return dataclasses.replace(self, images=images, masks=masks)
 
-    def truth(self, index: int, contract: Preprocess) -> np.ndarray:
+    def target(self, index: int, contract: Preprocess) -> np.ndarray:
         """The mask of one image as the network sees it: uint8 (crop H, crop W)."""
         return preprocess_mask(self.masks[index], contract)
 
@@ -103,13 +103,13 @@ def _pairs(part: Path) -> tuple[list[Path], list[Path]]:
     """The image and the mask files of a split, paired by stem."""
     for kind in (_IMAGES, _MASKS):
         if not (part / kind).is_dir():
-            raise UsageError(f"{part} has no {kind}/", hint="put pictures into images/ and their masks into masks/")
+            raise UsageError(f"{part} has no {kind}/", fix="put images into images/ and their masks into masks/")
     images = _by_stem(image_files(part / _IMAGES, "folder"))
     masks = _by_stem(image_files(part / _MASKS, "folder", frozenset({".png"})))
     for alone, kind in ((images.keys() - masks.keys(), "mask"), (masks.keys() - images.keys(), "image")):
         if alone:
             listed = ", ".join(sorted(alone)[:_NAMED]) + (", ..." if len(alone) > _NAMED else "")
-            raise UsageError(f"{part}: no {kind} for {listed}", hint="give each image the mask of the same name")
+            raise UsageError(f"{part}: no {kind} for {listed}", fix="give each image the mask of the same name")
     return list(images.values()), [masks[stem] for stem in images]
 
 
@@ -118,7 +118,7 @@ def _by_stem(paths: list[Path]) -> dict[str, Path]:
     for path in paths:
         if path.stem in found:
             raise UsageError(
-                f"{path} and {found[path.stem].name} have the same name", hint="give each image one of its own"
+                f"{path} and {found[path.stem].name} have the same name", fix="give each image one of its own"
             )
         found[path.stem] = path
     return found
@@ -127,11 +127,11 @@ def _by_stem(paths: list[Path]) -> dict[str, Path]:
 def _largest(path: Path, labels: tuple[str, ...] | None) -> int:
     """The largest class in a mask file, 0 if there is none."""
     values = np.unique(read_mask(path))
-    classes = values[values != VOID]
+    classes = values[values != IGNORE_INDEX]
     if labels is not None and (classes >= len(labels)).any():
         raise UsageError(
             f"{path} has the value {classes.max()}, which is none of {len(labels)} classes",
-            hint=f"use 0 to {len(labels) - 1} as labels.txt counts, and {VOID} for pixels to ignore",
+            fix=f"use 0 to {len(labels) - 1} as labels.txt counts, and {IGNORE_INDEX} for pixels to ignore",
         )
     return int(classes.max(initial=0))
 
@@ -145,5 +145,5 @@ def _require_same_size(image: Path, mask: Path) -> None:
     if (height, width) != (mask_height, mask_width):
         raise UsageError(
             f"{mask} is {mask_width}x{mask_height}, {image.name} {width}x{height}",
-            hint="save the mask in the size of its upright image",
+            fix="save the mask in the size of its upright image",
         )

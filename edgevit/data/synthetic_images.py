@@ -1,22 +1,22 @@
-"""Two sample pictures made by integer arithmetic: every artifact carries them as golden inputs."""
+"""Two sample images made by integer arithmetic: every artifact carries them as golden inputs."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def sample_pictures() -> dict[str, np.ndarray]:
-    """Name -> uint8 RGB (H, W, 3): a landscape and an upright picture, of odd sizes, the same on every machine."""
-    return {"landscape": _picture(height=243, width=325), "portrait": _picture(height=389, width=251)}
+def sample_images() -> dict[str, np.ndarray]:
+    """Name -> uint8 RGB (H, W, 3): a landscape and an upright image, of odd sizes, the same on every machine."""
+    return {"landscape": _image(height=243, width=325), "portrait": _image(height=389, width=251)}
 
 
-def noise_picture(height: int, width: int, seed: int) -> np.ndarray:
+def noise_image(height: int, width: int, seed: int) -> np.ndarray:
     """Independent random bytes, uint8 RGB (H, W, 3), the same for the same seed."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def _picture(height: int, width: int) -> np.ndarray:
-    """Gradients, a checkerboard and rings: smooth parts, sharp edges and fine texture in one picture."""
+def _image(height: int, width: int) -> np.ndarray:
+    """Gradients, a checkerboard and rings: smooth parts, sharp edges and fine texture in one image."""
     y, x = np.mgrid[0:height, 0:width].astype(np.int64)
     red = x * 255 // (width - 1)
     green = y * 255 // (height - 1)
@@ -24,6 +24,6 @@ def _picture(height: int, width: int) -> np.ndarray:
     squared_radius = (x - width // 3) ** 2 + (y - height // 2) ** 2
     ring = (squared_radius // 900) % 2 == 0
     inside = squared_radius < (min(height, width) // 3) ** 2
-    picture = np.stack([red, green, blue], axis=-1)
-    picture[inside & ring] = picture[inside & ring] // 2 + 110
-    return picture.astype(np.uint8)
+    image = np.stack([red, green, blue], axis=-1)
+    image[inside & ring] = image[inside & ring] // 2 + 110
+    return image.astype(np.uint8)

@@ -6,7 +6,7 @@ import copy
 import warnings
 from typing import TYPE_CHECKING, Protocol
 
-from edgevit.contract.manifest import DeployStep
+from edgevit.contract.manifest import AppliedPass
 from edgevit.deploy.cost_model import Costs, read_costs
 from edgevit.deploy.passes.decompose_dynamic_conv import COMPUTED_KERNELS
 from edgevit.deploy.passes.decompose_layer_norm import NORM_PRODUCTS
@@ -66,7 +66,7 @@ PASSES: tuple[Pass, ...] = (
 
 def deploy(
     module: nn.Module | ExportedProgram, spec: ModelSpec, passes: tuple[Pass, ...] = PASSES, kernels: str = "xnnpack"
-) -> tuple[fx.GraphModule, tuple[DeployStep, ...]]:
+) -> tuple[fx.GraphModule, tuple[AppliedPass, ...]]:
     """Capture `module` in eval mode and apply `passes` in order; `module` itself is not touched.
 
     module: any network, what torch.export made of it, or what `capture.functional` did. kernels: the kernel library
@@ -91,10 +91,10 @@ def deploy(
             raise ExportError(
                 f"deploy pass {rewrite.name} changed the output of {spec.name} by {error:.1e} (at most "
                 f"{PROBE_TOLERANCE:.0e}); it had rewritten {', '.join(places[:4])}",
-                hint="report this with the model; --no-deploy converts the plain graph",
+                fix="report this with the model; --no-deploy converts the plain graph",
             )
         previous, facts = facts, graph_facts(graph)
-        steps.append(DeployStep(rewrite.name, len(places), error, tuple(dict.fromkeys(places)), previous, facts))
+        steps.append(AppliedPass(rewrite.name, len(places), error, tuple(dict.fromkeys(places)), previous, facts))
         before = after
     return graph_module, tuple(steps)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.export.program import Program
 from edgevit.graph.capture import capture, example_input, is_functional, to_functional
-from edgevit.graph.dynamic_batch import ANSWERS, ON_GRIDS, any_batch
+from edgevit.graph.dynamic_batch import OUTPUTS, QDQ_OPS, any_batch
 from edgevit.spec import ModelSpec, Precision
 
 _EXAMPLE_BATCH = 2  # torch.export takes a size of 1 for a constant
@@ -27,12 +27,12 @@ def export(
 ) -> Program:
     """Capture `module` at the spec's input shapes and turn it into functional inference ops.
 
-    dynamic_batch: for any number of pictures at once; `module` is then a graph that `capture.functional` gave, or a
+    dynamic_batch: for any number of images at once; `module` is then a graph that `capture.functional` gave, or a
     rewrite of it. Raises ExportError if the module cannot be captured or breaks an invariant of Program.
     """
     ready = is_functional(module) and not dynamic_batch
     if dynamic_batch:
-        module = any_batch(module, ON_GRIDS if precision is Precision.INT8 else ANSWERS)
+        module = any_batch(module, QDQ_OPS if precision is Precision.INT8 else OUTPUTS)
     sizes = ((_EXAMPLE_BATCH, *tensor.shape[1:]) if dynamic_batch else tensor.shape for tensor in spec.inputs)
     inputs = tuple(example_input(shape) for shape in sizes)
     captured = capture(module, inputs, spec.name, dynamic_batch=dynamic_batch)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 MAX_RANK = 5
-_BATCH_RANK = MAX_RANK + 1  # the pictures may need an axis of their own; servers' runtimes take any rank
+_BATCH_RANK = MAX_RANK + 1  # the images may need an axis of their own; servers' runtimes take any rank
 _TRAINING_OPS = ("dropout", "bernoulli", "rand", "_native_batch_norm_legit.", "fake_quantize")
 
 
@@ -28,7 +28,7 @@ _TRAINING_OPS = ("dropout", "bernoulli", "rand", "_native_batch_norm_legit.", "f
 class Program:
     """Functional ATen graph in float32, eval mode, named NCHW inputs and outputs.
 
-    Its shapes are static, or all of them follow from the number of pictures, the one symbol, which is the leading axis
+    Its shapes are static, or all of them follow from the number of images, the one symbol, which is the leading axis
     of every input and output (`dynamic_batch`).
 
     Composite ops that the runtimes know (linear, conv2d, gelu, layer_norm, softmax, upsampling) stay whole:
@@ -53,12 +53,12 @@ class Program:
             shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
             raise ExportError(
                 f"{self.spec.name} does not become a program: {shown}",
-                hint="rewrite those modules with float32 tensors of static shape and rank 5 or less",
+                fix="rewrite those modules with float32 tensors of static shape and rank 5 or less",
             )
 
     @property
     def dynamic_batch(self) -> bool:
-        """Whether the graph takes any number of pictures at once."""
+        """Whether the graph takes any number of images at once."""
         return bool(self._batch_symbol())
 
     @property
@@ -67,7 +67,7 @@ class Program:
         return self.exported.example_inputs[0]
 
     def _batch_symbol(self) -> str:
-        """The name of the size that counts pictures, "" if that size is fixed."""
+        """The name of the size that counts images, "" if that size is fixed."""
         first = self.exported.graph_signature.user_inputs[0]
         values = (node.meta["val"] for node in self.exported.graph.nodes if node.name == first)
         size = next(values).shape[0]
@@ -122,7 +122,7 @@ def runner(program: Program) -> Callable[[np.ndarray], np.ndarray]:
 
     def run(tensors: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return torch.cat([module(picture[None]) for picture in torch.from_numpy(tensors)]).numpy()
+            return torch.cat([module(image[None]) for image in torch.from_numpy(tensors)]).numpy()
 
     return run
 

@@ -39,7 +39,7 @@ def capture(
     except Exception as error:  # torch.export raises many unrelated types; each means the same to the user
         raise ExportError(
             f"{name} cannot be captured: {_first_line(error)}",
-            hint="remove Python control flow that depends on tensor values; --debug shows where",
+            fix="remove Python control flow that depends on tensor values; --debug shows where",
         ) from error
 
 

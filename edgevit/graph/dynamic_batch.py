@@ -1,9 +1,9 @@
-"""A graph that was captured for one picture, for any number of them.
+"""A graph that was captured for one image, for any number of them.
 
 Rewrites and token views of a deployed graph count on a batch of one, so where a batch may stand follows from each
 operation. Mostly it is the leading axis of one that a tensor has already: it rides there as long as operations leave
 that axis where it is. Where a view drops it, brings heads in front of it or spreads it, every tensor that depends on
-the picture gets an axis of its own in front, until there is a leading axis of one again.
+the image gets an axis of its own in front, until there is a leading axis of one again.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from edgevit.graph.edit import argument, is_call, shape
 if TYPE_CHECKING:
     from torch import Tensor, fx
 
-# What a batch may differ by from its pictures alone, of the largest answer. Another order of summation may send a
+# What a batch may differ by from its images alone, of the largest answer. Another order of summation may send a
 # value on a grid to its neighbour.
-ANSWERS, ON_GRIDS = 1e-4, 0.1
+OUTPUTS, QDQ_OPS = 1e-4, 0.1
 _AXES = ("dim", "dims", "dim0", "dim1", "start_dim", "end_dim")  # arguments that count axes from the front
 _SIZES = ("size", "shape")
 
 
-def any_batch(one: fx.GraphModule, tolerance: float = ANSWERS) -> fx.GraphModule:
-    """A copy of a graph from one picture (1, 3, S, S) to (1, ...) that maps (N, 3, S, S) to (N, ...).
+def any_batch(one: fx.GraphModule, tolerance: float = OUTPUTS) -> fx.GraphModule:
+    """A copy of a graph from one image (1, 3, S, S) to (1, ...) that maps (N, 3, S, S) to (N, ...).
 
-    Raises ExportError if a batch of two does not give what its pictures give alone, up to `tolerance` of the
+    Raises ExportError if a batch of two does not give what its images give alone, up to `tolerance` of the
     largest answer.
     """
     import torch
@@ -37,8 +37,8 @@ def any_batch(one: fx.GraphModule, tolerance: float = ANSWERS) -> fx.GraphModule
     _Batching(module.graph).run()
     module.graph.lint()
     module.recompile()
-    (picture,) = (node for node in module.graph.nodes if node.op == "placeholder")
-    pair = torch.randn(2, *shape(picture)[1:], generator=torch.Generator().manual_seed(0))
+    (image,) = (node for node in module.graph.nodes if node.op == "placeholder")
+    pair = torch.randn(2, *shape(image)[1:], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         try:
             together = module(pair)
@@ -49,14 +49,14 @@ def any_batch(one: fx.GraphModule, tolerance: float = ANSWERS) -> fx.GraphModule
         raise _cannot("a batch of two gives an answer of another shape")
     error = (together - alone).abs().max() / alone.abs().max().clamp_min(1e-30)
     if not error <= tolerance:
-        raise _cannot("a batch of two gives other answers than its pictures alone")
+        raise _cannot("a batch of two gives other answers than its images alone")
     return module
 
 
 def sum_alone(module: fx.GraphModule) -> None:
-    """Let the sums in a graph of `any_batch` be those of each picture alone, to the bit, in place.
+    """Let the sums in a graph of `any_batch` be those of each image alone, to the bit, in place.
 
-    Kernels add the numbers of several pictures in another order.
+    Kernels add the numbers of several images in another order.
     """
     import torch
 
@@ -83,7 +83,7 @@ def sum_alone(module: fx.GraphModule) -> None:
 
 
 def _each_alone(operation: Any, parted: list[bool], *args: Any, **kwargs: Any) -> Tensor:
-    """An operation on one picture after the other. parted: which of its arguments have pictures in front."""
+    """An operation on one image after the other. parted: which of its arguments have images in front."""
     import torch
 
     count = next(len(arg) for arg, parts in zip(args, parted, strict=True) if parts)
@@ -94,7 +94,7 @@ def _each_alone(operation: Any, parted: list[bool], *args: Any, **kwargs: Any) -
 class _Batching:
     """One walk in execution order.
 
-    `_riding`: nodes whose own leading axis of one counts pictures now, (N, ...) for (1, ...).
+    `_riding`: nodes whose own leading axis of one counts images now, (N, ...) for (1, ...).
     `_fronted`: nodes with one more axis in front, (N, k, ...) for (k, ...).
     """
 
@@ -126,15 +126,15 @@ class _Batching:
                 for result in self._fronted.intersection(node.all_input_nodes):
                     flat = self._before(node, torch.ops.aten.flatten.using_ints, result, 0, 1)
                     node.replace_input_with(result, flat)
-            elif self._depending(node) and "val" in node.meta:  # others assert what is known: types of one picture
+            elif self._depending(node) and "val" in node.meta:  # others assert what is known: types of one image
                 self._rewrite(node)
 
     def _depending(self, node: fx.Node) -> list[fx.Node]:
-        """The sources of a node that depend on the picture."""
+        """The sources of a node that depend on the image."""
         return [source for source in node.all_input_nodes if source in self._riding or source in self._fronted]
 
     def _rewrite(self, node: fx.Node) -> None:
-        """Let a node compute for any number of pictures."""
+        """Let a node compute for any number of images."""
         if is_call(node, *self._views):
             self._view(node)
         elif self._rides(node):
@@ -156,7 +156,7 @@ class _Batching:
         (self._riding if rides else self._fronted).add(node)
 
     def _rides(self, node: fx.Node) -> bool:
-        """Whether the pictures are on the leading axis of all sources, and the operation leaves them there."""
+        """Whether the images are on the leading axis of all sources, and the operation leaves them there."""
         import torch
 
         aten = torch.ops.aten
@@ -201,7 +201,7 @@ class _Batching:
             self._repeat_constants(node, _repeated_on_axis)
 
     def _fold(self, node: fx.Node) -> None:
-        """Several maps per picture, (N, k, C, H, W), are (N * k, C, H, W) to operations on maps."""
+        """Several maps per image, (N, k, C, H, W), are (N * k, C, H, W) to operations on maps."""
         import torch
 
         aten = torch.ops.aten
@@ -214,7 +214,7 @@ class _Batching:
             self._fronted.add(self._behind(result, aten.unflatten.int, 0, [-1, shape(node.args[0].args[0])[0]]))
 
     def _front(self, node: fx.Node) -> None:
-        """Compute with one more axis in front; a leading axis of one takes the pictures over again."""
+        """Compute with one more axis in front; a leading axis of one takes the images over again."""
         import torch
 
         aten = torch.ops.aten
@@ -284,7 +284,7 @@ class _Batching:
                 node.replace_input_with(source, aligned)
 
     def _repeat_constants(self, node: fx.Node, repeated: Any) -> None:
-        """Parts of a concatenation that no picture changes are repeated for each."""
+        """Parts of a concatenation that no image changes are repeated for each."""
         batch = self._depending(node)[0]
         parts = [
             part
@@ -307,7 +307,7 @@ class _Batching:
 
 
 def _rank(node: fx.Node) -> int:
-    """Axes for one picture."""
+    """Axes for one image."""
     return node.meta["val"].dim()
 
 
@@ -337,4 +337,4 @@ def _repeated_on_axis(constant: Tensor, batch: Tensor) -> Tensor:
 
 
 def _cannot(reason: str) -> ExportError:
-    return ExportError(f"the network cannot take several pictures at once: {reason}", hint="report the model")
+    return ExportError(f"the network cannot take several images at once: {reason}", fix="report the model")

@@ -153,7 +153,7 @@ def argument(node: fx.Node, position: int, default: Any) -> Any:
     return node.args[position] if len(node.args) > position else default
 
 
-def only_reader(node: fx.Node) -> fx.Node | None:
+def only_user(node: fx.Node) -> fx.Node | None:
     """The one node that reads this one, None if there are several or none."""
     return next(iter(node.users)) if len(node.users) == 1 else None
 

@@ -21,13 +21,13 @@ _TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST})  # another process put its f
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError while writing `path` into a StorageError: one line with the remedy."""
+    """Turn an OSError while writing `path` into a StorageError: one line with the fix."""
     try:
         yield
     except OSError as error:
         raise StorageError(
             f"cannot write {path}: {error.strerror or error}",
-            hint="free disk space, or choose another folder (--out for results, TMPDIR for temporary files)",
+            fix="free disk space, or choose another folder (--out for results, TMPDIR for temporary files)",
         ) from error
 
 

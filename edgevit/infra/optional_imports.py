@@ -17,7 +17,7 @@ def require(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise MissingDependency(
             f"{extra} needs the Python package {(error.name or module).partition('.')[0]}, which is not installed",
-            hint=f'pip install "edgevit[{extra}]"',
+            fix=f'pip install "edgevit[{extra}]"',
         ) from error
 
 

@@ -74,7 +74,7 @@ def run(
             last = _last_line(_text(stderr))
             raise TimedOut(
                 f"{program} did not end within {timeout_s:g} s" + (f": {last}" if last else ""),
-                hint="raise the time-out, or ask for less",
+                fix="raise the time-out, or ask for less",
             ) from None
         except BaseException:
             _kill_group(process)
@@ -113,7 +113,7 @@ def _start(
         )
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        raise DeviceError(f"cannot start {argv[0]}: {reason}", hint="install the program, or mend its path") from error
+        raise DeviceError(f"cannot start {argv[0]}: {reason}", fix="install the program, or mend its path") from error
 
 
 def _wait(process: subprocess.Popen[bytes], timeout_s: float, stop: threading.Event | None) -> int:

@@ -115,7 +115,7 @@ class Interpreter:
         if not isinstance(data, Mapping):
             return [self.predict(item, state, observe=observe) for item in data]
         if self._states and state is None:
-            raise UsageError("a stateful model needs a state", hint="pass state=interpreter.make_state()")
+            raise UsageError("a stateful model needs a state", fix="pass state=interpreter.make_state()")
         self._iterations = 0  # of all loops
         with torch.inference_mode():
             values: dict[str, Any] = dict(state.slots) if state else {}

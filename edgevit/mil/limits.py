@@ -53,7 +53,7 @@ def require_iterations(count: int) -> None:
     """Raise ContractError once the loops of a prediction have turned too often."""
     if count > MAX_ITERATIONS:
         raise ContractError(
-            f"while_loop: more than {MAX_ITERATIONS} iterations in one prediction", hint="this is no image model"
+            f"while_loop: more than {MAX_ITERATIONS} iterations in one prediction", fix="this is no image model"
         )
 
 
@@ -61,7 +61,7 @@ def _require(elements: float, what: str) -> None:
     if not elements <= MAX_ELEMENTS:  # not a number fails too
         raise ContractError(
             f"{what}: a value of {elements:.3g} elements, at most {MAX_ELEMENTS} are evaluated",
-            hint="convert again; no image model needs this",
+            fix="convert again; no image model needs this",
         )
 
 

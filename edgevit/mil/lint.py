@@ -277,14 +277,14 @@ def _evaluated_ops() -> frozenset[str]:
 def _numbers(view: View) -> Iterator[Finding]:
     """Precision, fp32 islands, casts."""
     floats = [o for o in view.operations if _computes_in(o, _FP16) or _computes_in(o, _FP32)]
-    islands = [o for o in floats if not _computes_in(o, _FP16)] if view.half else []
+    float_fallback = [o for o in floats if not _computes_in(o, _FP16)] if view.half else []
     casts = [o for o in view.operations if o.type == "cast"]
     name = "fp16" if view.half else "fp32"
     yield Finding(Level.INFO, "precision", f"{name}: {len(floats)} floating-point ops, {len(casts)} casts", view.name)
-    if islands:
-        kinds = ", ".join(sorted({operation.type for operation in islands}))
-        message = f"{len(islands)} op(s) compute in fp32 inside an fp16 program: {kinds}"
-        yield Finding(Level.WARNING, "fp32-island", message, view.where(islands))
+    if float_fallback:
+        kinds = ", ".join(sorted({operation.type for operation in float_fallback}))
+        message = f"{len(float_fallback)} op(s) compute in fp32 inside an fp16 program: {kinds}"
+        yield Finding(Level.WARNING, "fp32-island", message, view.where(float_fallback))
     needed = len(view.function.inputs) + len(view.block.outputs)
     if view.half and len(casts) > needed:
         message = f"{len(casts)} casts where {needed} would serve inputs and outputs"
@@ -391,11 +391,11 @@ def _weights(view: View) -> Iterator[Finding]:
 
 
 def _engine(view: View) -> Iterator[Finding]:
-    for hint in HINTS:
-        if hits := [operation for operation in view.operations if hint.applies(operation, view.types)]:
+    for fix in HINTS:
+        if hits := [operation for operation in view.operations if fix.applies(operation, view.types)]:
             kinds = ", ".join(name for name, _ in Counter(hit.type for hit in hits).most_common(4))
-            message = f"{len(hits)} op(s) ({kinds}): {hint.message} (Neural Engine hint: {hint.source})"
-            yield Finding(Level.WARNING, hint.rule, message, view.where(hits))
+            message = f"{len(hits)} op(s) ({kinds}): {fix.message} (Neural Engine hint: {fix.source})"
+            yield Finding(Level.WARNING, fix.rule, message, view.where(hits))
 
 
 # The package against its artifact's manifest.
@@ -430,7 +430,7 @@ def _against_manifest(package: Package, views: list[View], manifest: Manifest) -
 
 
 def _declared(values: Iterable[Message]) -> list[tuple[str, str, tuple[int, ...]]]:
-    """(name, dtype, shape) of each declared feature; of a picture (name, colour order, (height, width))."""
+    """(name, dtype, shape) of each declared feature; of an image (name, colour order, (height, width))."""
     colors = {
         value.name: COLORS.get(value.type.imageType.colorSpace, "")
         for value in values
@@ -448,11 +448,11 @@ def _classified(views: list[View]) -> list[tuple[list[str], str]]:
     """(labels in order, value whose softmax gives their probabilities) of each classify op; "" for anything else."""
     found = []
     for view in views:
-        makers = {output.name: operation for operation in view.operations for output in operation.outputs}
+        producers = {output.name: operation for operation in view.operations for output in operation.outputs}
         for operation in view.operations:
             if operation.type != "classify":
                 continue
-            softmax = makers.get(_source(operation, "probabilities"))
+            softmax = producers.get(_source(operation, "probabilities"))
             sound = softmax is not None and softmax.type == "softmax" and _over_last_axis(view, softmax)
             found.append((_class_labels(view, operation), _source(softmax, "x") if sound else ""))
     return found

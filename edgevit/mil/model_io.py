@@ -50,7 +50,7 @@ class Feature:
         if not isinstance(value, Tensor):
             return value
         if self.color:
-            return self._picture(value)
+            return self._image(value)
         array = value.numpy() if value.ndim else value.reshape(1).numpy()  # Core ML knows no scalars
         floats = self.dtype is not None and np.issubdtype(self.dtype, np.floating)
         if self.dtype is None or (floats and not exact and array.dtype.kind == "f"):
@@ -80,7 +80,7 @@ class Feature:
             array = array[::-1]
         return torch.from_numpy(np.ascontiguousarray(array))[None]
 
-    def _picture(self, value: Tensor) -> Any:
+    def _image(self, value: Tensor) -> Any:
         """(1, C, H, W) -> PIL image."""
         from PIL import Image
 

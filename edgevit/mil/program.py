@@ -110,7 +110,7 @@ def require_supported(block: Message, where: str) -> None:
         raise ConversionError(
             f"{where}: {len(missing)} unsupported op(s): "
             + ", ".join(f"{name} ({counts[name]} times)" for name in missing),
-            hint="the interpreter evaluates image models: no recurrent, random or list operations, no custom layers",
+            fix="the interpreter evaluates image models: no recurrent, random or list operations, no custom layers",
         )
 
 
@@ -179,14 +179,14 @@ def evaluate(step: Step, values: dict[str, Any], numerics: Numerics) -> dict[str
         # What torch says about impossible arguments; the program, not the operation, is at fault.
         reason = str(error).partition("\n")[0][:200]
         raise ContractError(
-            f"{step.type} {step.outputs[0][0]!r} cannot be evaluated: {reason}", hint="convert again"
+            f"{step.type} {step.outputs[0][0]!r} cannot be evaluated: {reason}", fix="convert again"
         ) from error
     if not isinstance(results, tuple):
         results = (results,)
     if len(results) != len(step.outputs):
         raise ContractError(
             f"{step.type} {step.outputs[:1]} gives {len(results)} results, {len(step.outputs)} are declared",
-            hint="convert again",
+            fix="convert again",
         )
     return settled(step, results, numerics)
 

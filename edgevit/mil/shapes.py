@@ -31,7 +31,7 @@ def shape_check(package: Package, function: str = "main") -> Callable[[str, str,
             shown = " x ".join("?" if size is None else str(size) for size in wanted) or "scalar"
             raise ContractError(
                 f"{package.program}: {kind} {name!r} gives shape {tuple(found)}, declared is {shown}",
-                hint="convert again",
+                fix="convert again",
             )
 
     return observe

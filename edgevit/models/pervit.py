@@ -5,7 +5,7 @@ Differs from the paper's code in form only:
 - Position attention is the logarithm of the paper's, added to the scores in front of a softmax: where the paper divides
   Phi * exp(s) by its sum, this is softmax(s + log Phi), which is the same without underflow. It depends on no image, so
   that exporting makes it a constant of each block.
-- Only the queries inside the picture are looked at, instead of all positions of the padded grid.
+- Only the queries inside the image are looked at, instead of all positions of the padded grid.
 - Other input sizes than 224 get a grid of their own, from -1 to 1 like the published one.
 
 State-dict keys and results are the official ones.

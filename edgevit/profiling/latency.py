@@ -69,7 +69,7 @@ class LatencyReport:
 
     @property
     def batch(self) -> int:
-        """Pictures in one inference."""
+        """Images in one inference."""
         return self.raw.job.batch
 
     @property
@@ -242,7 +242,7 @@ def compare(
     Raises UsageError below 6 rounds, DeviceError as `profile` does.
     """
     if rounds < MIN_ROUNDS:
-        raise UsageError(f"{rounds} rounds cannot give a 95 % interval", hint=f"use at least {MIN_ROUNDS}, better 10")
+        raise UsageError(f"{rounds} rounds cannot give a 95 % interval", fix=f"use at least {MIN_ROUNDS}, better 10")
 
     machine = get_device(device)
     sides = {

@@ -75,7 +75,7 @@ def execute(job: Job, artifact: Artifact, converter: Converter, *, clock: Clock 
     is not installed, NotExecutable if there is none for this machine, DeviceError if it fails.
     """
     if artifact.manifest_sha256 != job.artifact_sha256:
-        raise ContractError(f"{artifact.name} has changed since the job was written", hint="start it again")
+        raise ContractError(f"{artifact.name} has changed since the job was written", fix="start it again")
     artifact.require_batch(job.batch)
     manifest, golden = artifact.manifest, artifact.golden(job.input)
     # Copies, because views of a file's bytes are read-only and some sessions would copy them in every run.
@@ -126,7 +126,7 @@ def measure(converter: Converter, artifact: Artifact, job: Job, inputs: Arrays, 
     load_ns = clock() - start_ns
     if session.accelerator == INTERPRETER:
         session.close()
-        raise NotExecutable("a reference interpreter's time says nothing about a device", hint="profile on a device")
+        raise NotExecutable("a reference interpreter's time says nothing about a device", fix="profile on a device")
     with contextlib.closing(session), _no_collection():
         start_ns = clock()
         outputs = session.run(inputs)
@@ -170,7 +170,7 @@ def take_samples(
 def output_parity(artifact: Artifact, golden: Golden, outputs: Arrays, runtime: str, batch: int = 1) -> OutputParity:
     """Error of the output against the golden's, and whether it keeps to the manifest's bounds.
 
-    Each picture of the batch is compared and the worst one counts. A wrong shape or values that are not finite fail
+    Each image of the batch is compared and the worst one counts. A wrong shape or values that are not finite fail
     whatever the bounds.
     """
     from edgevit.verification.checks import (

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from edgevit.graph.edit import Graph, is_call, only_reader, place
+from edgevit.graph.edit import Graph, is_call, only_user, place
 
 if TYPE_CHECKING:
     from torch import fx
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
+class Annotation:
     """The nodes of a graph by their part in the int8 network.
 
     weighted: convolutions and linear layers with learned weights. integer: other operations that read and write int8.
@@ -29,11 +29,11 @@ class Placement:
 
     weighted: tuple[fx.Node, ...]
     integer: tuple[fx.Node, ...]
-    grids: tuple[fx.Node, ...]
+    qparams: tuple[fx.Node, ...]
     shared: tuple[frozenset[str], ...]
     floating: tuple[fx.Node, ...]
 
-    def islands(self) -> dict[str, int]:
+    def float_fallback(self) -> dict[str, int]:
         """How many operations stay in float, by the place where they stand."""
         counts: dict[str, int] = {}
         for node in self.floating:
@@ -41,23 +41,23 @@ class Placement:
         return counts
 
 
-def place_grids(graph: Graph, islands: Collection[str] = ()) -> Placement:
+def annotate(graph: Graph, float_fallback: Collection[str] = ()) -> Annotation:
     """Decide for every operation of a deployed graph whether it computes in int8.
 
     islands: names of nodes that shall compute in float in any case; what reads them follows by the rule above.
     """
-    return _Placing(graph, islands).run()
+    return _Placing(graph, float_fallback).run()
 
 
 class _Placing:
-    def __init__(self, graph: Graph, islands: Collection[str]) -> None:
+    def __init__(self, graph: Graph, float_fallback: Collection[str]) -> None:
         self._graph = graph
-        self._islands = islands
+        self._float_fallback = float_fallback
         self._norms = norm_members(graph)
         self._kinds = _kinds()
         self._int8: set[fx.Node] = set()  # nodes whose result is int8 wherever it goes
 
-    def run(self) -> Placement:
+    def run(self) -> Annotation:
         weighted, integer, floating, computed = [], [], [], []
         for node in self._graph.nodes:
             if node.op == "placeholder":
@@ -76,14 +76,14 @@ class _Placing:
                 continue
             self._int8.add(node)
             (weighted if kind == "weighted" else integer).append(node)
-        int8_readers = {*weighted, *integer}
-        grids = [
+        int8_users = {*weighted, *integer}
+        qparams = [
             node
             for node in computed
             if not self._is_absorbed(node)
-            and ((node in self._int8 and node.op != "placeholder") or self._readers(node) & int8_readers)
+            and ((node in self._int8 and node.op != "placeholder") or self._readers(node) & int8_users)
         ]
-        return Placement(tuple(weighted), tuple(integer), tuple(grids), self._shared(integer), tuple(floating))
+        return Annotation(tuple(weighted), tuple(integer), tuple(qparams), self._shared(integer), tuple(floating))
 
     def _shared(self, integer: list[fx.Node]) -> tuple[frozenset[str], ...]:
         """Inputs and result of operations whose kernels do not rescale; groups with a member in common are one."""
@@ -105,7 +105,7 @@ class _Placing:
     def _kind(self, node: fx.Node) -> str:
         """ "weighted", "integer", "move" or "float"."""
         kind = self._kinds.get(node.target, "float")
-        if node in self._norms or (node.name in self._islands and kind != "move"):
+        if node in self._norms or (node.name in self._float_fallback and kind != "move"):
             return "float"
         if kind == "weighted":
             return kind if self._graph.value(node.args[1]) is not None else "float"
@@ -120,13 +120,13 @@ class _Placing:
         return [source for source in node.all_input_nodes if source.op in ("placeholder", "call_function")]
 
     def _is_absorbed(self, node: fx.Node) -> bool:
-        """Whether the operation ends in a rectifier that its kernel applies: the grid stands behind that."""
+        """Whether the operation ends in a fused activation that its kernel applies: the grid stands behind that."""
         import torch
 
         aten = torch.ops.aten
-        reader = only_reader(node)
+        user = only_user(node)
         fusing = (aten.conv2d.default, aten.linear.default, aten.add.Tensor)
-        return is_call(node, *fusing) and node in self._int8 and is_call(reader, *rectifiers())
+        return is_call(node, *fusing) and node in self._int8 and is_call(user, *fused_activations())
 
     def _readers(self, node: fx.Node) -> set[fx.Node]:
         """Those that read a result, through data movement."""
@@ -139,7 +139,7 @@ class _Placing:
         return found
 
 
-def rectifiers() -> tuple[Any, ...]:
+def fused_activations() -> tuple[Any, ...]:
     """The operations that a kernel applies to its own result, by holding it between two ends."""
     import torch
 

@@ -1,4 +1,4 @@
-"""Post-training quantization by NNCF: ranges from pictures, and biases that take back what rounding shifts.
+"""Post-training quantization by NNCF: ranges from images, and biases that take back what rounding shifts.
 
 NNCF is told where the grids stand, measures each tensor there and corrects biases; its numbers become a table of this
 scheme's grids.
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.errors import QuantizationError
 from edgevit.graph.edit import Graph, shape
-from edgevit.quantization.annotation import Placement, place_grids
+from edgevit.quantization.annotation import Annotation, annotate
 from edgevit.quantization.nncf import open_nncf, quiet_nncf
-from edgevit.quantization.qparams import ActivationGrid, ScaleTable, WeightGrid
+from edgevit.quantization.qparams import QParams, QParamsTable, QuantizedWeight
 
 if TYPE_CHECKING:
     from torch import Tensor, fx
@@ -24,62 +24,62 @@ if TYPE_CHECKING:
 
 
 def calibrate(
-    deployed: fx.GraphModule, pictures: Sequence[Tensor], input_range: Range | None = None
-) -> tuple[fx.GraphModule, ScaleTable]:
-    """Measure the grids of a deployed graph on pictures, float32 tensors (1, 3, S, S).
+    deployed: fx.GraphModule, images: Sequence[Tensor], input_range: Range | None = None
+) -> tuple[fx.GraphModule, QParamsTable]:
+    """Measure the grids of a deployed graph on images, float32 tensors (1, 3, S, S).
 
     input_range: what the input can be, which preprocessing knows; measured without it.
-    Returns a copy of the graph, its biases corrected, and the scale table. Raises QuantizationError for pictures that
+    Returns a copy of the graph, its biases corrected, and the scale table. Raises QuantizationError for images that
     are not finite or all the same.
     """
     from edgevit.quantization.integer_arithmetic import coarse_enough
 
-    _require_variety(pictures)
+    _require_variety(images)
     graph = Graph(copy.deepcopy(deployed))
-    placement = place_grids(graph)
-    vectors = [node for node in placement.grids if _is_vector(node)]
-    measured = _quantized_by_nncf(graph, placement, vectors, pictures)
-    ranges = {node.name: _range(measured[node.name]) for node in placement.grids if node not in vectors}
-    ranges |= _extremes(graph, vectors, pictures)
+    annotation = annotate(graph)
+    vectors = [node for node in annotation.qparams if _is_vector(node)]
+    measured = _quantized_by_nncf(graph, annotation, vectors, images)
+    ranges = {node.name: _range(measured[node.name]) for node in annotation.qparams if node not in vectors}
+    ranges |= _extremes(graph, vectors, images)
     if input_range is not None:
-        ranges |= {node.name: input_range for node in placement.grids if node.op == "placeholder"}
-    for group in placement.shared:
+        ranges |= {node.name: input_range for node in annotation.qparams if node.op == "placeholder"}
+    for group in annotation.shared:
         union = min(ranges[name][0] for name in group), max(ranges[name][1] for name in group)
         ranges.update(dict.fromkeys(group, union))
-    for node in placement.weighted:
+    for node in annotation.weighted:
         _take_bias(graph, node, measured[node.name])
-    table = ScaleTable(
-        activations={name: ActivationGrid.over(*ends) for name, ends in ranges.items()},
-        weights={node.name: WeightGrid.of(graph.value(node.args[1])) for node in placement.weighted},
+    table = QParamsTable(
+        activations={name: QParams.over(*ends) for name, ends in ranges.items()},
+        weights={node.name: QuantizedWeight.of(graph.value(node.args[1])) for node in annotation.weighted},
     )
-    return graph.module, coarse_enough(graph.module, placement, table)
+    return graph.module, coarse_enough(graph.module, annotation, table)
 
 
-def _require_variety(pictures: Sequence[Tensor]) -> None:
+def _require_variety(images: Sequence[Tensor]) -> None:
     import torch
 
-    if not pictures:
-        raise QuantizationError("no pictures to measure ranges on", hint="give a data set with --data")
-    if not all(torch.isfinite(picture).all() for picture in pictures):
-        raise QuantizationError("a calibration picture is not finite", hint="check the preprocessing")
-    if all(torch.equal(picture, pictures[0]) for picture in pictures) and len(pictures) > 1:
+    if not images:
+        raise QuantizationError("no images to measure ranges on", fix="give a data set with --data")
+    if not all(torch.isfinite(image).all() for image in images):
+        raise QuantizationError("a calibration image is not finite", fix="check the preprocessing")
+    if all(torch.equal(image, images[0]) for image in images) and len(images) > 1:
         raise QuantizationError(
-            f"all {len(pictures)} calibration pictures are the same", hint="give pictures like those of the task"
+            f"all {len(images)} calibration images are the same", fix="give images like those of the task"
         )
 
 
 def _is_vector(node: fx.Node) -> bool:
     """Whether a result has one value per channel, as pooled maps and logits have.
 
-    NNCF takes the mean of what pictures reach, each over all of its pixels. A vector has no pixels: what half of the
-    pictures reach would be clipped.
+    NNCF takes the mean of what images reach, each over all of its pixels. A vector has no pixels: what half of the
+    images reach would be clipped.
     """
     sizes = shape(node)
     return math.prod(sizes) == max(sizes, default=1)
 
 
-def _extremes(graph: Graph, nodes: Sequence[fx.Node], pictures: Sequence[Tensor]) -> dict[str, Range]:
-    """What results span over all pictures, by the name of their node."""
+def _extremes(graph: Graph, nodes: Sequence[fx.Node], images: Sequence[Tensor]) -> dict[str, Range]:
+    """What results span over all images, by the name of their node."""
     import torch
 
     names = {node.name for node in nodes}
@@ -94,13 +94,13 @@ def _extremes(graph: Graph, nodes: Sequence[fx.Node], pictures: Sequence[Tensor]
             return result
 
     with torch.no_grad():
-        for picture in pictures:
-            Spans(graph.module).run(picture)
+        for image in images:
+            Spans(graph.module).run(image)
     return found
 
 
 def _quantized_by_nncf(
-    graph: Graph, placement: Placement, vectors: Sequence[fx.Node], pictures: Sequence[Tensor]
+    graph: Graph, annotation: Annotation, vectors: Sequence[fx.Node], images: Sequence[Tensor]
 ) -> dict[str, fx.Node]:
     """The nodes by name of NNCF's quantized copy of the graph; `meta` of constants holds their tensors.
 
@@ -116,9 +116,9 @@ def _quantized_by_nncf(
     with quiet_nncf():
         quantized = pt2e.quantize_pt2e(
             model,
-            _Placed([node for node in placement.grids if node not in vectors], placement.weighted),
-            nncf.Dataset(list(pictures)),
-            subset_size=len(pictures),
+            _Placed([node for node in annotation.qparams if node not in vectors], annotation.weighted),
+            nncf.Dataset(list(images)),
+            subset_size=len(images),
             fold_quantize=False,
         )
     nodes = {node.name: node for node in quantized.graph.nodes}
@@ -131,8 +131,8 @@ def _quantized_by_nncf(
 class _Placed:
     """What NNCF asks of a quantizer: its own part of the graph untouched, and the setup of all grids."""
 
-    def __init__(self, grids: Sequence[fx.Node], weighted: Sequence[fx.Node]) -> None:
-        self._grids, self._weighted = grids, weighted
+    def __init__(self, qparams: Sequence[fx.Node], weighted: Sequence[fx.Node]) -> None:
+        self._qparams, self._weighted = qparams, weighted
 
     def transform_for_annotation(self, model: fx.GraphModule) -> fx.GraphModule:
         """Nothing to prepare: the graph is deployed."""
@@ -151,7 +151,7 @@ class _Placed:
         def add(place: Any, config: Any, quantized: list[str]) -> None:
             setup.add_independent_quantization_point(setups.SingleConfigQuantizationPoint(place, config, quantized))
 
-        for node in self._grids:
+        for node in self._qparams:
             add(setups.ActivationQuantizationInsertionPoint(node.name), activation, [])
         for node in self._weighted:
             add(setups.WeightQuantizationInsertionPoint(node.name), weight, [node.name])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def plain_sums(weight: Tensor, strides: Sequence[int]) -> Iterator[None]:
     """Within it, a convolution with this weight (O, I/groups, *kernel) adds the very products of its definition.
 
-    oneDNN turns dense kernels that skip no place into Winograd's, and so does NNPACK for 16 pictures or more: sums of
+    oneDNN turns dense kernels that skip no place into Winograd's, and so does NNPACK for 16 images or more: sums of
     whole numbers are no whole numbers then.
     """
     from torch.backends import mkldnn, nnpack

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from edgevit.graph.edit import Graph, is_call, only_reader
+from edgevit.graph.edit import Graph, is_call, only_user
 from edgevit.quantization.annotation import is_move, origin
-from edgevit.quantization.model_qparams import StoredGrid, StoredGrids, StoredLayer, count_kinds, is_average
+from edgevit.quantization.model_qparams import LayerQParams, ModelQParams, TensorQParams, count_kinds, is_average
 
 if TYPE_CHECKING:
     from torch import Tensor, fx
@@ -16,22 +16,24 @@ if TYPE_CHECKING:
     from edgevit.quantization.quantized_model import Int8Network
 
 
-def network_grids(network: Int8Network) -> StoredGrids:
+def network_qparams(network: Int8Network) -> ModelQParams:
     """Every number from the checkpoint's table; where it belongs from the deployed graph. Names are the table's."""
-    graph, placement, table = Graph(network.deployed), network.placement(), network.table
-    activations = {name: StoredGrid(grid.scale, grid.zero_point) for name, grid in table.activations.items()}
+    graph, annotation, table = Graph(network.deployed), network.annotation(), network.table
+    activations = {
+        name: TensorQParams(qparams.scale, qparams.zero_point) for name, qparams in table.activations.items()
+    }
 
-    def layer(node: fx.Node) -> StoredLayer:
+    def layer(node: fx.Node) -> LayerQParams:
         weight = table.weights[node.name]
-        result = node if node.name in activations else only_reader(node)  # behind a rectifier
+        result = node if node.name in activations else only_user(node)  # behind a fused activation
         ends = activations[origin(node.args[0]).name], activations[result.name]
-        return StoredLayer(node.name, weight.values.numpy(), weight.scales.numpy(), *ends)
+        return LayerQParams(node.name, weight.values.numpy(), weight.scales.numpy(), *ends)
 
-    floats = [node for node in _weighted(graph.nodes) if node not in placement.weighted]
+    floats = [node for node in _weighted(graph.nodes) if node not in annotation.weighted]
     averages = [node for node in floats if _averages(graph.value(node.args[1]))]
-    others = (node for node in placement.floating if node not in floats)
-    return StoredGrids(
-        layers=tuple(map(layer, placement.weighted)),
+    others = (node for node in annotation.floating if node not in floats)
+    return ModelQParams(
+        layers=tuple(map(layer, annotation.weighted)),
         activations=activations,
         float_layers=tuple(node.name for node in floats if node not in averages),
         averages=len(averages),
@@ -39,7 +41,7 @@ def network_grids(network: Int8Network) -> StoredGrids:
     )
 
 
-def program_grids(exported: ExportedProgram) -> StoredGrids:
+def program_qparams(exported: ExportedProgram) -> ModelQParams:
     """What the quantize and dequantize nodes of a program say. Names are those of its nodes."""
     return _ProgramReader(exported).run()
 
@@ -57,7 +59,7 @@ class _ProgramReader:
         values = exported.state_dict | exported.constants
         self._constants = {placeholder: values[name].detach() for placeholder, name in names.items()}
 
-    def run(self) -> StoredGrids:
+    def run(self) -> ModelQParams:
         layers, floats, averages = [], [], 0
         for node in _weighted(self._nodes):
             if is_call(node.args[1], self._operations.dequantize_per_channel.default):
@@ -67,31 +69,31 @@ class _ProgramReader:
             else:
                 floats.append(node.name)
         stores = (node for node in self._nodes if is_call(node, self._operations.quantize_per_tensor.default))
-        return StoredGrids(
+        return ModelQParams(
             layers=tuple(layers),
-            activations={n.args[0].name: StoredGrid(*n.args[1:3]) for n in stores if not is_move(n.args[0])},
+            activations={n.args[0].name: TensorQParams(*n.args[1:3]) for n in stores if not is_move(n.args[0])},
             float_layers=tuple(floats),
             averages=averages,
             floating={},
         )
 
-    def _layer(self, node: fx.Node) -> StoredLayer:
+    def _layer(self, node: fx.Node) -> LayerQParams:
         values, scales = (self._constants[constant.name].numpy() for constant in node.args[1].args[:2])
         source = node.args[0]
         reads = None
         if is_call(source, self._operations.dequantize_per_tensor.default):
-            reads = StoredGrid(*source.args[1:3])
-        return StoredLayer(node.name, values, scales, reads, self._written(node))
+            reads = TensorQParams(*source.args[1:3])
+        return LayerQParams(node.name, values, scales, reads, self._written(node))
 
-    def _written(self, node: fx.Node) -> StoredGrid | None:
+    def _written(self, node: fx.Node) -> TensorQParams | None:
         import torch
 
         aten = torch.ops.aten
-        reader = only_reader(node)
-        if is_call(reader, aten.relu.default, aten.relu6.default, aten.hardtanh.default):
-            return self._written(reader)
-        stored = is_call(reader, self._operations.quantize_per_tensor.default)
-        return StoredGrid(*reader.args[1:3]) if stored else None
+        user = only_user(node)
+        if is_call(user, aten.relu.default, aten.relu6.default, aten.hardtanh.default):
+            return self._written(user)
+        stored = is_call(user, self._operations.quantize_per_tensor.default)
+        return TensorQParams(*user.args[1:3]) if stored else None
 
 
 def _weighted(nodes: Any) -> Iterator[fx.Node]:

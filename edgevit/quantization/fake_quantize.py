@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from edgevit.quantization.nncf import open_nncf
-from edgevit.quantization.qparams import HIGH, LOW, SMALLEST_SCALE, WEIGHT_HIGH, WEIGHT_LOW, ActivationGrid, WeightGrid
+from edgevit.quantization.qparams import HIGH, LOW, SMALLEST_SCALE, WEIGHT_HIGH, WEIGHT_LOW, QParams, QuantizedWeight
 
 _layers = open_nncf("nncf.torch.quantization.layers")
 _structs = open_nncf("nncf.common.quantization.structs")
@@ -22,9 +22,9 @@ _structs = open_nncf("nncf.common.quantization.structs")
 class ActivationQuantizer(_layers.AsymmetricQuantizer):
     """A tensor on a trained int8 grid: float32 in, float32 on the grid out, any shape."""
 
-    def __init__(self, grid: ActivationGrid) -> None:
+    def __init__(self, qparams: QParams) -> None:
         super().__init__(_spec(_structs.QuantizationScheme.ASYMMETRIC, (1,), narrow=False))
-        low, high = grid.range
+        low, high = qparams.range
         self.input_low.data.fill_(low)
         self.input_range.data.fill_(high - low)
 
@@ -38,10 +38,10 @@ class ActivationQuantizer(_layers.AsymmetricQuantizer):
         """The scale of now (1,)."""
         return self._numbers()[0]
 
-    def grid(self) -> ActivationGrid:
+    def qparams(self) -> QParams:
         """The grid of now."""
         scale, zero_point = (number.detach() for number in self._numbers())
-        return ActivationGrid(float(scale), int(zero_point.round().clamp(LOW, HIGH)))
+        return QParams(float(scale), int(zero_point.round().clamp(LOW, HIGH)))
 
     def _numbers(self) -> tuple[Tensor, Tensor]:
         scale = _half(self.input_range.abs() / (HIGH - LOW))
@@ -51,10 +51,10 @@ class ActivationQuantizer(_layers.AsymmetricQuantizer):
 class WeightQuantizer(_layers.SymmetricQuantizer):
     """A weight (O, ...) on trained int8 grids, one per output channel."""
 
-    def __init__(self, weight: Tensor, grid: WeightGrid) -> None:
-        shape = (len(grid.scales), *[1] * (weight.dim() - 1))
+    def __init__(self, weight: Tensor, qparams: QuantizedWeight) -> None:
+        shape = (len(qparams.scales), *[1] * (weight.dim() - 1))
         super().__init__(_spec(_structs.QuantizationScheme.SYMMETRIC, shape, narrow=True))
-        self.scale.data.copy_((grid.scales * WEIGHT_HIGH).reshape(shape))
+        self.scale.data.copy_((qparams.scales * WEIGHT_HIGH).reshape(shape))
 
     def quantize(self, x: Tensor, execute_traced_op_as_identity: bool = False) -> Tensor:
         """NNCF's hook; as above, per channel."""
@@ -63,12 +63,12 @@ class WeightQuantizer(_layers.SymmetricQuantizer):
         zeros = torch.zeros_like(scales)
         return torch._fake_quantize_learnable_per_channel_affine(x, scales, zeros, 0, WEIGHT_LOW, WEIGHT_HIGH, factor)
 
-    def grid(self, weight: Tensor) -> WeightGrid:
+    def qparams(self, weight: Tensor) -> QuantizedWeight:
         """The grid of now with the values that `weight` takes on it."""
         scales = self.scale_now().detach()
         inverse = (1 / scales).reshape(-1, *[1] * (weight.dim() - 1))
         values = (weight.detach() * inverse).round().clamp(WEIGHT_LOW, WEIGHT_HIGH)
-        return WeightGrid(values.to(torch.int8), scales.clone())
+        return QuantizedWeight(values.to(torch.int8), scales.clone())
 
     def scale_now(self) -> Tensor:
         """The scales of now (O,)."""

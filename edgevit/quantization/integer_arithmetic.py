@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgevit.errors import QuantizationError
-from edgevit.graph.edit import Graph, is_call, only_reader
-from edgevit.quantization.annotation import Placement, origin, rectifiers
+from edgevit.graph.edit import Graph, is_call, only_user
+from edgevit.quantization.annotation import Annotation, fused_activations, origin
 from edgevit.quantization.exact_conv import plain_sums
-from edgevit.quantization.qparams import ActivationGrid, ScaleTable, next_half
+from edgevit.quantization.qparams import QParams, QParamsTable, next_half
 
 _EXACT = 2**24  # up to here float32 holds every integer
 _LARGEST = 255  # of a value less its zero point
@@ -50,15 +50,15 @@ class Site:
     weighted: bool
 
 
-def integer_sites(deployed: fx.GraphModule, placement: Placement) -> tuple[Site, ...]:
+def integer_sites(deployed: fx.GraphModule, annotation: Annotation) -> tuple[Site, ...]:
     """All convolutions, linear layers, sums, differences, products and bilinear growths with grids on both sides.
 
     Arithmetic that placement calls a float island is among them where what it reads and gives has a grid for other
     reasons: the runtimes see the pairs around it.
     """
     aten = torch.ops.aten
-    sites, gridded = [], {node.name for node in placement.grids}
-    weights = {node.name for node in placement.weighted}
+    sites, quantized = [], {node.name for node in annotation.qparams}
+    weights = {node.name for node in annotation.weighted}
     binary = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor)
     operations = (aten.conv2d.default, aten.linear.default, aten.upsample_bilinear2d.vec, *binary)
     for node in Graph(deployed).calls(*operations):
@@ -66,44 +66,44 @@ def integer_sites(deployed: fx.GraphModule, placement: Placement) -> tuple[Site,
         read = node.args[: 2 if is_call(node, *binary) else 1]
         inputs = [origin(one) if isinstance(one, fx.Node) else one for one in read]
         output = node
-        if node.name not in gridded and is_call(only_reader(node), *rectifiers()):  # which the kernel applies
-            output = only_reader(node)
-        if output.name in gridded and not node.kwargs and all(_on(one, gridded) for one in inputs):
+        if node.name not in quantized and is_call(only_user(node), *fused_activations()):  # which the kernel applies
+            output = only_user(node)
+        if output.name in quantized and not node.kwargs and all(_on(one, quantized) for one in inputs):
             sites.append(Site(node.name, tuple(one.name for one in inputs), output.name, weighted))
     return tuple(sites)
 
 
-def coarse_enough(deployed: fx.GraphModule, placement: Placement, table: ScaleTable) -> ScaleTable:
+def coarse_enough(deployed: fx.GraphModule, annotation: Annotation, table: QParamsTable) -> QParamsTable:
     """The table with grids between which every kernel can rescale.
 
     XNNPACK takes factors below 256, in sums also not below 1/1024, and no others. A result that is always zero, as
-    behind a rectifier that no picture opens, would get the finest grid there is.
+    behind a fused activation that no image opens, would get the finest grid there is.
     """
-    grids = dict(table.activations)
-    groups = {name: group for group in placement.shared for name in group}
+    qparams = dict(table.activations)
+    groups = {name: group for group in annotation.shared for name in group}
 
     def widen(name: str, scale: float) -> None:
-        if grids[name].scale < scale:
+        if qparams[name].scale < scale:
             for member in groups.get(name, {name}):
-                grids[member] = ActivationGrid(next_half(scale), grids[member].zero_point)
+                qparams[member] = QParams(next_half(scale), qparams[member].zero_point)
 
     multiplies = {node.name for node in Graph(deployed).calls(torch.ops.aten.mul.Tensor)}
     keeping = {node.name for node in Graph(deployed).calls(torch.ops.aten.upsample_bilinear2d.vec)}
-    for site in integer_sites(deployed, placement):
+    for site in integer_sites(deployed, annotation):
         if site.name in keeping:
             continue
-        steps = [grids[name].scale for name in site.inputs]
+        steps = [qparams[name].scale for name in site.inputs]
         if site.weighted:
             steps = [steps[0] * float(table.weights[site.name].scales.max())]
         step = math.prod(steps) if site.name in multiplies else max(steps)
         widen(site.output, step / _LARGEST_FACTOR)
         for name in () if site.weighted or site.name in multiplies else site.inputs:
-            widen(name, grids[site.output].scale / _LARGEST_QUOTIENT)
-    return dataclasses.replace(table, activations=grids)
+            widen(name, qparams[site.output].scale / _LARGEST_QUOTIENT)
+    return dataclasses.replace(table, activations=qparams)
 
 
-def _on(value: Any, gridded: set[str]) -> bool:
-    return isinstance(value, fx.Node) and value.name in gridded
+def _on(value: Any, quantized: set[str]) -> bool:
+    return isinstance(value, fx.Node) and value.name in quantized
 
 
 def in_integers(
@@ -118,7 +118,7 @@ def in_integers(
     for site in sites:
         node = nodes.get(site.name)
         if node is None:
-            raise QuantizationError(f"the int8 graph has no {site.name}", hint="report the model")
+            raise QuantizationError(f"the int8 graph has no {site.name}", fix="report the model")
         scales = [activations[name] for name in site.inputs]
         if site.weighted:
             scales.append(weights[site.name])
@@ -178,7 +178,7 @@ class IntegerKernel(nn.Module):
         return (summed.float() * _along(factor, summed.dim(), channels)).round() * result
 
 
-def bias_on_grid(bias: Tensor, data: float, weights: Tensor) -> Tensor:
+def quantize_bias(bias: Tensor, data: float, weights: Tensor) -> Tensor:
     """A bias (O,) rounded to the integers that kernels add to their products. data: scale, weights: scales (O,)."""
     products = weights.double() * data
     return (whole_bias(bias, products) * products).float()

@@ -18,8 +18,8 @@ import torch
 import torch.ao.quantization.fx._decomposed
 from torch import Tensor, fx, nn
 
-from edgevit.graph.edit import is_call, only_reader
-from edgevit.quantization.annotation import rectifiers
+from edgevit.graph.edit import is_call, only_user
+from edgevit.quantization.annotation import fused_activations
 from edgevit.quantization.integer_arithmetic import RESIZE_BITS, fixed_point, neighbours, whole_bias
 from edgevit.quantization.qparams import HIGH, LOW, WEIGHT_HIGH, WEIGHT_LOW
 
@@ -33,15 +33,15 @@ _HALF, _BYTE = 2**11, 2**8  # where factors and differences are cut, so that flo
 
 _quantized, _aten = torch.ops.quantized_decomposed, torch.ops.aten
 
-_Grid = tuple[float, int]  # scale and zero point
+_QParams = tuple[float, int]  # scale and zero point
 
 
-def in_whole_numbers(exported: ExportedProgram) -> ExportedProgram:
+def emulate_integers(exported: ExportedProgram) -> ExportedProgram:
     """The program with such a kernel for every operation that reads and writes int8; the others stay as they are."""
     return _rewritten(exported)[1]
 
 
-def named_in_whole_numbers(exported: ExportedProgram) -> tuple[ExportedProgram, dict[str, str]]:
+def named_emulated_integers(exported: ExportedProgram) -> tuple[ExportedProgram, dict[str, str]]:
     """`in_whole_numbers`, and the new names of the nodes: those that stay, and the results of those made kernels."""
     module, whole = _rewritten(exported)
     return whole, _new_names(module, whole)
@@ -90,15 +90,15 @@ def _kernel(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
         if not _is_read(source) or not is_call(weight, _quantized.dequantize_per_channel.default):
             return None
         constants = [_constant(module, one) for one in (*weight.args[:2], *rest[:1])]
-        return _Weighted(node.target, _grid(source), result, constants, rest[1:])
+        return _Weighted(node.target, _qparams(source), result, constants, rest[1:])
     if is_call(node, _aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor) and all(map(_is_read, node.args)):
-        first, second = map(_grid, node.args)
+        first, second = map(_qparams, node.args)
         if node.target is _aten.mul.Tensor:
             return _Product(first, second, result)
         return _Sum(first, second, result, sign=1 if node.target is _aten.add.Tensor else -1)
     if is_call(node, _aten.upsample_bilinear2d.vec) and _is_read(node.args[0]):
         source, _, align_corners, *_ = node.args
-        return _Growth(source.meta["val"].shape, node.meta["val"].shape, _grid(source), align_corners)
+        return _Growth(source.meta["val"].shape, node.meta["val"].shape, _qparams(source), align_corners)
     return None
 
 
@@ -106,16 +106,16 @@ def _is_read(node: Any) -> bool:
     return is_call(node, _quantized.dequantize_per_tensor.default)
 
 
-def _grid(read: fx.Node) -> _Grid:
+def _qparams(read: fx.Node) -> _QParams:
     return read.args[1], read.args[2]
 
 
 def _written_scale(node: fx.Node) -> float | None:
-    """Of the grid that a result goes to, behind a rectifier where there is one; None if it stays float."""
-    reader = only_reader(node)
-    if is_call(reader, *rectifiers()):
-        reader = only_reader(reader)
-    return reader.args[1] if is_call(reader, _quantized.quantize_per_tensor.default) else None
+    """Of the grid that a result goes to, behind a fused activation where there is one; None if it stays float."""
+    user = only_user(node)
+    if is_call(user, *fused_activations()):
+        user = only_user(user)
+    return user.args[1] if is_call(user, _quantized.quantize_per_tensor.default) else None
 
 
 def _constant(module: fx.GraphModule, node: fx.Node | None) -> Tensor | None:
@@ -134,11 +134,11 @@ class _Weighted(nn.Module):
     """A convolution or linear layer. constants: its values, their scales, and a bias or none."""
 
     def __init__(
-        self, operation: Any, grid: _Grid, result: float, constants: Sequence[Tensor | None], rest: Sequence[Any]
+        self, operation: Any, qparams: _QParams, result: float, constants: Sequence[Tensor | None], rest: Sequence[Any]
     ) -> None:
         super().__init__()
         values, scales, bias = (*constants, None)[:3]
-        data, self._zero_point = grid
+        data, self._zero_point = qparams
         self._operation, self._result, self._rest = operation, result, tuple(rest)
         self.register_buffer("values", values)
         self.register_buffer("bias", None if bias is None else whole_bias(bias, scales.double() * data).float())
@@ -152,7 +152,7 @@ class _Weighted(nn.Module):
 
 
 class _Product(nn.Module):
-    def __init__(self, first: _Grid, second: _Grid, result: float) -> None:
+    def __init__(self, first: _QParams, second: _QParams, result: float) -> None:
         super().__init__()
         self._zero_points, self._result = (first[1], second[1]), result
         self._factor = float(torch.tensor(first[0]) * torch.tensor(second[0]) / torch.tensor(result))
@@ -165,7 +165,7 @@ class _Product(nn.Module):
 class _Sum(nn.Module):
     """A sum or difference: fixed-point factors of up to 21 bits, of which float32 takes the upper and lower half."""
 
-    def __init__(self, first: _Grid, second: _Grid, result: float, *, sign: int) -> None:
+    def __init__(self, first: _QParams, second: _QParams, result: float, *, sign: int) -> None:
         super().__init__()
         self._zero_points, self._result = (first[1], second[1]), result
         *factors, one = fixed_point(*(torch.tensor(scale) for scale in (first[0], second[0], result)))
@@ -184,9 +184,9 @@ class _Sum(nn.Module):
 class _Growth(nn.Module):
     """Bilinear, first along rows, then along columns, rounded once."""
 
-    def __init__(self, before: torch.Size, after: torch.Size, grid: _Grid, align_corners: bool) -> None:
+    def __init__(self, before: torch.Size, after: torch.Size, qparams: _QParams, align_corners: bool) -> None:
         super().__init__()
-        self._scale, self._zero_point = grid
+        self._scale, self._zero_point = qparams
         for axis, name in ((2, "down"), (3, "across")):
             first, second, weights = neighbours(before[axis], after[axis], align_corners, torch.device("cpu"))
             self.register_buffer(f"{name}_first", first.to(torch.int32))

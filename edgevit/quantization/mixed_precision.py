@@ -1,7 +1,7 @@
 """Mixed precision by an accuracy budget: the few layers whose int8 costs most stay in float, and no others.
 
 Layers are the modules of the network. What int8 costs at one is measured with all others in float; then the costliest
-go back to float, as many as it takes until the accuracy lost on held-out pictures is within the budget; last, those
+go back to float, as many as it takes until the accuracy lost on held-out images is within the budget; last, those
 that turn out not to be needed go to int8 again.
 """
 
@@ -16,7 +16,7 @@ from edgevit.data.metrics import score
 from edgevit.errors import QuantizationError
 from edgevit.graph.dynamic_batch import any_batch
 from edgevit.graph.edit import place
-from edgevit.quantization.annotation import Placement, origin
+from edgevit.quantization.annotation import Annotation, origin
 from edgevit.quantization.qat_model import quantizer_name, simulated
 from edgevit.quantization.quantized_model import Int8Network
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, fx
 
 HEADER = ("layer", "SNR, alone in int8", "points, alone in int8", "operations")
-_RANKED_ON = 128  # pictures: a noise is known sooner than an accuracy
+_RANKED_ON = 128  # images: a noise is known sooner than an accuracy
 _BATCH = 64
 
 
@@ -33,18 +33,18 @@ class LayerCost:
     """What int8 at one layer alone does to the answers of the float network.
 
     place: the path of its module; nodes: its operations that can compute in int8. snr_db: of the logits, None where
-    they stay equal; drop_points: top-1 or mIoU lost on the ranking's pictures, in points.
+    they stay equal; drop_percentage_points: top-1 or mIoU lost on the ranking's images, in points.
     """
 
     place: str
     nodes: tuple[str, ...]
     snr_db: float | None
-    drop_points: float
+    drop_percentage_points: float
 
 
 @dataclass(frozen=True, slots=True)
 class Budgeted:
-    """An int8 network within its budget. Drops are points of `metric` below the float network on held-out pictures.
+    """An int8 network within its budget. Drops are points of `metric` below the float network on held-out images.
 
     floating: the layers that stay in float, the costliest first; candidates: how many could have.
     """
@@ -53,7 +53,7 @@ class Budgeted:
     metric: str
     floating: tuple[LayerCost, ...]
     candidates: int
-    pictures: int
+    images: int
     drop_before: float
     drop: float
 
@@ -61,30 +61,30 @@ class Budgeted:
         """One line for people."""
         return (
             f"{len(self.floating)} of {self.candidates} layers stay in float: {self.metric} {self.drop:.2f} points "
-            f"below the float network on {self.pictures} held-out training pictures, {self.drop_before:.2f} all in int8"
+            f"below the float network on {self.images} held-out training images, {self.drop_before:.2f} all in int8"
         )
 
 
 def row(cost: LayerCost) -> tuple[str, ...]:
     """The cells of HEADER."""
     closeness = "equal" if cost.snr_db is None else f"{cost.snr_db:.1f} dB"
-    return cost.place, closeness, f"{cost.drop_points:.2f}", str(len(cost.nodes))
+    return cost.place, closeness, f"{cost.drop_percentage_points:.2f}", str(len(cost.nodes))
 
 
 def fit_budget(
-    network: Int8Network, pictures: Sequence[Tensor], targets: Sequence[int | Tensor], max_drop: float
+    network: Int8Network, images: Sequence[Tensor], targets: Sequence[int | Tensor], max_drop: float
 ) -> Budgeted:
     """Let layers of an int8 network return to float until it loses at most `max_drop` points of top-1, or of mIoU.
 
-    pictures: normalised (3, S, S), with the class or the mask (S, S) of each; not those that the result will be judged
+    images: normalised (3, S, S), with the class or the mask (S, S) of each; not those that the result will be judged
     on.
     Raises QuantizationError if not even all layers in float keep the budget.
     """
-    trial = _Trial(network, pictures, targets)
+    trial = _Trial(network, images, targets)
     before = trial.drop(())
     chosen = _chosen(trial, max_drop) if before > max_drop else []
-    result = network.with_islands({name for cost in chosen for name in cost.nodes})
-    return Budgeted(result, trial.metric, tuple(chosen), len(trial.layers), len(pictures), before, trial.drop(chosen))
+    result = network.with_float_fallback({name for cost in chosen for name in cost.nodes})
+    return Budgeted(result, trial.metric, tuple(chosen), len(trial.layers), len(images), before, trial.drop(chosen))
 
 
 def _chosen(trial: _Trial, max_drop: float) -> list[LayerCost]:
@@ -94,7 +94,7 @@ def _chosen(trial: _Trial, max_drop: float) -> list[LayerCost]:
     if trial.drop(costs) > max_drop:
         raise QuantizationError(
             f"{trial.metric} drops by more than {max_drop:g} points with every layer in float",
-            hint="allow a larger --max-drop, or calibrate on more pictures",
+            fix="allow a larger --max-drop, or calibrate on more images",
         )
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
@@ -113,39 +113,39 @@ def _chosen(trial: _Trial, max_drop: float) -> list[LayerCost]:
 class _Trial:
     """One trainable copy of the network whose quantizers are switched on and off; nothing is built twice."""
 
-    def __init__(self, network: Int8Network, pictures: Sequence[Tensor], targets: Sequence[int | Tensor]) -> None:
+    def __init__(self, network: Int8Network, images: Sequence[Tensor], targets: Sequence[int | Tensor]) -> None:
         import torch
 
         self._network = network
         self._module = simulated(network)
-        self._batches = [torch.stack(list(pictures[i : i + _BATCH])) for i in range(0, len(pictures), _BATCH)]
-        self._truth = torch.stack([torch.as_tensor(target) for target in targets]).numpy()
-        self._placement = network.placement()
+        self._batches = [torch.stack(list(images[i : i + _BATCH])) for i in range(0, len(images), _BATCH)]
+        self._target = torch.stack([torch.as_tensor(target) for target in targets]).numpy()
+        self._placement = network.annotation()
         self._quantizers = {name: self._module.get_submodule(name) for name in _quantizers(self._placement)}
         self.layers = _layers(self._placement)
         floats = any_batch(network.deployed)
         with torch.no_grad():
             self._wanted = torch.cat([floats(batch) for batch in self._batches])
-        self.metric = next(iter(score(self._wanted.numpy(), self._truth)))
+        self.metric = next(iter(score(self._wanted.numpy(), self._target)))
 
     def drop(self, floating: Iterable[LayerCost]) -> float:
-        """Points below the float network on all pictures, with these layers in float too."""
-        inner = self._network.with_islands({name for cost in floating for name in cost.nodes})
-        return self._points_lost(self._answers(_quantizers(inner.placement()), self._batches))
+        """Points below the float network on all images, with these layers in float too."""
+        inner = self._network.with_float_fallback({name for cost in floating for name in cost.nodes})
+        return self._points_lost(self._outputs(_quantizers(inner.annotation()), self._batches))
 
     def costs(self) -> list[LayerCost]:
         """What int8 does at each layer alone."""
         batches = self._batches[: max(1, _RANKED_ON // _BATCH)]
         found = []
         for path, nodes in self.layers.items():
-            answers = self._answers({name for node in nodes for name in _around(node, self._placement)}, batches)
-            wanted = self._wanted[: len(answers)].double()
-            noise = float((answers - wanted).square().sum() / wanted.square().sum())
+            outputs = self._outputs({name for node in nodes for name in _around(node, self._placement)}, batches)
+            wanted = self._wanted[: len(outputs)].double()
+            noise = float((outputs - wanted).square().sum() / wanted.square().sum())
             snr = None if noise == 0 else -10 * math.log10(noise)
-            found.append(LayerCost(path, tuple(node.name for node in nodes), snr, self._points_lost(answers)))
+            found.append(LayerCost(path, tuple(node.name for node in nodes), snr, self._points_lost(outputs)))
         return found
 
-    def _answers(self, active: Collection[str], batches: Sequence[Tensor]) -> Tensor:
+    def _outputs(self, active: Collection[str], batches: Sequence[Tensor]) -> Tensor:
         """Logits with these quantizers alone; some tensors share one, so it is taken out where it shall not be."""
         import torch
 
@@ -154,37 +154,37 @@ class _Trial:
         with torch.no_grad():
             return torch.cat([self._module(batch) for batch in batches])
 
-    def _points_lost(self, answers: Tensor) -> float:
-        truth, wanted = self._truth[: len(answers)], self._wanted[: len(answers)]
-        before, after = (score(logits.numpy(), truth)[self.metric] for logits in (wanted, answers))
+    def _points_lost(self, outputs: Tensor) -> float:
+        target, wanted = self._target[: len(outputs)], self._wanted[: len(outputs)]
+        before, after = (score(logits.numpy(), target)[self.metric] for logits in (wanted, outputs))
         return 100 * (before - after)
 
 
-def _layers(placement: Placement) -> dict[str, list[fx.Node]]:
-    """The operations in int8 by module; a rectifier belongs to the layer whose kernel applies it."""
+def _layers(annotation: Annotation) -> dict[str, list[fx.Node]]:
+    """The operations in int8 by module; a fused activation belongs to the layer whose kernel applies it."""
     found: dict[str, list[fx.Node]] = {}
-    for node in sorted((*placement.weighted, *placement.integer)):
-        absorbing = _absorbed_by(node, placement)
+    for node in sorted((*annotation.weighted, *annotation.integer)):
+        absorbing = _absorbed_by(node, annotation)
         found.setdefault(place(absorbing or node), []).append(node)
     return found
 
 
-def _absorbed_by(node: fx.Node, placement: Placement) -> fx.Node | None:
+def _absorbed_by(node: fx.Node, annotation: Annotation) -> fx.Node | None:
     source = node.all_input_nodes[0]
-    computes = source in placement.weighted or source in placement.integer
-    return source if computes and source not in placement.grids else None
+    computes = source in annotation.weighted or source in annotation.integer
+    return source if computes and source not in annotation.qparams else None
 
 
-def _quantizers(placement: Placement) -> set[str]:
+def _quantizers(annotation: Annotation) -> set[str]:
     """The submodules of a trainable network that put weights and tensors on their grids."""
-    return {quantizer_name(node) for node in placement.grids} | {
-        quantizer_name(node.args[1]) for node in placement.weighted
+    return {quantizer_name(node) for node in annotation.qparams} | {
+        quantizer_name(node.args[1]) for node in annotation.weighted
     }
 
 
-def _around(node: fx.Node, placement: Placement) -> set[str]:
+def _around(node: fx.Node, annotation: Annotation) -> set[str]:
     """The quantizers of what an operation reads and writes, as its kernel would have them."""
     ends = [origin(source) for source in node.all_input_nodes]
-    ends += [node, *(user for user in node.users if _absorbed_by(user, placement) is node)]
-    names = {quantizer_name(end) for end in ends if end in placement.grids}
-    return names | ({quantizer_name(node.args[1])} if node in placement.weighted else set())
+    ends += [node, *(user for user in node.users if _absorbed_by(user, annotation) is node)]
+    names = {quantizer_name(end) for end in ends if end in annotation.qparams}
+    return names | ({quantizer_name(node.args[1])} if node in annotation.weighted else set())

@@ -1,6 +1,6 @@
 """The int8 grids that a file holds, and whether they are to the bit those that it was made from.
 
-Converters read a `StoredGrids` back from their file, never from its manifest; `promised.py` makes the same form of a
+Converters read a `StoredGrids` back from their file, never from its manifest; `expected.py` makes the same form of a
 checkpoint and of a program. Comparing the two knows no target.
 """
 
@@ -19,7 +19,7 @@ from edgevit.quantization.qparams import HIGH, LOW, WEIGHT_LOW, is_half
 _SHOWN = 4  # differences that an error names
 
 
-class StoredGrid(NamedTuple):
+class TensorQParams(NamedTuple):
     """Of one tensor: real = scale * (q - zero_point), q in [-128, 127]."""
 
     scale: float
@@ -34,18 +34,18 @@ class StoredGrid(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StoredLayer:
+class LayerQParams:
     """A convolution or linear layer with an int8 weight.
 
     values: int8 (O, I/groups, kH, kW) or (O, I); scales: float32 (O,). input and result: the grids between which it
-    computes, None for an end that is float; the result's may stand behind a rectifier that the kernel applies.
+    computes, None for an end that is float; the result's may stand behind a fused activation that the kernel applies.
     """
 
     name: str
     values: np.ndarray
     scales: np.ndarray
-    input: StoredGrid | None
-    result: StoredGrid | None
+    input: TensorQParams | None
+    result: TensorQParams | None
 
     @property
     def in_int8(self) -> bool:
@@ -58,12 +58,12 @@ class StoredLayer:
         return len(rows), rows.tobytes(), self.scales.tobytes()
 
     @property
-    def ends(self) -> tuple[StoredGrid | None, StoredGrid | None]:
+    def ends(self) -> tuple[TensorQParams | None, TensorQParams | None]:
         return self.input, self.result
 
 
 @dataclass(frozen=True, slots=True)
-class StoredGrids:
+class ModelQParams:
     """All grids of one network, with what of it has none.
 
     activations: the grid of each tensor that has one, by its name there. float_layers: convolutions and linear layers
@@ -71,8 +71,8 @@ class StoredGrids:
     floating: the other operations that compute in float, by kind; data movement does not compute.
     """
 
-    layers: tuple[StoredLayer, ...]
-    activations: Mapping[str, StoredGrid]
+    layers: tuple[LayerQParams, ...]
+    activations: Mapping[str, TensorQParams]
     float_layers: tuple[str, ...]
     averages: int
     floating: Mapping[str, int]
@@ -96,19 +96,19 @@ class StoredGrids:
             if layer.values.min(initial=0) < WEIGHT_LOW or not all(map(is_half, layer.scales.tolist())):
                 raise ContractError(
                     f"{where}: the weight of {layer.name} is not on a symmetric int8 grid with float16 scales",
-                    hint="convert again",
+                    fix="convert again",
                 )
-        for name, grid in self.activations.items():
-            if not is_half(grid.scale) or not LOW <= grid.zero_point <= HIGH:
-                raise ContractError(f"{where}: {name} lies on {grid}, no int8 grid", hint="convert again")
+        for name, qparams in self.activations.items():
+            if not is_half(qparams.scale) or not LOW <= qparams.zero_point <= HIGH:
+                raise ContractError(f"{where}: {name} lies on {qparams}, no int8 grid", fix="convert again")
 
 
 @dataclass(frozen=True, slots=True)
-class GridComparison:
-    """A file's grids against the promised ones.
+class QParamsComparison:
+    """A file's grids against the expected ones.
 
-    names: the promised name of each of the file's layers whose weight is equal to the bit. weights and activations:
-    (equal, promised). differences: a line for everything that is not as promised.
+    names: the expected name of each of the file's layers whose weight is equal to the bit. weights and activations:
+    (equal, expected). differences: a line for everything that is not as expected.
     """
 
     names: Mapping[str, str]
@@ -134,29 +134,29 @@ class GridComparison:
         return f"{line}; {len(self.differences)} differences: {shown}"
 
 
-def compare_grids(stored: StoredGrids, promised: StoredGrids) -> GridComparison:
+def compare_qparams(stored: ModelQParams, expected: ModelQParams) -> QParamsComparison:
     """Hold what a file stores to what it was made from.
 
     Layers are matched by their weights, so that a file may name them as it likes; each must read and write the
-    promised grids. Activation grids must be the same set. No more layers may be float than promised.
+    expected grids. Activation grids must be the same set. No more layers may be float than expected.
     """
-    pairs = _matched(stored, promised)
-    found, wanted = set(stored.activations.values()), set(promised.activations.values())
-    return GridComparison(
+    pairs = _matched(stored, expected)
+    found, wanted = set(stored.activations.values()), set(expected.activations.values())
+    return QParamsComparison(
         names={layer.name: other.name for layer, other in pairs},
-        weights=(len(pairs), len(promised.layers)),
-        activations=(sum(grid in found for grid in promised.activations.values()), len(promised.activations)),
-        differences=tuple(_differences(stored, promised, pairs, found, wanted)),
+        weights=(len(pairs), len(expected.layers)),
+        activations=(sum(qparams in found for qparams in expected.activations.values()), len(expected.activations)),
+        differences=tuple(_differences(stored, expected, pairs, found, wanted)),
         coverage=stored.summary(),
     )
 
 
-def _matched(stored: StoredGrids, promised: StoredGrids) -> list[tuple[StoredLayer, StoredLayer]]:
-    """The file's layers with the promised ones of equal weight: first those whose ends agree too, then the others."""
-    pairs: list[tuple[StoredLayer, StoredLayer]] = []
-    left, waiting = list(stored.layers), list(promised.layers)
+def _matched(stored: ModelQParams, expected: ModelQParams) -> list[tuple[LayerQParams, LayerQParams]]:
+    """The file's layers with the expected ones of equal weight: first those whose ends agree too, then the others."""
+    pairs: list[tuple[LayerQParams, LayerQParams]] = []
+    left, waiting = list(stored.layers), list(expected.layers)
     for identity in (lambda layer: (layer.content, layer.ends), lambda layer: layer.content):
-        known: dict[object, list[StoredLayer]] = {}
+        known: dict[object, list[LayerQParams]] = {}
         for layer in waiting:
             known.setdefault(identity(layer), []).append(layer)
         unmatched = []
@@ -171,30 +171,30 @@ def _matched(stored: StoredGrids, promised: StoredGrids) -> list[tuple[StoredLay
 
 
 def _differences(
-    stored: StoredGrids,
-    promised: StoredGrids,
-    pairs: list[tuple[StoredLayer, StoredLayer]],
-    found: set[StoredGrid],
-    wanted: set[StoredGrid],
+    stored: ModelQParams,
+    expected: ModelQParams,
+    pairs: list[tuple[LayerQParams, LayerQParams]],
+    found: set[TensorQParams],
+    wanted: set[TensorQParams],
 ) -> Iterator[str]:
     known, matched = {layer.name for layer, _ in pairs}, {other.name for _, other in pairs}
-    for layer in promised.layers:
+    for layer in expected.layers:
         if layer.name not in matched:
             yield f"no weight is that of {layer.name} {layer.values.shape}"
     for layer in stored.layers:
         if layer.name not in known:
-            yield f"the weight of {layer.name} {layer.values.shape} is none of the promised ones"
+            yield f"the weight of {layer.name} {layer.values.shape} is none of the expected ones"
     for layer, other in pairs:
-        for end, grid, due in zip(("reads", "writes"), layer.ends, other.ends, strict=True):
-            if grid != due:
-                yield f"{other.name} {end} {grid or 'float'}, not {due or 'float'}"
-    for name, grid in promised.activations.items():
-        if grid not in found:
-            yield f"no tensor lies on {grid}, the grid of {name}"
-    for name, grid in stored.activations.items():
-        if grid not in wanted:
-            yield f"{name} lies on {grid}, which was not promised"
-    if len(stored.float_layers) > len(promised.float_layers):
+        for end, qparams, due in zip(("reads", "writes"), layer.ends, other.ends, strict=True):
+            if qparams != due:
+                yield f"{other.name} {end} {qparams or 'float'}, not {due or 'float'}"
+    for name, qparams in expected.activations.items():
+        if qparams not in found:
+            yield f"no tensor lies on {qparams}, the grid of {name}"
+    for name, qparams in stored.activations.items():
+        if qparams not in wanted:
+            yield f"{name} lies on {qparams}, which was not expected"
+    if len(stored.float_layers) > len(expected.float_layers):
         yield f"{len(stored.float_layers)} layers compute with float weights: {', '.join(stored.float_layers[:_SHOWN])}"
 
 

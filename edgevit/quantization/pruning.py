@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from edgevit.checkpoints.checkpoint import save_checkpoint
 from edgevit.checkpoints.model_source import open_source
 from edgevit.data.corrupt_images import readable
-from edgevit.data.datasets import open_imageset
+from edgevit.data.datasets import open_dataset
 from edgevit.data.metrics import describe_scores
 from edgevit.errors import UsageError
 from edgevit.log import stage
 from edgevit.quantization.nncf import open_nncf, quiet_nncf
-from edgevit.quantization.ptq import card_of
+from edgevit.quantization.ptq import metadata_of
 from edgevit.training.recipe import fine_tuning
 from edgevit.training.trainer import (
     TrainingResult,
@@ -64,13 +64,13 @@ def prune(
     Raises UsageError for weights and data that do not fit, EdgevitError when training diverges; `out` then stays.
     """
     if not 0 < sparsity < 1:
-        raise UsageError(f"sparsity {sparsity}", hint="give the share of weights to set to zero, such as 0.5")
+        raise UsageError(f"sparsity {sparsity}", fix="give the share of weights to set to zero, such as 0.5")
     start = time.perf_counter()
     source = open_source(model, weights=weights)
-    train_set, test_set = (readable(open_imageset(data, split)) for split in ("train", "test"))
+    train_set, test_set = (readable(open_dataset(data, split)) for split in ("train", "test"))
     check_sets(source.spec, train_set, test_set)
-    card = card_of(source, weights)
-    recipe = fine_tuning("prune", card.training, epochs, learning_rate)
+    metadata = metadata_of(source, weights)
+    recipe = fine_tuning("prune", metadata.training, epochs, learning_rate)
     teacher = copy.deepcopy(source.module)
     with stage("prune", model=source.spec.name, data=data) as running, threads_of(threads), seeded(recipe.seed):
         masked = _masked(source.module, source.spec, sparsity)
@@ -80,9 +80,9 @@ def prune(
         masks = _masks(masked)
         network = _applied(teacher, masked, masks)
         reached = 1 - sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
-        running.result = f"{100 * reached:.1f} % zeros, {describe_scores(curve[-1].scores)} on {len(test_set)} pictures"
+        running.result = f"{100 * reached:.1f} % zeros, {describe_scores(curve[-1].scores)} on {len(test_set)} images"
     facts = {"sparsity": reached, "weights": len(masks), **describe_training(train_set, recipe, curve)}
-    save_checkpoint(out, network, dataclasses.replace(card, training=card.training | {"pruning": facts}))
+    save_checkpoint(out, network, dataclasses.replace(metadata, training=metadata.training | {"pruning": facts}))
     progress_of(out).unlink(missing_ok=True)
     seconds = time.perf_counter() - start
     return Pruned(Path(out), curve[-1].metric, curve[-1].score, recipe.epochs, seconds, tuple(curve), reached)

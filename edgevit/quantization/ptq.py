@@ -1,4 +1,4 @@
-"""`quantize`: a float checkpoint and some pictures become an int8 checkpoint, without training."""
+"""`quantize`: a float checkpoint and some images become an int8 checkpoint, without training."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevit.checkpoints.checkpoint import CheckpointCard, read_checkpoint, save_checkpoint
+from edgevit.checkpoints.checkpoint import CheckpointMetadata, read_checkpoint, save_checkpoint
 from edgevit.checkpoints.model_source import Source, open_source
 from edgevit.data.corrupt_images import readable, spread, spread_indices
-from edgevit.data.datasets import LabelledSet, open_imageset, require_task
+from edgevit.data.datasets import LabelledDataset, open_dataset, require_task
 from edgevit.data.metrics import describe_scores, score
 from edgevit.data.preprocess import normalize_table
 from edgevit.errors import UsageError
@@ -21,7 +21,7 @@ from edgevit.quantization.calibration import calibrate
 from edgevit.quantization.mixed_precision import Budgeted, LayerCost, fit_budget
 from edgevit.quantization.quantized_model import Int8Network, prepare
 from edgevit.spec import Task
-from edgevit.training.trainer import PreprocessedSet
+from edgevit.training.trainer import PreprocessedDataset
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 
 SAMPLES = 256
 _BATCH = 64
-_FEW = 16  # pictures below which ranges are guesses
-_JUDGES = 512  # held-out pictures that a budget is kept on: a fifth of a point each
+_FEW = 16  # images below which ranges are guesses
+_JUDGES = 512  # held-out images that a budget is kept on: a fifth of a point each
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,14 @@ class Quantized:
 
     grids: tensors on an int8 grid; weighted: convolutions and linear layers in int8; islands: operations left in
     float, by the module where they stand. scores (0 to 1): of the float network and of the int8 one on the test
-    pictures, the one that the task is judged by first. floating: layers that stay in float to keep an accuracy budget.
+    images, the one that the task is judged by first. floating: layers that stay in float to keep an accuracy budget.
     """
 
     checkpoint: Path
     samples: int
-    grids: int
+    qparams: int
     weighted: int
-    islands: dict[str, int]
+    float_fallback: dict[str, int]
     scores_float: dict[str, float]
     scores_int8: dict[str, float]
     floating: tuple[LayerCost, ...] = ()
@@ -70,12 +70,12 @@ def quantize(
     model: a name of `edgevit list` or "file.py:factory". data: "digits", "photos" or a folder; up to `samples` of its
     training split set the ranges, its test split scores float and int8 network. The checkpoint holds both networks;
     `convert` with precision "int8" takes it to every target with these very scales.
-    max_drop: points of top-1, or of mIoU, that int8 may cost on training pictures which set no ranges; where it costs
+    max_drop: points of top-1, or of mIoU, that int8 may cost on training images which set no ranges; where it costs
     more, the layers that cost most stay in float, in every target.
     Raises UsageError for weights and data that do not fit, QuantizationError where no grid can be found.
     """
     source = open_source(model, weights=weights, input_size=input_size)
-    training, test = (open_imageset(data, split) for split in ("train", "test"))
+    training, test = (open_dataset(data, split) for split in ("train", "test"))
     require_classes(source, training)
     calibration, test = readable(spread(training, samples)), readable(test)
     network = post_training(source, calibration, samples)
@@ -84,39 +84,39 @@ def quantize(
         budgeted = within_budget(source, network, training, samples, max_drop)
         network = budgeted.network
     with stage("score", model=source.spec.name) as running:
-        pictures = PreprocessedSet(test, source.spec)
+        images = PreprocessedDataset(test, source.spec)
         forms = source.module, network.reference(batched=True)
-        floats, int8 = (scores_of(form, pictures) for form in forms)
-        running.result = f"float {describe_scores(floats)}; int8 {describe_scores(int8)} on {len(test)} pictures"
+        floats, int8 = (scores_of(form, images) for form in forms)
+        running.result = f"float {describe_scores(floats)}; int8 {describe_scores(int8)} on {len(test)} images"
     facts = {"method": "ptq", "data": calibration.name, "samples": len(calibration)}
     metric = next(iter(int8))
     facts |= {"metric": metric, "score_float": floats[metric], "score": int8[metric], **budget_facts(budgeted)}
-    card = int8_card(source, weights, network, facts)
-    save_checkpoint(out, source.module, card, network.tensors())
-    placement = network.placement()
+    metadata = int8_metadata(source, weights, network, facts)
+    save_checkpoint(out, source.module, metadata, network.tensors())
+    annotation = network.annotation()
     return Quantized(
         Path(out),
         facts["samples"],
-        len(placement.grids),
-        len(placement.weighted),
-        placement.islands(),
+        len(annotation.qparams),
+        len(annotation.weighted),
+        annotation.float_fallback(),
         floats,
         int8,
         budgeted.floating if budgeted else (),
     )
 
 
-def post_training(source: Source, pictures: LabelledSet, samples: int) -> Int8Network:
-    """Deploy the network of a source and set its grids by up to `samples` pictures, evenly spread over the set."""
-    pictures = spread(pictures, samples)
-    count = len(pictures)
+def post_training(source: Source, images: LabelledDataset, samples: int) -> Int8Network:
+    """Deploy the network of a source and set its grids by up to `samples` images, evenly spread over the set."""
+    images = spread(images, samples)
+    count = len(images)
     if count < _FEW:
-        log.warning("WARNING   only %d calibration pictures: ranges are guesses below %d", count, _FEW)
+        log.warning("WARNING   only %d calibration images: ranges are guesses below %d", count, _FEW)
     with stage("deploy", model=source.spec.name) as running:
         deployed, steps = prepare(source.module, source.spec)
         running.result = ", ".join(f"{step.name} x{step.changes}" for step in steps)
-    with stage("calibrate", model=source.spec.name, pictures=count) as running:
-        chosen = PreprocessedSet(pictures, source.spec)
+    with stage("calibrate", model=source.spec.name, images=count) as running:
+        chosen = PreprocessedDataset(images, source.spec)
         tensors = [chosen[i][0][None] for i in range(count)]
         _warn_of_constants(tensors)
         corrected, table = calibrate(deployed, tensors, _input_range(source.spec))
@@ -125,21 +125,21 @@ def post_training(source: Source, pictures: LabelledSet, samples: int) -> Int8Ne
 
 
 def within_budget(
-    source: Source, network: Int8Network, pictures: LabelledSet, samples: int, max_drop: float
+    source: Source, network: Int8Network, images: LabelledDataset, samples: int, max_drop: float
 ) -> Budgeted:
-    """`fit_budget` on training pictures that `samples` of them, which set the ranges, are not among."""
-    used = set(spread_indices(len(pictures), samples))
-    unused = [index for index in range(len(pictures)) if index not in used]
+    """`fit_budget` on training images that `samples` of them, which set the ranges, are not among."""
+    used = set(spread_indices(len(images), samples))
+    unused = [index for index in range(len(images)) if index not in used]
     if len(unused) < _FEW:
-        log.warning("WARNING   %d pictures set ranges and judge them too: there are no others", len(pictures))
+        log.warning("WARNING   %d images set ranges and judge them too: there are no others", len(images))
         unused = sorted(used)
-    judges = readable(spread(pictures.subset(unused), _JUDGES))
+    judges = readable(spread(images.subset(unused), _JUDGES))
     if source.spec.task is Task.CLASSIFY:
         _warn_of_coarse_steps(len(judges), max_drop)
-    with stage("budget", model=source.spec.name, max_drop=max_drop, pictures=len(judges)) as running:
-        chosen = PreprocessedSet(judges, source.spec)
-        images, targets = zip(*(chosen[index] for index in range(len(judges))), strict=True)
-        budgeted = fit_budget(network, images, targets, max_drop)
+    with stage("budget", model=source.spec.name, max_drop=max_drop, images=len(judges)) as running:
+        chosen = PreprocessedDataset(judges, source.spec)
+        tensors, targets = zip(*(chosen[index] for index in range(len(judges))), strict=True)
+        budgeted = fit_budget(network, tensors, targets, max_drop)
         running.result = budgeted.summary()
     return budgeted
 
@@ -152,19 +152,19 @@ def budget_facts(budgeted: Budgeted | None) -> dict[str, Any]:
 
 
 def _warn_of_coarse_steps(count: int, max_drop: float) -> None:
-    """Say so where one picture more or less is a longer step than the drop that `count` pictures shall show."""
+    """Say so where one image more or less is a longer step than the drop that `count` images shall show."""
     if 0 < max_drop < 100 / count:
         log.warning(
-            "WARNING   %d pictures judge in steps of %.1f points: a drop of %g takes %d; give more training pictures",
+            "WARNING   %d images judge in steps of %.1f points: a drop of %g takes %d; give more training images",
             *(count, 100 / count, max_drop, math.ceil(100 / max_drop)),
         )
 
 
-def _warn_of_constants(pictures: list[Tensor]) -> None:
-    """Say how many pictures (1, 3, S, S) have one colour alone: they show the network nothing of its task."""
-    constant = sum(bool((picture.amax((2, 3)) == picture.amin((2, 3))).all()) for picture in pictures)
+def _warn_of_constants(images: list[Tensor]) -> None:
+    """Say how many images (1, 3, S, S) have one colour alone: they show the network nothing of its task."""
+    constant = sum(bool((image.amax((2, 3)) == image.amin((2, 3))).all()) for image in images)
     if constant:
-        log.warning("WARNING   %d of %d calibration pictures have one colour alone", constant, len(pictures))
+        log.warning("WARNING   %d of %d calibration images have one colour alone", constant, len(images))
 
 
 def _input_range(spec: ModelSpec) -> tuple[float, float]:
@@ -173,35 +173,37 @@ def _input_range(spec: ModelSpec) -> tuple[float, float]:
     return float(table.min()), float(table.max())
 
 
-def require_classes(source: Source, pictures: LabelledSet) -> None:
+def require_classes(source: Source, images: LabelledDataset) -> None:
     """Raise UsageError where the data have another kind of truth, or other classes, than the network."""
-    require_task(source.spec.task, pictures, source.spec.name)
-    if len(pictures.labels) != source.spec.num_classes:
+    require_task(source.spec.task, images, source.spec.name)
+    if len(images.labels) != source.spec.num_classes:
         raise UsageError(
-            f"{source.spec.name} has {source.spec.num_classes} classes, {pictures.name} has {len(pictures.labels)}",
-            hint="give the data set that the weights were trained on",
+            f"{source.spec.name} has {source.spec.num_classes} classes, {images.name} has {len(images.labels)}",
+            fix="give the data set that the weights were trained on",
         )
 
 
-def int8_card(source: Source, weights: str | Path, network: Int8Network, facts: dict[str, Any]) -> CheckpointCard:
+def int8_metadata(
+    source: Source, weights: str | Path, network: Int8Network, facts: dict[str, Any]
+) -> CheckpointMetadata:
     """The float checkpoint's card, or one made for it, with the facts and grids of the int8 network."""
     from edgevit._version import __version__
 
     quantization = {**facts, "edgevit_version": __version__, "activations": network.activations()}
-    if network.table.islands:
-        quantization["islands"] = sorted(network.table.islands)
-    return dataclasses.replace(card_of(source, weights), quantization=quantization)
+    if network.table.float_fallback:
+        quantization["float_fallback"] = sorted(network.table.float_fallback)
+    return dataclasses.replace(metadata_of(source, weights), quantization=quantization)
 
 
-def card_of(source: Source, weights: str | Path) -> CheckpointCard:
+def metadata_of(source: Source, weights: str | Path) -> CheckpointMetadata:
     """The card of the checkpoint that a source was opened from, or one made for it."""
     from edgevit._version import __version__
 
-    card = read_checkpoint(weights).card
-    if card is not None:
-        return card
+    metadata = read_checkpoint(weights).metadata
+    if metadata is not None:
+        return metadata
     classes = source.spec.num_classes
-    return CheckpointCard(
+    return CheckpointMetadata(
         model=source.spec.name,
         num_classes=classes,
         input_size=source.spec.input_size,
@@ -211,15 +213,15 @@ def card_of(source: Source, weights: str | Path) -> CheckpointCard:
     )
 
 
-def scores_of(module: nn.Module, pictures: PreprocessedSet) -> dict[str, float]:
-    """The scores of a network in PyTorch on labelled pictures."""
+def scores_of(module: nn.Module, images: PreprocessedDataset) -> dict[str, float]:
+    """The scores of a network in PyTorch on labelled images."""
     import torch
     from torch.utils.data import DataLoader
 
     module.eval()
-    answers, truth = [], []
+    outputs, target = [], []
     with torch.no_grad():
-        for images, targets in DataLoader(pictures, _BATCH):
-            answers.append(module(images))
-            truth.append(targets)
-    return score(torch.cat(answers).numpy(), torch.cat(truth).numpy())
+        for tensors, targets in DataLoader(images, _BATCH):
+            outputs.append(module(tensors))
+            target.append(targets)
+    return score(torch.cat(outputs).numpy(), torch.cat(target).numpy())

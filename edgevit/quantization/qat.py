@@ -8,10 +8,10 @@ from pathlib import Path
 from edgevit.checkpoints.checkpoint import read_checkpoint, save_checkpoint
 from edgevit.checkpoints.model_source import int8_network, open_source
 from edgevit.data.corrupt_images import readable
-from edgevit.data.datasets import open_imageset
+from edgevit.data.datasets import open_dataset
 from edgevit.data.metrics import describe_scores
 from edgevit.log import is_first_process, stage
-from edgevit.quantization.ptq import SAMPLES, budget_facts, int8_card, post_training, within_budget
+from edgevit.quantization.ptq import SAMPLES, budget_facts, int8_metadata, post_training, within_budget
 from edgevit.quantization.qat_model import finished, trainable
 from edgevit.training.recipe import fine_tuning
 from edgevit.training.trainer import (
@@ -45,22 +45,22 @@ def qat(
 
     What it learns are the answers of its float network: int8 shall lose nothing, and need not find anything new.
 
-    weights: a float checkpoint, whose ranges are first set by up to `samples` training pictures, or an int8 one to go
+    weights: a float checkpoint, whose ranges are first set by up to `samples` training images, or an int8 one to go
     on from. data: "digits" or a folder with train/ and test/. Epochs and the peak learning rate are those of the
     recipe "qat" unless given; devices and logs as in `train`; augmentation is that of the float training where the
     checkpoint knows it. The scores are those of the int8 network, which `convert` with precision "int8" takes to every
     target unchanged. A killed run goes on with `resume` and the same arguments, and ends with the same weights on a
-    CPU. max_drop: points of top-1 that the trained int8 network may lose on training pictures; where it loses more,
+    CPU. max_drop: points of top-1 that the trained int8 network may lose on training images; where it loses more,
     the layers that cost most stay in float, on the weights of their grids.
     Raises UsageError for weights and data that do not fit, QuantizationError where no grid can be found, EdgevitError
     when training diverges; then `out` is as it was.
     """
     start = time.perf_counter()
     source = open_source(model, weights=weights, precision=None)
-    train_set, test_set = (readable(open_imageset(data, split)) for split in ("train", "test"))
+    train_set, test_set = (readable(open_dataset(data, split)) for split in ("train", "test"))
     check_sets(source.spec, train_set, test_set)
     checkpoint = read_checkpoint(weights)
-    training = {} if checkpoint.card is None else checkpoint.card.training
+    training = {} if checkpoint.metadata is None else checkpoint.metadata.training
     recipe = fine_tuning("qat", training, epochs, learning_rate)
     if checkpoint.int8:
         network = int8_network(source.module, source.spec, checkpoint)
@@ -81,13 +81,13 @@ def qat(
             logs=logs,
         )
         network = finished(module, network)
-        running.result = f"{describe_scores(curve[-1].scores)} in int8 on {len(test_set)} held-out pictures"
+        running.result = f"{describe_scores(curve[-1].scores)} in int8 on {len(test_set)} held-out images"
     facts = {"method": "qat", **describe_training(train_set, recipe, curve)}
     if max_drop is not None:
         budgeted = within_budget(source, network, train_set, samples, max_drop)
         network = budgeted.network
         facts |= budget_facts(budgeted)
     if is_first_process():
-        save_checkpoint(out, source.module, int8_card(source, weights, network, facts), network.tensors())
+        save_checkpoint(out, source.module, int8_metadata(source, weights, network, facts), network.tensors())
         progress_of(out).unlink(missing_ok=True)
     return training_result(out, recipe, time.perf_counter() - start, curve)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING
 
-from edgevit.graph.dynamic_batch import ON_GRIDS, any_batch
+from edgevit.graph.dynamic_batch import QDQ_OPS, any_batch
 from edgevit.graph.edit import Graph
-from edgevit.quantization.annotation import place_grids
+from edgevit.quantization.annotation import annotate
 from edgevit.quantization.fake_quantize import ActivationQuantizer, WeightQuantizer
 from edgevit.quantization.integer_arithmetic import in_integers, integer_sites
-from edgevit.quantization.qparams import ScaleTable
+from edgevit.quantization.qparams import QParamsTable
 from edgevit.quantization.quantized_model import Int8Network
 
 if TYPE_CHECKING:
@@ -25,30 +25,30 @@ def trainable(network: Int8Network) -> fx.GraphModule:
     their values. Raises QuantizationError for a graph that cannot take a batch.
     """
     module = simulated(network)
-    placement = network.placement()
+    annotation = network.annotation()
     scales = (
-        {node.name: _quantizer(module, node).scale_now for node in placement.grids},
-        {node.name: _quantizer(module, node.args[1]).scale_now for node in placement.weighted},
+        {node.name: _quantizer(module, node).scale_now for node in annotation.qparams},
+        {node.name: _quantizer(module, node.args[1]).scale_now for node in annotation.weighted},
     )
-    return in_integers(module, integer_sites(network.deployed, placement), *scales)
+    return in_integers(module, integer_sites(network.deployed, annotation), *scales)
 
 
 def simulated(network: Int8Network) -> fx.GraphModule:
     """The same in float arithmetic between the quantizers: right up to rounding, also where some are taken out."""
     module = copy.deepcopy(network.deployed)
     graph = Graph(module)
-    placement = place_grids(graph, network.table.islands)
+    annotation = annotate(graph, network.table.float_fallback)
     module.requires_grad_(False)
-    for node in placement.weighted:
+    for node in annotation.weighted:
         for constant in node.args[1:3]:
             if constant is not None:
                 graph.parameter(constant).requires_grad_(True)
         weight = graph.parameter(node.args[1])
         quantizer = WeightQuantizer(weight, network.table.weights[node.name])
         _insert(module, node.args[1], [node], quantizer)
-    shared = {name: min(group) for group in placement.shared for name in group}
+    shared = {name: min(group) for group in annotation.shared for name in group}
     quantizers: dict[str, nn.Module] = {}
-    for node in placement.grids:
+    for node in annotation.qparams:
         owner = shared.get(node.name, node.name)
         if owner not in quantizers:
             quantizers[owner] = ActivationQuantizer(network.table.activations[owner])
@@ -57,7 +57,7 @@ def simulated(network: Int8Network) -> fx.GraphModule:
         _insert(module, node, list(node.users), quantizers[owner])
     module.recompile()
     any_batch(network.deployed)  # an exact answer about the graph, before rounding blurs it
-    return any_batch(module, ON_GRIDS)
+    return any_batch(module, QDQ_OPS)
 
 
 def finished(trained: fx.GraphModule, network: Int8Network) -> Int8Network:
@@ -66,19 +66,19 @@ def finished(trained: fx.GraphModule, network: Int8Network) -> Int8Network:
 
     deployed = copy.deepcopy(network.deployed)
     graph, source = Graph(deployed), Graph(trained)
-    placement = place_grids(graph, network.table.islands)
+    annotation = annotate(graph, network.table.float_fallback)
     own = {node.target: node for node in trained.graph.nodes if node.op == "get_attr"}
     weights = {}
-    for node in placement.weighted:
+    for node in annotation.weighted:
         for constant in node.args[1:3]:
             if constant is not None:
                 with torch.no_grad():
                     graph.parameter(constant).copy_(source.parameter(own[constant.target]))
-        weights[node.name] = _quantizer(trained, node.args[1]).grid(graph.parameter(node.args[1]))
+        weights[node.name] = _quantizer(trained, node.args[1]).qparams(graph.parameter(node.args[1]))
         with torch.no_grad():
             graph.parameter(node.args[1]).copy_(weights[node.name].real())
-    grids = {node.name: _quantizer(trained, node).grid() for node in placement.grids}
-    return Int8Network.settled(deployed, ScaleTable(grids, weights, network.table.islands), network.steps)
+    qparams = {node.name: _quantizer(trained, node).qparams() for node in annotation.qparams}
+    return Int8Network.settled(deployed, QParamsTable(qparams, weights, network.table.float_fallback), network.steps)
 
 
 def quantizer_name(node: fx.Node) -> str:
@@ -86,15 +86,15 @@ def quantizer_name(node: fx.Node) -> str:
     return f"quantizer_{node.name}"
 
 
-def _insert(module: fx.GraphModule, node: fx.Node, readers: list[fx.Node], quantizer: nn.Module) -> None:
+def _insert(module: fx.GraphModule, node: fx.Node, users: list[fx.Node], quantizer: nn.Module) -> None:
     """Let `readers` read what the quantizer makes of the node's result."""
     name = quantizer_name(node)
     module.add_submodule(name, quantizer)
     with module.graph.inserting_after(node):
         call = module.graph.call_module(name, (node,))
     call.meta["val"] = node.meta["val"]
-    for reader in readers:
-        reader.replace_input_with(node, call)
+    for user in users:
+        user.replace_input_with(node, call)
 
 
 def _quantizer(module: fx.GraphModule, node: fx.Node) -> nn.Module:

@@ -12,35 +12,35 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.errors import QuantizationError
 from edgevit.graph.edit import Graph, place
-from edgevit.quantization.annotation import is_move, place_grids
-from edgevit.quantization.qparams import HIGH, LOW, WEIGHT_HIGH, WEIGHT_LOW, ActivationGrid, ScaleTable, WeightGrid
+from edgevit.quantization.annotation import annotate, is_move
+from edgevit.quantization.qparams import HIGH, LOW, WEIGHT_HIGH, WEIGHT_LOW, QParams, QParamsTable, QuantizedWeight
 
 if TYPE_CHECKING:
     from torch import fx
 
 
-def insert_grids(deployed: fx.GraphModule, table: ScaleTable) -> fx.GraphModule:
+def insert_qdq(deployed: fx.GraphModule, table: QParamsTable) -> fx.GraphModule:
     """A copy of the deployed graph in which every tensor of `table` lies on its grid, in float arithmetic.
 
     Raises QuantizationError if the table belongs to another graph.
     """
     graph = Graph(copy.deepcopy(deployed))
-    placement = place_grids(graph, table.islands)
-    _require_same(placement.grids, table.activations, "tensors")
-    _require_same(placement.weighted, table.weights, "weights")
-    for node in placement.weighted:
+    annotation = annotate(graph, table.float_fallback)
+    _require_same(annotation.qparams, table.activations, "tensors")
+    _require_same(annotation.weighted, table.weights, "weights")
+    for node in annotation.weighted:
         store_weight(graph, node, table.weights[node.name])
-    grids = {node: table.activations[node.name] for node in placement.grids}
+    known = {node: table.activations[node.name] for node in annotation.qparams}
     for node in graph.nodes:
-        if is_move(node) and node.args[0] in grids:
-            grids[node] = grids[node.args[0]]
-    for node, grid in grids.items():
-        _quantize(graph, node, grid)
+        if is_move(node) and node.args[0] in known:
+            known[node] = known[node.args[0]]
+    for node, qparams in known.items():
+        _quantize(graph, node, qparams)
     graph.tidy()
     return graph.module
 
 
-def store_weight(graph: Graph, node: fx.Node, grid: WeightGrid) -> None:
+def store_weight(graph: Graph, node: fx.Node, qparams: QuantizedWeight) -> None:
     """Let a layer read its weight as int8 constants behind `dequantize_per_channel`."""
     import torch
 
@@ -48,8 +48,8 @@ def store_weight(graph: Graph, node: fx.Node, grid: WeightGrid) -> None:
     stem = node.args[1].name
     first = next(iter(graph.module.graph.nodes))
     stored = []
-    zeros = torch.zeros(len(grid.scales), dtype=torch.int8)  # of the values' type: iOS16 cannot cast others to it
-    for kind, value in (("values", grid.values), ("scales", grid.scales), ("zero_points", zeros)):
+    zeros = torch.zeros(len(qparams.scales), dtype=torch.int8)  # of the values' type: iOS16 cannot cast others to it
+    for kind, value in (("values", qparams.values), ("scales", qparams.scales), ("zero_points", zeros)):
         name = f"{stem}_{kind}"
         graph.module.register_buffer(name, value)
         with graph.module.graph.inserting_before(first):
@@ -61,11 +61,11 @@ def store_weight(graph: Graph, node: fx.Node, grid: WeightGrid) -> None:
     node.replace_input_with(node.args[1], real)
 
 
-def _quantize(graph: Graph, node: fx.Node, grid: ActivationGrid) -> None:
+def _quantize(graph: Graph, node: fx.Node, qparams: QParams) -> None:
     import torch
 
     quantized = _operations()
-    numbers = (grid.scale, grid.zero_point, LOW, HIGH, torch.int8)
+    numbers = (qparams.scale, qparams.zero_point, LOW, HIGH, torch.int8)
     users = list(node.users)
     following = node.next
     with graph.module.graph.inserting_before(following):
@@ -93,7 +93,7 @@ def _require_same(nodes: tuple[fx.Node, ...], known: Any, kind: str) -> None:
         raise QuantizationError(
             f"the scales belong to another graph: {len(missing)} {kind} without scales ({', '.join(missing[:4])}), "
             f"{len(set(known) - names)} scales without {kind}",
-            hint="quantize again with this version of edgevit",
+            fix="quantize again with this version of edgevit",
         )
 
 

@@ -22,7 +22,7 @@ SMALLEST_SCALE = 2.0**-24  # of float16
 
 
 @dataclass(frozen=True, slots=True)
-class ActivationGrid:
+class QParams:
     """real = scale * (q - zero_point) for q in [-128, 127]; zero is on the grid."""
 
     scale: float
@@ -32,15 +32,15 @@ class ActivationGrid:
         if not LOW <= self.zero_point <= HIGH or not is_half(self.scale):
             raise QuantizationError(
                 f"scale {self.scale!r} with zero point {self.zero_point} is no int8 grid of this scheme",
-                hint="scales are positive float16 numbers, zero points from -128 to 127",
+                fix="scales are positive float16 numbers, zero points from -128 to 127",
             )
 
     @classmethod
-    def over(cls, low: float, high: float) -> ActivationGrid:
+    def over(cls, low: float, high: float) -> QParams:
         """The finest grid that reaches from `low` to `high`, both widened to zero. QuantizationError if not finite."""
         low, high = min(low, 0.0), max(high, 0.0)
         if not low >= -1e30 or not high <= 1e30:
-            raise QuantizationError(f"a tensor ranges from {low} to {high}", hint="the network or its input diverged")
+            raise QuantizationError(f"a tensor ranges from {low} to {high}", fix="the network or its input diverged")
         scale = next_half((high - low) / (HIGH - LOW))
         return cls(scale, max(LOW, min(HIGH, round(LOW - low / scale))))
 
@@ -51,20 +51,20 @@ class ActivationGrid:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class WeightGrid:
+class QuantizedWeight:
     """A weight (O, ...) on its grid: values int8 of the same shape, scales float32 (O,)."""
 
     values: Tensor
     scales: Tensor
 
     @classmethod
-    def of(cls, weight: Tensor) -> WeightGrid:
+    def of(cls, weight: Tensor) -> QuantizedWeight:
         """Round a float weight to the finest grid that holds it, channel by channel."""
         import torch
 
         largest = weight.detach().abs().flatten(1).amax(dim=1)  # (O,)
         if not torch.isfinite(largest).all():
-            raise QuantizationError("a weight is not finite", hint="use an earlier checkpoint; this training diverged")
+            raise QuantizationError("a weight is not finite", fix="use an earlier checkpoint; this training diverged")
         scales = torch.tensor([next_half(value / WEIGHT_HIGH) for value in largest.tolist()])
         column = scales.reshape(-1, *[1] * (weight.dim() - 1))
         return cls((weight.detach() / column).round().clamp(WEIGHT_LOW, WEIGHT_HIGH).to(torch.int8), scales)
@@ -75,15 +75,15 @@ class WeightGrid:
 
 
 @dataclass(frozen=True, slots=True)
-class ScaleTable:
+class QParamsTable:
     """The grids of a network, by the name of the graph node: the one whose result it is, or which has the weight.
 
     islands: nodes that could compute in int8 and stay in float, because int8 cost too much accuracy there.
     """
 
-    activations: Mapping[str, ActivationGrid]
-    weights: Mapping[str, WeightGrid]
-    islands: frozenset[str] = frozenset()
+    activations: Mapping[str, QParams]
+    weights: Mapping[str, QuantizedWeight]
+    float_fallback: frozenset[str] = frozenset()
 
 
 def is_half(value: float) -> bool:

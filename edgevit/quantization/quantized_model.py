@@ -8,17 +8,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgevit.contract.manifest import DeployStep
+from edgevit.contract.manifest import AppliedPass
 from edgevit.deploy.pass_manager import PASSES, deploy
 from edgevit.deploy.passes.channel_scale_to_depthwise import SCALE_CONVOLUTIONS
 from edgevit.deploy.passes.decompose_silu import SPLIT_SILU
 from edgevit.deploy.passes.isolate_concat_inputs import SEPARATE_SKIPS
 from edgevit.errors import QuantizationError
-from edgevit.graph.dynamic_batch import ON_GRIDS, any_batch, sum_alone
+from edgevit.graph.dynamic_batch import QDQ_OPS, any_batch, sum_alone
 from edgevit.graph.edit import Graph
-from edgevit.quantization.annotation import Placement, origin, place_grids
-from edgevit.quantization.qdq import insert_grids
-from edgevit.quantization.qparams import ActivationGrid, ScaleTable, WeightGrid
+from edgevit.quantization.annotation import Annotation, annotate, origin
+from edgevit.quantization.qdq import insert_qdq
+from edgevit.quantization.qparams import QParams, QParamsTable, QuantizedWeight
 
 if TYPE_CHECKING:
     from torch import Tensor, fx, nn
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # One deployment form for all targets: the scales belong to its tensors.
 INT8_PASSES = (*PASSES, SCALE_CONVOLUTIONS, SPLIT_SILU, SEPARATE_SKIPS)
 
-_FEW, _TOGETHER = 8, 16  # pictures: answered one by one, and at once
+_FEW, _TOGETHER = 8, 16  # images: answered one by one, and at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,78 +39,78 @@ class Int8Network:
     """
 
     deployed: fx.GraphModule
-    table: ScaleTable
-    steps: tuple[DeployStep, ...]
+    table: QParamsTable
+    steps: tuple[AppliedPass, ...]
 
     @classmethod
-    def settled(cls, deployed: fx.GraphModule, table: ScaleTable, steps: tuple[DeployStep, ...]) -> Int8Network:
+    def settled(cls, deployed: fx.GraphModule, table: QParamsTable, steps: tuple[AppliedPass, ...]) -> Int8Network:
         """With the biases of `deployed`, in place, on the grid of the products that they are added to."""
-        from edgevit.quantization.integer_arithmetic import bias_on_grid
+        from edgevit.quantization.integer_arithmetic import quantize_bias
 
         graph = Graph(deployed)
-        for node in place_grids(graph, table.islands).weighted:
+        for node in annotate(graph, table.float_fallback).weighted:
             bias = node.args[2] if len(node.args) > 2 else None
             if bias is not None:
                 data = table.activations[origin(node.args[0]).name].scale
-                _write(graph, bias, bias_on_grid(graph.value(bias), data, table.weights[node.name].scales))
+                _write(graph, bias, quantize_bias(graph.value(bias), data, table.weights[node.name].scales))
         return cls(deployed, table, steps)
 
     def module(self) -> fx.GraphModule:
         """The network that leaves the pipeline: int8 weights, every grid a quantize and dequantize pair."""
-        return insert_grids(self.deployed, self.table)
+        return insert_qdq(self.deployed, self.table)
 
     def reference(self, *, batched: bool = False) -> fx.GraphModule:
         """The same network in the arithmetic of integer kernels: what answers of artifacts are compared with.
 
-        It takes one picture (1, 3, S, S), or with `batched` any number (N, 3, S, S).
+        It takes one image (1, 3, S, S), or with `batched` any number (N, 3, S, S).
         """
         import torch
 
         from edgevit.quantization.integer_arithmetic import in_integers, integer_sites
 
-        module = any_batch(self.module(), ON_GRIDS) if batched else self.module()
-        activations = {name: torch.tensor([grid.scale]) for name, grid in self.table.activations.items()}
-        weights = {name: grid.scales for name, grid in self.table.weights.items()}
+        module = any_batch(self.module(), QDQ_OPS) if batched else self.module()
+        activations = {name: torch.tensor([qparams.scale]) for name, qparams in self.table.activations.items()}
+        weights = {name: qparams.scales for name, qparams in self.table.weights.items()}
         constant = ({name: scale.detach for name, scale in scales.items()} for scales in (activations, weights))
-        in_integers(module, integer_sites(self.deployed, self.placement()), *constant)
+        in_integers(module, integer_sites(self.deployed, self.annotation()), *constant)
         if batched:
             sum_alone(module)
         return module
 
-    def placement(self) -> Placement:
+    def annotation(self) -> Annotation:
         """Where the grids stand."""
-        return place_grids(Graph(self.deployed), self.table.islands)
+        return annotate(Graph(self.deployed), self.table.float_fallback)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint stores: int8 weights with their scales by node, all other parameters by name."""
         graph = Graph(self.deployed)
-        weighted = {node.name: node.args[1].target for node in self.placement().weighted}
+        weighted = {node.name: node.args[1].target for node in self.annotation().weighted}
         stored = {}
-        for name, grid in self.table.weights.items():
-            stored[f"{name}.values"], stored[f"{name}.scales"] = grid.values, grid.scales
+        for name, qparams in self.table.weights.items():
+            stored[f"{name}.values"], stored[f"{name}.scales"] = qparams.values, qparams.scales
         for node in graph.nodes:
             if node.op == "get_attr" and node.target not in weighted.values():
                 stored[f"float.{node.target}"] = graph.value(node).clone()
         return stored
 
-    def with_islands(self, islands: Collection[str]) -> Int8Network:
+    def with_float_fallback(self, float_fallback: Collection[str]) -> Int8Network:
         """The same network with these nodes in float too, and without the grids that nothing needs any more."""
         table = self.table
-        islands = table.islands | set(islands)
-        placement = place_grids(Graph(self.deployed), islands)
+        float_fallback = table.float_fallback | set(float_fallback)
+        annotation = annotate(Graph(self.deployed), float_fallback)
         return Int8Network(
             self.deployed,
-            ScaleTable(
-                {node.name: table.activations[node.name] for node in placement.grids},
-                {node.name: table.weights[node.name] for node in placement.weighted},
-                islands,
+            QParamsTable(
+                {node.name: table.activations[node.name] for node in annotation.qparams},
+                {node.name: table.weights[node.name] for node in annotation.weighted},
+                float_fallback,
             ),
             self.steps,
         )
 
     def activations(self) -> dict[str, list[float]]:
         """Scale and zero point by node, for a checkpoint's card."""
-        return {name: [grid.scale, grid.zero_point] for name, grid in self.table.activations.items()}
+        return {name: [qparams.scale, qparams.zero_point] for name, qparams in self.table.activations.items()}
 
     def digest(self) -> str:
         """SHA-256 over all that the network computes with: equal digests, equal answers."""
@@ -122,9 +122,9 @@ class Int8Network:
 
 
 class ReferenceNetwork:
-    """An int8 network's answers in integers, to one picture or many: what `Int8Network.reference` gives to each alone.
+    """An int8 network's answers in integers, to one image or many: what `Int8Network.reference` gives to each alone.
 
-    Its form for batches is made once more than a few pictures come: it takes seconds, and then a fraction of the time.
+    Its form for batches is made once more than a few images come: it takes seconds, and then a fraction of the time.
     """
 
     def __init__(self, network: Int8Network) -> None:
@@ -132,18 +132,18 @@ class ReferenceNetwork:
         self._alone = network.reference()
         self._together: fx.GraphModule | None = None
 
-    def __call__(self, pictures: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Tensor:
         """(N, 3, S, S) to logits (N, ...)."""
         import torch
 
-        if len(pictures) <= _FEW:
-            return torch.cat([self._alone(picture[None]) for picture in pictures])
+        if len(images) <= _FEW:
+            return torch.cat([self._alone(image[None]) for image in images])
         if self._together is None:
             self._together = self._network.reference(batched=True)
-        return torch.cat([self._together(part) for part in pictures.split(_TOGETHER)])
+        return torch.cat([self._together(part) for part in images.split(_TOGETHER)])
 
 
-def prepare(module: nn.Module, spec: ModelSpec) -> tuple[fx.GraphModule, tuple[DeployStep, ...]]:
+def prepare(module: nn.Module, spec: ModelSpec) -> tuple[fx.GraphModule, tuple[AppliedPass, ...]]:
     """The deployed form of a trained float network that int8 starts from, and what made it."""
     return deploy(module, spec, INT8_PASSES)
 
@@ -153,7 +153,7 @@ def restore(
     spec: ModelSpec,
     tensors: Mapping[str, Tensor],
     activations: Mapping[str, Any],
-    islands: Collection[str] = (),
+    float_fallback: Collection[str] = (),
 ) -> Int8Network:
     """The network that `tensors()`, `activations()` and its islands came from; module: its float network.
 
@@ -164,11 +164,11 @@ def restore(
     deployed, steps = prepare(module, spec)
     graph = Graph(deployed)
     weights = {}
-    for name in set(islands) - {node.name for node in graph.nodes}:
+    for name in set(float_fallback) - {node.name for node in graph.nodes}:
         raise _other_graph(name)
-    for node in place_grids(graph, islands).weighted:
+    for node in annotate(graph, float_fallback).weighted:
         try:
-            weights[node.name] = WeightGrid(tensors[f"{node.name}.values"], tensors[f"{node.name}.scales"])
+            weights[node.name] = QuantizedWeight(tensors[f"{node.name}.values"], tensors[f"{node.name}.scales"])
         except KeyError:
             raise _other_graph(node.name) from None
         if weights[node.name].values.shape != graph.parameter(node.args[1]).shape:
@@ -179,8 +179,8 @@ def restore(
         for name, node in kept.items():
             if f"float.{name}" in tensors:
                 _write(graph, node, tensors[f"float.{name}"])
-    grids = {name: ActivationGrid(float(scale), int(zero)) for name, (scale, zero) in activations.items()}
-    return Int8Network(deployed, ScaleTable(grids, weights, frozenset(islands)), steps)
+    qparams = {name: QParams(float(scale), int(zero)) for name, (scale, zero) in activations.items()}
+    return Int8Network(deployed, QParamsTable(qparams, weights, frozenset(float_fallback)), steps)
 
 
 def _write(graph: Graph, node: fx.Node, value: Tensor) -> None:
@@ -196,5 +196,5 @@ def _write(graph: Graph, node: fx.Node, value: Tensor) -> None:
 def _other_graph(name: str) -> QuantizationError:
     return QuantizationError(
         f"the checkpoint's int8 part does not fit its network: {name}",
-        hint="it was made by another version of edgevit; quantize the float checkpoint again",
+        fix="it was made by another version of edgevit; quantize the float checkpoint again",
     )

@@ -17,7 +17,7 @@ from edgevit.export.export_program import export
 from edgevit.graph.capture import functional
 from edgevit.graph.edit import Graph, argument, is_call, shape
 from edgevit.quantization.qdq import store_weight
-from edgevit.quantization.qparams import WeightGrid
+from edgevit.quantization.qparams import QuantizedWeight
 from edgevit.quantization.weight_storage import MIN_VALUES
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ def round_weights(deployed: fx.GraphModule) -> fx.GraphModule:
     if not nodes:
         raise QuantizationError(
             f"no convolution or linear layer has a weight of {MIN_VALUES} values or more to store in int8",
-            hint="leave the weights option out",
+            fix="leave the weights option out",
         )
     for node in nodes:
-        store_weight(graph, node, WeightGrid.of(graph.value(node.args[1])))
+        store_weight(graph, node, QuantizedWeight.of(graph.value(node.args[1])))
     graph.tidy()
     return graph.module
 

@@ -20,15 +20,15 @@ MIN_VALUES = 2049  # of a weight that is stored in another form: smaller ones sa
 def require_kind(kind: str, known: Sequence[str] = (FULL, INT8)) -> None:
     """Raise UsageError for a form of weights that a target does not have."""
     if kind not in known:
-        raise UsageError(f"unknown weights {kind!r}", hint="one of: " + ", ".join(known))
+        raise UsageError(f"unknown weights {kind!r}", fix="one of: " + ", ".join(known))
 
 
 def require_float(precision: Precision, kind: str) -> None:
     """Raise UsageError for weights of an int8 network that shall be compressed once more."""
     if precision is Precision.INT8 and kind != FULL:
-        raise UsageError("int8 weights are not compressed again", hint="leave -O weights out")
+        raise UsageError("int8 weights are not compressed again", fix="leave -O weights out")
 
 
-def holds_grids(manifest: Manifest) -> bool:
+def has_qparams(manifest: Manifest) -> bool:
     """Whether an artifact's file holds int8 grids: of an int8 network, or of int8 weights alone."""
     return manifest.precision is Precision.INT8 or manifest.compression == INT8

@@ -98,7 +98,7 @@ def _read_artifacts(folder: Path) -> tuple[list[Artifact], list[Note]]:
         broken = f": {notes[0].message}" if notes else ""
         raise UsageError(
             f"{folder} holds no whole artifact{broken}",
-            hint="give the folder that holds the artifact folders; `edgevit convert` writes one",
+            fix="give the folder that holds the artifact folders; `edgevit convert` writes one",
         )
     return found, notes
 
@@ -260,7 +260,7 @@ def _next_commands(folder: Path, rows: tuple[ArtifactRow, ...], compared: bool) 
             commands.append(NextCommand(f"edgevit profile {path}", f"{row.name}: measure its latency on this machine"))
         if row.accuracy is None:
             command = f"edgevit evaluate {path} --data FOLDER --weights CHECKPOINT"
-            commands.append(NextCommand(command, f"{row.name}: accuracy of both on labelled pictures"))
+            commands.append(NextCommand(command, f"{row.name}: accuracy of both on labelled images"))
     timed = [shlex.quote(str(folder / row.folder)) for row in rows if row.latencies]
     if len(timed) > 1 and not compared:
         why = "time both in turns and give the ratio with its interval"

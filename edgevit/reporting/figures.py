@@ -167,7 +167,7 @@ def _bars(
 
 
 def _run_labels(runs: Sequence[tuple[ArtifactRow, Latency]]) -> list[str]:
-    """Axis labels of profile runs, with the batch where there is more than one picture in it."""
+    """Axis labels of profile runs, with the batch where there is more than one image in it."""
     return _labels([row for row, _ in runs], [f"<br>batch {run.batch}" if run.batch > 1 else "" for _, run in runs])
 
 

@@ -68,14 +68,14 @@ class Accuracy:
     artifact: float | None
     agreement: float | None
     source: Source
-    drop_points: float | None = None
+    drop_percentage_points: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
     """One profile run of one artifact: percentiles of its warm samples, and where and how it ran.
 
-    A time is one inference of `batch` pictures. accelerator and threads are those the runtime says it used, null if it
+    A time is one inference of `batch` images. accelerator and threads are those the runtime says it used, null if it
     does not say. parity is that of the golden which was fed. flags are the reasons to doubt the numbers.
     """
 
@@ -126,7 +126,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Drift:
+class ErrorBreakdown:
     """One step of an artifact's drift ladder, against the step before; null where there is none, or no label."""
 
     name: str
@@ -151,7 +151,7 @@ class WorstLayer:
     operation: str
     new_snr_db: float | None
     snr_db: float | None
-    new_steps: float | None
+    new_passes: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ class ArtifactRow:
     agreement: Agreement
     accuracy: Accuracy | None
     latencies: tuple[Latency, ...]
-    drift: tuple[Drift, ...] = ()
+    drift: tuple[ErrorBreakdown, ...] = ()
     worst_layers: tuple[WorstLayer, ...] = ()
 
 

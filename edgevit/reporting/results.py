@@ -13,11 +13,11 @@ from edgevit.contract.raw_report import RawReport
 from edgevit.contract.schema import MAX_DOCUMENT_BYTES
 from edgevit.errors import ContractError
 from edgevit.infra.files import sha256_file
-from edgevit.reporting.model import Accuracy, Comparison, Drift, Latency, Note, NoteKind, Source, WorstLayer
+from edgevit.reporting.model import Accuracy, Comparison, ErrorBreakdown, Latency, Note, NoteKind, Source, WorstLayer
 
 RESULTS_FOLDER = "results"
 _SHOWN_LAYERS = 5
-_REMEDY = "measure again; the file was edited or cut off"
+_FIX = "measure again; the file was edited or cut off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Verification:
     checks: dict[str, str]
     started_utc: str
     source: Source
-    drift: tuple[Drift, ...] = ()
+    drift: tuple[ErrorBreakdown, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +78,15 @@ def read_results(folder: Path, builds: Collection[str]) -> tuple[Results, list[N
 
 def _read_json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_DOCUMENT_BYTES:
-        raise ContractError(f"larger than {MAX_DOCUMENT_BYTES >> 20} MiB", hint=_REMEDY)
+        raise ContractError(f"larger than {MAX_DOCUMENT_BYTES >> 20} MiB", fix=_FIX)
     document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     if not isinstance(document, dict):
-        raise ContractError("not a JSON object", hint=_REMEDY)
+        raise ContractError("not a JSON object", fix=_FIX)
     return document
 
 
 def _refuse(constant: str) -> None:
-    raise ContractError(f"holds {constant}, which is no number of JSON", hint=_REMEDY)
+    raise ContractError(f"holds {constant}, which is no number of JSON", fix=_FIX)
 
 
 def _verification(document: dict[str, Any], source: Source) -> Verification:
@@ -103,9 +103,9 @@ def _verification(document: dict[str, Any], source: Source) -> Verification:
     )
 
 
-def _drift(step: dict[str, Any]) -> Drift:
+def _drift(step: dict[str, Any]) -> ErrorBreakdown:
     numbers = ("score", "agreement", "snr_db", "cosine", "max_abs_error")
-    return Drift(str(step["name"]), str(step["metric"]), **{name: _optional(step[name]) for name in numbers})
+    return ErrorBreakdown(str(step["name"]), str(step["metric"]), **{name: _optional(step[name]) for name in numbers})
 
 
 def _ranked_layers(document: dict[str, Any], source: Source) -> RankedLayers:
@@ -125,7 +125,7 @@ def _worst_layer(error: dict[str, Any], reference: str) -> WorstLayer:
         operation=str(layer["operation"]),
         new_snr_db=_optional(new["snr_db"]),
         snr_db=_optional(error["so_far"]["snr_db"]),
-        new_steps=_optional(new["steps"]),
+        new_passes=_optional(new["steps"]),
     )
 
 
@@ -155,7 +155,7 @@ def _accuracy(data: dict[str, Any], source: Source) -> Accuracy:
         checkpoint=checkpoint,
         artifact=artifact,
         agreement=_optional(data["agreement"]),
-        drop_points=None if None in (checkpoint, artifact) else 100 * (checkpoint - artifact),
+        drop_percentage_points=None if None in (checkpoint, artifact) else 100 * (checkpoint - artifact),
         source=source,
     )
 
@@ -203,7 +203,7 @@ def _comparison(document: dict[str, Any], source: Source) -> Comparison:
 def _require(document: dict[str, Any], schema: str) -> None:
     if (document.get("schema"), document.get("schema_version")) != (schema, 1):
         found = f"{document.get('schema')} {document.get('schema_version')}"
-        raise ContractError(f"not {schema} 1 but {found}", hint=_REMEDY)
+        raise ContractError(f"not {schema} 1 but {found}", fix=_FIX)
 
 
 def _measured(row: Verification | Latency | Comparison | RankedLayers) -> tuple[str, ...]:

@@ -9,7 +9,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from edgevit.reporting.model import ArtifactRow, Comparison, Drift, Latency, ReportData, Source, Status, WorstLayer
+from edgevit.reporting.model import (
+    ArtifactRow,
+    Comparison,
+    ErrorBreakdown,
+    Latency,
+    ReportData,
+    Source,
+    Status,
+    WorstLayer,
+)
 
 ABSENT = "\N{EN DASH}"
 SYMBOL = {Status.AGREES: "✓", Status.REFERENCE: "✓", Status.DIFFERS: "✕"}
@@ -166,7 +175,7 @@ def _summary_row(row: ArtifactRow) -> tuple[Cell, ...]:
         _number(row.size_bytes, size, ""),
         _number(found and found.checkpoint, lambda v: percent(v) + metric, no_data),
         _number(found and found.artifact, lambda v: percent(v) + metric, _why_unmeasured(row, no_data)),
-        _number(found and found.drop_points, lambda v: f"{v:+.2f} points", _why_unmeasured(row, no_data)),
+        _number(found and found.drop_percentage_points, lambda v: f"{v:+.2f} points", _why_unmeasured(row, no_data)),
         _number(run and run.p50_ms, milliseconds, _why_no_latency(row)),
         _delegated(row.lowering),
         _number(row.lowering["transposes"], str, "the target's compiler does not count them"),
@@ -196,7 +205,7 @@ def _agreement_row(row: ArtifactRow) -> tuple[Cell, ...]:
     )
 
 
-def _drift_row(row: ArtifactRow, step: Drift, *, first: bool) -> tuple[Cell, ...]:
+def _drift_row(row: ArtifactRow, step: ErrorBreakdown, *, first: bool) -> tuple[Cell, ...]:
     equal = "the first step" if first else "the answers are equal to the bit"
     return (
         Cell(row.name, kind="code"),
@@ -217,7 +226,7 @@ def _layer_row(row: ArtifactRow, layer: WorstLayer) -> tuple[Cell, ...]:
         Cell(layer.operation),
         _number(layer.new_snr_db, lambda v: f"{v:.1f} dB", "nothing new"),
         _number(layer.snr_db, lambda v: f"{v:.1f} dB", "equal to the bit"),
-        _number(layer.new_steps, percent, "no int8 grid"),
+        _number(layer.new_passes, percent, "no int8 grid"),
     )
 
 
@@ -342,7 +351,7 @@ def _csv_row(row: ArtifactRow) -> dict[str, Any]:
         "metric": data and data.metric,
         "checkpoint_fraction": data and data.checkpoint,
         "artifact_fraction": data and data.artifact,
-        "drop_points": data and data.drop_points,
+        "drop_percentage_points": data and data.drop_percentage_points,
         "data_samples": data and data.samples,
         "batch": run and run.batch,
         "images_per_s": run and run.images_per_s,

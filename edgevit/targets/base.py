@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from edgevit.contract.manifest import Classifier, Lowering, Manifest, Tolerance
     from edgevit.export.program import Program
-    from edgevit.quantization.model_qparams import StoredGrids
+    from edgevit.quantization.model_qparams import ModelQParams
     from edgevit.spec import Precision
 
 # The accelerator that is none: a reference interpreter evaluates the file. Its numbers count, its time does not.
@@ -86,11 +86,11 @@ class Audit:
     summary: str
     faults: tuple[str, ...] = ()
 
-    def failure(self, name: str, remedy: str) -> ParityError | None:
-        """The faults of the file called so as one error, None if there are none; remedy: how to make it again."""
+    def failure(self, name: str, fix: str) -> ParityError | None:
+        """The faults of the file called so as one error, None if there are none; fix: how to make it again."""
         if not self.faults:
             return None
-        return ParityError(f"{name} is wrong on phones: {'; '.join(self.faults)}", hint=remedy)
+        return ParityError(f"{name} is wrong on phones: {'; '.join(self.faults)}", fix=fix)
 
 
 class Session(Protocol):
@@ -119,18 +119,18 @@ def input_arrays(inputs: Mapping[str, np.ndarray], manifest: Manifest | ModelFil
 
     known = {spec.name for spec in manifest.inputs}
     for name in sorted(set(inputs) - known):
-        raise UsageError(f"no input {name!r}", hint=f"inputs: {', '.join(sorted(known))}")
+        raise UsageError(f"no input {name!r}", fix=f"inputs: {', '.join(sorted(known))}")
     arrays = []
     for spec in manifest.inputs:
         if spec.name not in inputs:
-            raise UsageError(f"no input {spec.name!r}", hint=f"given: {', '.join(inputs) or 'none'}")
+            raise UsageError(f"no input {spec.name!r}", fix=f"given: {', '.join(inputs) or 'none'}")
         array = np.require(inputs[spec.name], requirements=["C", "W"])
         wanted = (max(1, *array.shape[:1]), *spec.shape[1:]) if manifest.dynamic_batch else spec.shape
         if array.shape != wanted or array.dtype != spec.dtype:
             shape = ("N", *spec.shape[1:]) if manifest.dynamic_batch else spec.shape
             said = f"({', '.join(map(str, shape))})"
             raise UsageError(
-                f"input {spec.name!r} is {array.dtype} {array.shape}", hint=f"it must be {spec.dtype} {said}"
+                f"input {spec.name!r} is {array.dtype} {array.shape}", fix=f"it must be {spec.dtype} {said}"
             )
         arrays.append(array)
     return arrays
@@ -147,7 +147,7 @@ class Converter(Protocol):
     name: str  # "coreml"
     suffix: str  # ".mlpackage"
     kernels: str  # the kernel library it runs on, a table of deploy/costs.toml
-    dynamic_batch: bool  # whether it takes, and its files are, programs for any number of pictures at once
+    dynamic_batch: bool  # whether it takes, and its files are, programs for any number of images at once
     precisions: frozenset[Precision]
     extra: str  # the extra of edgevit that installs its libraries
     packages: tuple[str, ...]  # distributions it needs, for `edgevit doctor` and the manifest's tool versions
@@ -167,7 +167,7 @@ class Converter(Protocol):
     def check(self, folder: Path, manifest: Manifest) -> dict[str, str]:
         """Compare the file with its manifest without running it: fact -> value. Raises ContractError."""
 
-    def read_grids(self, folder: Path, manifest: Manifest) -> StoredGrids:
+    def read_qparams(self, folder: Path, manifest: Manifest) -> ModelQParams:
         """The int8 grids that the file itself holds, nothing taken from the manifest. Raises ContractError."""
 
     def audit(self, path: Path) -> Audit:

@@ -56,8 +56,8 @@ def places(draws: Tensor, augmentation: Augmentation) -> Tensor:
 
 def moved(images: Tensor, affine: Tensor, mode: str = "bilinear") -> Tensor:
     """Images (N, C, S, S) read at `places`, (N, 2, 3); the edge pixel fills what comes into view."""
-    grid = F.affine_grid(affine.to(images.device), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False)
+    qparams = F.affine_grid(affine.to(images.device), list(images.shape), align_corners=False)
+    return F.grid_sample(images, qparams, mode=mode, padding_mode="border", align_corners=False)
 
 
 def recolored(images: Tensor, draws: Tensor, strength: float) -> Tensor:
@@ -70,23 +70,23 @@ def recolored(images: Tensor, draws: Tensor, strength: float) -> Tensor:
 
 
 def augment(
-    images: Tensor, truth: Tensor, augmentation: Augmentation, generator: torch.Generator, share: Share = ALONE
+    images: Tensor, target: Tensor, augmentation: Augmentation, generator: torch.Generator, share: Share = ALONE
 ) -> tuple[Tensor, Tensor]:
     """Change each image (N, 3, S, S) by its own random amount, and its truth with it where that is a map (N, S, S).
 
     Draws come from the CPU generator, whatever the device.
     """
     if augmentation == Augmentation():
-        return images, truth
+        return images, target
     draws = share.draws(len(images), generator)
     if augmentation.moves:
         affine = places(draws, augmentation)
         images = moved(images, affine)
-        if truth.ndim > 1:
-            truth = moved(truth[:, None].float(), affine, mode="nearest")[:, 0].to(truth.dtype)
+        if target.ndim > 1:
+            target = moved(target[:, None].float(), affine, mode="nearest")[:, 0].to(target.dtype)
     if augmentation.color_jitter:
         images = recolored(images, draws, augmentation.color_jitter)
-    return images, truth
+    return images, target
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +94,10 @@ class Mixture:
     """Images (N, 3, S, S), and what is true of them: each truth with its share, which sum to 1."""
 
     images: Tensor
-    truths: tuple[tuple[Tensor, float], ...]
+    targets: tuple[tuple[Tensor, float], ...]
 
 
-def mix(images: Tensor, truth: Tensor, mixup_alpha: float, cutmix_alpha: float, generator: torch.Generator) -> Mixture:
+def mix(images: Tensor, target: Tensor, mixup_alpha: float, cutmix_alpha: float, generator: torch.Generator) -> Mixture:
     """Mix each image with the one half a batch further on: by blending, or by a rectangle of it.
 
     truth: a class each (N,), or a map each (N, S, S), which is cut like its image. One draw serves the whole batch:
@@ -105,25 +105,25 @@ def mix(images: Tensor, truth: Tensor, mixup_alpha: float, cutmix_alpha: float, 
     Half a batch is the same distance in every process's share of a batch, and order is random: a fixed pairing will do.
     """
     if not mixup_alpha and not cutmix_alpha:
-        return Mixture(images, ((truth, 1.0),))
+        return Mixture(images, ((target, 1.0),))
     random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
     cuts = random.random() < (0.5 if mixup_alpha else 1.0) if cutmix_alpha else False
     alpha = cutmix_alpha if cuts else mixup_alpha
     kept = float(random.beta(alpha, alpha))
     half = len(images) // 2
-    other, other_truth = images.roll(half, 0), truth.roll(half, 0)
+    other, other_target = images.roll(half, 0), target.roll(half, 0)
     if not cuts:
-        return Mixture(kept * images + (1 - kept) * other, ((truth, kept), (other_truth, 1 - kept)))
+        return Mixture(kept * images + (1 - kept) * other, ((target, kept), (other_target, 1 - kept)))
     top, bottom = _span(images.shape[-2], kept, random)
     left, right = _span(images.shape[-1], kept, random)
     images = images.clone()
     images[..., top:bottom, left:right] = other[..., top:bottom, left:right]
-    if truth.ndim > 1:
-        truth = truth.clone()
-        truth[..., top:bottom, left:right] = other_truth[..., top:bottom, left:right]
-        return Mixture(images, ((truth, 1.0),))
+    if target.ndim > 1:
+        target = target.clone()
+        target[..., top:bottom, left:right] = other_target[..., top:bottom, left:right]
+        return Mixture(images, ((target, 1.0),))
     kept = 1 - (bottom - top) * (right - left) / (images.shape[-2] * images.shape[-1])
-    return Mixture(images, ((truth, kept), (other_truth, 1 - kept)))
+    return Mixture(images, ((target, kept), (other_target, 1 - kept)))
 
 
 def _span(size: int, kept: float, random: np.random.Generator) -> tuple[int, int]:

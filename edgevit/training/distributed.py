@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 
-def placement(devices: int) -> dict[str, Any]:
+def annotation(devices: int) -> dict[str, Any]:
     """Lightning's arguments for `devices` processes here, or for what torchrun started, on this machine or on many.
 
     Processes are the GPUs of each machine, or copies of the calling program on the CPU.
@@ -29,7 +29,7 @@ def placement(devices: int) -> dict[str, Any]:
     world = int(os.environ.get("WORLD_SIZE", local)) if "LOCAL_WORLD_SIZE" in os.environ else local
     gpus = torch.cuda.device_count()
     if gpus and local > gpus:
-        raise UsageError(f"{local} processes for {gpus} GPUs", hint=f"use --devices {gpus}")
+        raise UsageError(f"{local} processes for {gpus} GPUs", fix=f"use --devices {gpus}")
     facts: dict[str, Any] = {"accelerator": "cuda" if gpus else "cpu", "devices": local, "num_nodes": world // local}
     if world > 1:
         # Buffers: `agree_on` evens them out once an epoch. With every step, processes that score one batch more than
@@ -47,7 +47,7 @@ def own_batch(batch_size: int, share: Share) -> int:
     """Images of a batch that are this process's. UsageError for a batch that does not divide."""
     if batch_size % share.world or batch_size < 2 * share.world:
         raise UsageError(
-            f"a batch of {batch_size} images for {share.world} processes", hint=f"use a multiple of {2 * share.world}"
+            f"a batch of {batch_size} images for {share.world} processes", fix=f"use a multiple of {2 * share.world}"
         )
     return batch_size // share.world
 

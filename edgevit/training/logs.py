@@ -25,5 +25,5 @@ def open_logs(folder: str | Path | None, *, resume: bool) -> list[Logger]:
     folder = Path(folder)
     taken = [path for pattern in _FILES for path in folder.glob(pattern)]
     if taken and not resume and is_first_process():
-        raise UsageError(f"{folder} has logs of another run: {taken[0].name}", hint="give another folder for --logs")
+        raise UsageError(f"{folder} has logs of another run: {taken[0].name}", fix="give another folder for --logs")
     return [kind(folder, name="", version="") for kind in (CSVLogger, TensorBoardLogger)]

@@ -83,7 +83,7 @@ class Learner(LightningModule):
         if recipe.freeze_norms:
             freeze_norms(model)
 
-    def distance(self, logits: Tensor, truth: Tensor) -> Tensor:
+    def distance(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss of a batch of answers (N, classes, ...) to its truth (N, ...)."""
         raise NotImplementedError
 
@@ -97,8 +97,8 @@ class Learner(LightningModule):
                 logger.log_metrics(result.facts(), step=result.epoch)
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        images, truth = augment(*batch, self.recipe.augmentation, self.generator, self.share)
-        mixture = mix(images, truth, self.recipe.mixup_alpha, self.recipe.cutmix_alpha, self.generator)
+        images, target = augment(*batch, self.recipe.augmentation, self.generator, self.share)
+        mixture = mix(images, target, self.recipe.mixup_alpha, self.recipe.cutmix_alpha, self.generator)
         logits = self.model(mixture.images)
         loss = self._distance(logits, mixture)
         if not torch.isfinite(loss):
@@ -112,7 +112,7 @@ class Learner(LightningModule):
         soft_share = 0.0 if teacher is None else self.recipe.distillation.soft_share
         parts = []
         if soft_share < 1:
-            hard = [share * self.distance(logits, truth) for truth, share in mixture.truths]
+            hard = [share * self.distance(logits, target) for target, share in mixture.targets]
             parts.append((1 - soft_share) * torch.stack(hard).sum())
         if teacher is not None:
             temperature = self.recipe.distillation.temperature
@@ -123,7 +123,7 @@ class Learner(LightningModule):
     def _diverged(self, what: str) -> EdgevitError:
         return EdgevitError(
             f"{what} in epoch {self.current_epoch + 1}",
-            hint="lower the recipe's learning rate, or check the starting weights and the images"
+            fix="lower the recipe's learning rate, or check the starting weights and the images"
             + ("; the file .progress beside the output has the weights of the epoch before" if self.curve else ""),
         )
 
@@ -132,10 +132,10 @@ class Learner(LightningModule):
             agree_on(norm_statistics(self.model))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        images, truth = batch
+        images, target = batch
         logits = self.model(images)
         for metric in self._metrics.values():
-            metric.update(logits, truth)
+            metric.update(logits, target)
 
     def on_train_epoch_end(self) -> None:  # Lightning validates before it ends the epoch
         if not all(tensor.isfinite().all() for tensor in self.model.state_dict().values()):
@@ -176,26 +176,26 @@ class Classifier(Learner):
     def __init__(self, model: nn.Module, recipe: Recipe, num_classes: int, teacher: nn.Module | None = None) -> None:
         super().__init__(model, recipe, {TOP1: MulticlassAccuracy(num_classes, average="micro")}, teacher)
 
-    def distance(self, logits: Tensor, truth: Tensor) -> Tensor:
-        return F.cross_entropy(logits, truth, label_smoothing=self.recipe.label_smoothing)
+    def distance(self, logits: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(logits, target, label_smoothing=self.recipe.label_smoothing)
 
 
 def divergence(logits: Tensor, teacher: nn.Module, images: Tensor, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence of answers (N, classes, ...) from a teacher's: the mean over pictures, or pixels.
+    """Kullback-Leibler divergence of answers (N, classes, ...) from a teacher's: the mean over images, or pixels.
 
     Both are divided by the temperature before their softmax.
     """
     with torch.no_grad():
         wanted = F.log_softmax(teacher(images) / temperature, dim=1)
-    answers = F.log_softmax(logits / temperature, dim=1)
-    return F.kl_div(answers, wanted, log_target=True, reduction="none").sum(1).mean()
+    outputs = F.log_softmax(logits / temperature, dim=1)
+    return F.kl_div(outputs, wanted, log_target=True, reduction="none").sum(1).mean()
 
 
 def set_drop_path(model: nn.Module, rate: float) -> None:
     """Let residual branches drop with rates that rise evenly from 0 to `rate`. UsageError for a network without."""
     paths = [module for module in model.modules() if isinstance(module, DropPath)]
     if not paths:
-        raise UsageError(f"recipe: drop_path is {rate}, but the network has none", hint="leave drop_path out")
+        raise UsageError(f"recipe: drop_path is {rate}, but the network has none", fix="leave drop_path out")
     for path, own in zip(paths, torch.linspace(0, rate, len(paths)).tolist(), strict=True):
         path.rate = own
 

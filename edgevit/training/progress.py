@@ -24,7 +24,7 @@ _KEY = "edgevit_progress"  # by which `read_checkpoint` knows the file
 class KeepProgress(Checkpoint):
     """Writes weights, optimizer, schedule, random generators and curve to `path` at the end of each epoch.
 
-    run: what identifies the run; progress of another one is refused. shuffle: the generator that orders the pictures.
+    run: what identifies the run; progress of another one is refused. shuffle: the generator that orders the images.
     The file is whole or the one of the epoch before, and is read without running code of it.
     """
 
@@ -56,7 +56,7 @@ class KeepProgress(Checkpoint):
         if kept["run"] != self._run:
             raise UsageError(
                 f"{self.path} is the progress of another run",
-                hint="give the arguments and starting weights of that run, or start anew without --resume",
+                fix="give the arguments and starting weights of that run, or start anew without --resume",
             )
         module.curve[:] = [EpochResult(**result) for result in kept["curve"]]
         for generator, state in zip(self._common(module), kept["generators"], strict=True):

@@ -108,7 +108,7 @@ class Recipe:
 
 def _check(name: str, value: float, holds: bool, range_text: str) -> None:
     if not holds:  # comparisons with not-a-number are false, so it is refused too
-        raise UsageError(f"recipe: {name} is {value}", hint=f"use a value {range_text}")
+        raise UsageError(f"recipe: {name} is {value}", fix=f"use a value {range_text}")
 
 
 RECIPES: dict[str, Recipe] = {

@@ -29,23 +29,23 @@ def open_recipe(recipe: str) -> Recipe:
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"cannot read recipe {path}: {error.strerror}", hint="check the path") from error
+        raise UsageError(f"cannot read recipe {path}: {error.strerror}", fix="check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"recipe {path} is no TOML: {error}", hint="write lines such as epochs = 30") from error
+        raise UsageError(f"recipe {path} is no TOML: {error}", fix="write lines such as epochs = 30") from error
     base = given.pop(_BASE, None)
     start = {} if base is None else _values(get_recipe(str(base)))
     values = start | {"name": path.stem} | _checked(given, Recipe, "recipe", start)
     missing = [field.name for field in dataclasses.fields(Recipe) if _required(field) and field.name not in values]
     if missing:
         raise UsageError(
-            f"recipe {path} has no {', '.join(missing)}", hint='add them, or a recipe to start from: base = "mobile"'
+            f"recipe {path} has no {', '.join(missing)}", fix='add them, or a recipe to start from: base = "mobile"'
         )
     return Recipe(**values)
 
 
 def _checked(given: dict[str, Any], kind: type, where: str, start: dict[str, Any]) -> dict[str, Any]:
     """What a table gives for the fields of a dataclass; `start` holds the values that a part of it stands over."""
-    hints = {name: hint for name, hint in typing.get_type_hints(kind).items() if name != "name"}
+    hints = {name: fix for name, fix in typing.get_type_hints(kind).items() if name != "name"}
     checked = {}
     for key, value in given.items():
         if key not in hints:
@@ -74,4 +74,4 @@ def _required(field: dataclasses.Field[Any]) -> bool:
 
 def _require(holds: bool, where: str, key: str, value: object, wanted: str) -> None:
     if not holds:
-        raise UsageError(f"{where}: {key} is {value!r}", hint=f"give {wanted}")
+        raise UsageError(f"{where}: {key} is {value!r}", fix=f"give {wanted}")

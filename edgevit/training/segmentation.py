@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
 
 from edgevit.data.metrics import DICE, MIOU
-from edgevit.data.postprocess import VOID
+from edgevit.data.postprocess import IGNORE_INDEX
 from edgevit.training.module import Learner
 from edgevit.training.recipe import Recipe
 
@@ -22,25 +22,25 @@ class Segmenter(Learner):
 
     def __init__(self, model: nn.Module, recipe: Recipe, num_classes: int, teacher: nn.Module | None = None) -> None:
         metrics = {
-            MIOU: MulticlassJaccardIndex(num_classes, ignore_index=VOID),
-            DICE: MulticlassF1Score(num_classes, average="macro", ignore_index=VOID),
+            MIOU: MulticlassJaccardIndex(num_classes, ignore_index=IGNORE_INDEX),
+            DICE: MulticlassF1Score(num_classes, average="macro", ignore_index=IGNORE_INDEX),
         }
         super().__init__(model, recipe, metrics, teacher)
 
-    def distance(self, logits: Tensor, truth: Tensor) -> Tensor:
-        truth = truth.long()
-        loss = F.cross_entropy(logits, truth, ignore_index=VOID, label_smoothing=self.recipe.label_smoothing)
-        return loss + self.recipe.dice * dice_loss(logits, truth) if self.recipe.dice else loss
+    def distance(self, logits: Tensor, target: Tensor) -> Tensor:
+        target = target.long()
+        loss = F.cross_entropy(logits, target, ignore_index=IGNORE_INDEX, label_smoothing=self.recipe.label_smoothing)
+        return loss + self.recipe.dice * dice_loss(logits, target) if self.recipe.dice else loss
 
 
-def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
+def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     """1 - Dice of the probabilities, the mean over classes, a batch taken as one: logits (N, C, H, W), truth (N, H, W).
 
     After "V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image Segmentation" (2016), with plain
     sums in the denominator.
     """
-    counted = (truth != VOID)[:, None]  # (N, 1, H, W)
-    wanted = F.one_hot(truth.where(counted[:, 0], 0), logits.shape[1]).movedim(-1, 1) * counted
+    counted = (target != IGNORE_INDEX)[:, None]  # (N, 1, H, W)
+    wanted = F.one_hot(target.where(counted[:, 0], 0), logits.shape[1]).movedim(-1, 1) * counted
     given = logits.softmax(dim=1) * counted
     pixels = (0, 2, 3)
     shared = (wanted * given).sum(pixels)  # (C,)

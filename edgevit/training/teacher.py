@@ -24,12 +24,12 @@ def open_teacher(model: str, weights: str | Path, spec: ModelSpec, labels: tuple
     )
     theirs, name = source.spec, f"teacher {source.spec.name}"
     if theirs.task is not spec.task:
-        raise UsageError(f"{name} is there to {theirs.task}, {spec.name} to {spec.task}", hint="give one of its task")
+        raise UsageError(f"{name} is there to {theirs.task}, {spec.name} to {spec.task}", fix="give one of its task")
     if theirs.num_classes != spec.num_classes or (source.labels and source.labels != labels):
         raise UsageError(
             f"{name} has {theirs.num_classes} classes, which are not the {len(labels)} of the data",
-            hint="give a teacher that was trained on the same classes in the same order",
+            fix="give a teacher that was trained on the same classes in the same order",
         )
     if (theirs.preprocess.mean, theirs.preprocess.std) != (spec.preprocess.mean, spec.preprocess.std):
-        raise UsageError(f"{name} sees images with another mean or std", hint="give one with the same normalisation")
+        raise UsageError(f"{name} sees images with another mean or std", fix="give one with the same normalisation")
     return source.module

@@ -21,16 +21,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from edgevit._version import __version__
-from edgevit.checkpoints.checkpoint import CheckpointCard, load_weights, save_checkpoint
+from edgevit.checkpoints.checkpoint import CheckpointMetadata, load_weights, save_checkpoint
 from edgevit.checkpoints.model_source import state_digest
-from edgevit.data.datasets import LabelledSet, require_task
+from edgevit.data.datasets import LabelledDataset, require_task
 from edgevit.data.preprocess import preprocess
 from edgevit.errors import UsageError, unknown_name
 from edgevit.log import is_first_process
 from edgevit.spec import Layout, ModelSpec, Task
 from edgevit.training.average import WeightAverage
 from edgevit.training.bar import EpochBar
-from edgevit.training.distributed import Shuffled, own_batch, placement, share_of
+from edgevit.training.distributed import Shuffled, annotation, own_batch, share_of
 from edgevit.training.logs import open_logs
 from edgevit.training.module import Classifier, EpochResult, Learner
 from edgevit.training.progress import KeepProgress
@@ -58,8 +58,8 @@ class TrainingResult:
 
 def train(
     spec: ModelSpec,
-    train_set: LabelledSet,
-    test_set: LabelledSet,
+    train_set: LabelledDataset,
+    test_set: LabelledDataset,
     recipe: Recipe,
     out: Path,
     *,
@@ -94,25 +94,25 @@ def train(
         )  # fmt: skip
     seconds = time.perf_counter() - start
     if is_first_process():
-        save_checkpoint(out, model, _card(spec, train_set, recipe, curve))
+        save_checkpoint(out, model, _metadata(spec, train_set, recipe, curve))
         progress_of(out).unlink(missing_ok=True)
     return training_result(out, recipe, seconds, curve)
 
 
-class PreprocessedSet(Dataset[tuple[Tensor, Tensor]]):
-    """Labelled pictures behind the exact preprocessing: index -> (float32 (3, S, S), truth). Small sets are kept.
+class PreprocessedDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Labelled images behind the exact preprocessing: index -> (float32 (3, S, S), truth). Small sets are kept.
 
     The truth is a class, int64 (), or a mask, uint8 (S, S).
     """
 
-    def __init__(self, pictures: LabelledSet, spec: ModelSpec) -> None:
-        self._pictures = pictures
+    def __init__(self, images: LabelledDataset, spec: ModelSpec) -> None:
+        self._images = images
         self._preprocess = spec.preprocess
-        small = len(pictures) * 13 * spec.input_size**2 <= _KEEP_BYTES
+        small = len(images) * 13 * spec.input_size**2 <= _KEEP_BYTES
         self._kept: dict[int, tuple[Tensor, Tensor]] | None = {} if small else None
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         if self._kept is None:
@@ -122,24 +122,24 @@ class PreprocessedSet(Dataset[tuple[Tensor, Tensor]]):
         return self._kept[index]
 
     def _pair(self, index: int) -> tuple[Tensor, Tensor]:
-        tensor = preprocess(self._pictures.images[index], self._preprocess, Layout.NCHW)[0]  # (3, S, S)
-        return torch.from_numpy(tensor), torch.from_numpy(self._pictures.truth(index, self._preprocess))
+        tensor = preprocess(self._images.images[index], self._preprocess, Layout.NCHW)[0]  # (3, S, S)
+        return torch.from_numpy(tensor), torch.from_numpy(self._images.target(index, self._preprocess))
 
 
-def check_sets(spec: ModelSpec, train_set: LabelledSet, test_set: LabelledSet) -> None:
-    for pictures in (train_set, test_set):
-        require_task(spec.task, pictures, spec.name)
+def check_sets(spec: ModelSpec, train_set: LabelledDataset, test_set: LabelledDataset) -> None:
+    for images in (train_set, test_set):
+        require_task(spec.task, images, spec.name)
     if train_set.labels != test_set.labels:
-        raise UsageError(f"{train_set.name} and {test_set.name} have other labels", hint="give both the same classes")
+        raise UsageError(f"{train_set.name} and {test_set.name} have other labels", fix="give both the same classes")
     if len(train_set.labels) != spec.num_classes:
         raise UsageError(
             f"{train_set.name} has {len(train_set.labels)} classes, {spec.name} {spec.num_classes}",
-            hint=f"build the model for {len(train_set.labels)} classes",
+            fix=f"build the model for {len(train_set.labels)} classes",
         )
     if spec.num_classes < 2 or len(train_set) < 2 or not len(test_set):
         raise UsageError(
             f"{spec.num_classes} classes, {len(train_set)} training and {len(test_set)} test images are too few",
-            hint="training takes 2 classes, 2 training images and 1 test image at least",
+            fix="training takes 2 classes, 2 training images and 1 test image at least",
         )
 
 
@@ -151,8 +151,8 @@ def progress_of(out: Path) -> Path:
 def fit(
     model: nn.Module,
     spec: ModelSpec,
-    train_set: LabelledSet,
-    test_set: LabelledSet,
+    train_set: LabelledDataset,
+    test_set: LabelledDataset,
     recipe: Recipe,
     *,
     progress: Path,
@@ -170,7 +170,7 @@ def fit(
     """
     if resume and not progress.is_file():
         log.info("nothing to resume at %s: training starts anew", progress)
-    placed = placement(devices)
+    placed = annotation(devices)
     batch_size = min(recipe.batch_size, len(train_set))
     identity = [spec.name, train_set.name, len(train_set), dataclasses.asdict(recipe), state_digest(model)]
     identity += [amp, placed["devices"] * placed["num_nodes"], None if teacher is None else state_digest(teacher)]
@@ -196,9 +196,11 @@ def fit(
             torch.manual_seed(recipe.seed + share.rank)
         own = own_batch(batch_size, share)
         batches = DataLoader(
-            PreprocessedSet(train_set, spec), own, sampler=Shuffled(len(train_set), batch_size, shuffle, share)
+            PreprocessedDataset(train_set, spec), own, sampler=Shuffled(len(train_set), batch_size, shuffle, share)
         )
-        scored = DataLoader(PreprocessedSet(test_set, spec), own, sampler=range(share.rank, len(test_set), share.world))
+        scored = DataLoader(
+            PreprocessedDataset(test_set, spec), own, sampler=range(share.rank, len(test_set), share.world)
+        )
         found = progress if resume and progress.is_file() else None
         trainer.fit(learner, batches, scored, ckpt_path=found, weights_only=True)
     for network in filter(None, (model, teacher)):
@@ -213,7 +215,7 @@ def lightning_precision(amp: str | None) -> str:
     if amp not in _AMP:
         raise unknown_name("mixed precision", amp, _AMP)
     if amp == "fp16" and not torch.cuda.is_available():
-        raise UsageError("mixed precision fp16 needs a CUDA GPU", hint="use --amp bf16, which CPUs compute too")
+        raise UsageError("mixed precision fp16 needs a CUDA GPU", fix="use --amp bf16, which CPUs compute too")
     return _AMP[amp]
 
 
@@ -222,7 +224,7 @@ def training_result(out: str | Path, recipe: Recipe, seconds: float, curve: list
     return TrainingResult(Path(out), curve[-1].metric, curve[-1].score, recipe.epochs, seconds, tuple(curve))
 
 
-def describe_training(train_set: LabelledSet, recipe: Recipe, curve: list[EpochResult]) -> dict[str, Any]:
+def describe_training(train_set: LabelledDataset, recipe: Recipe, curve: list[EpochResult]) -> dict[str, Any]:
     """What a checkpoint's card says about a run."""
     return {
         "data": train_set.name,
@@ -234,8 +236,10 @@ def describe_training(train_set: LabelledSet, recipe: Recipe, curve: list[EpochR
     }
 
 
-def _card(spec: ModelSpec, train_set: LabelledSet, recipe: Recipe, curve: list[EpochResult]) -> CheckpointCard:
-    return CheckpointCard(
+def _metadata(
+    spec: ModelSpec, train_set: LabelledDataset, recipe: Recipe, curve: list[EpochResult]
+) -> CheckpointMetadata:
+    return CheckpointMetadata(
         model=spec.name,
         num_classes=spec.num_classes,
         input_size=spec.input_size,

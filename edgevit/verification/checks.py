@@ -22,7 +22,7 @@ from edgevit.quantization import weight_storage
 from edgevit.spec import Layout, Precision, Task
 from edgevit.targets.base import INTERPRETER, NotExecutable
 from edgevit.targets.registry import get_converter
-from edgevit.verification.error_breakdown import ARTIFACT, DriftStep, climb
+from edgevit.verification.error_breakdown import ARTIFACT, StageError, break_down
 from edgevit.verification.goldens import check_goldens
 from edgevit.verification.parity import NOT_FINITE, Distance, distance, worst
 from edgevit.verification.phone_settings import (
@@ -37,11 +37,11 @@ from edgevit.verification.phone_settings import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from edgevit.data.datasets import LabelledSet
+    from edgevit.data.datasets import LabelledDataset
     from edgevit.targets.base import Session
     from edgevit.verification.reference_model import Reference
 
-_CHUNK = 64  # pictures preprocessed and run together
+_CHUNK = 64  # images preprocessed and run together
 # fp32 differs by summation order only; fp16 keeps 11 bits of each value, which leaves about 60 dB after a network; bf16
 # keeps 8, and 3 bits are 18 dB; in int8 some values fall on the other side of a rounding edge, one part in 255 of a
 # tensor's range each.
@@ -55,7 +55,7 @@ TOLERANCES = {
 
 @dataclass(frozen=True, slots=True)
 class DataScore:
-    """Scores of checkpoint and artifact on the same pictures; null for what was not run.
+    """Scores of checkpoint and artifact on the same images; null for what was not run.
 
     metric names what checkpoint and artifact count, and the task is judged by; `scores` has all of them, by name and
     then by who ran.
@@ -67,7 +67,7 @@ class DataScore:
     metric: str  # "top-1" or "mIoU"
     checkpoint: float | None
     artifact: float | None
-    agreement: float | None  # share of pictures, or of pixels, that both give the same class
+    agreement: float | None  # share of images, or of pixels, that both give the same class
     scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
     skipped: int = 0  # files that cannot be read: they count neither as right nor as wrong
 
@@ -92,7 +92,7 @@ class Verification:
     seconds: float
     compression: str = ""  # of the stored weights, as in the manifest
     interpreter: Parity | None = None  # of the runtime's outputs with the reference interpreter's, where asked for
-    drift: tuple[DriftStep, ...] = ()  # where the forms of its checkpoint ran on the same inputs
+    drift: tuple[StageError, ...] = ()  # where the forms of its checkpoint ran on the same inputs
     executed: tuple[Executed, ...] = ()  # under the settings of phones, where they were tried
     failures: tuple[EdgevitError, ...] = ()  # what is wrong with it on phones, worst first; not in the document
     started_utc: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
@@ -117,12 +117,12 @@ class Verification:
         if self.executed:
             parts.append(self.checks["phone settings"])
         if self.data is not None:
-            parts.append(f"on {self.data.samples} pictures: {self.data.summary()}")
+            parts.append(f"on {self.data.samples} images: {self.data.summary()}")
         return "; ".join(parts)
 
 
 def batch_sizes(manifest: Manifest) -> tuple[int, ...]:
-    """How many pictures at once an artifact is tested with."""
+    """How many images at once an artifact is tested with."""
     return (1, 3) if manifest.dynamic_batch else (1,)
 
 
@@ -171,7 +171,7 @@ def check_parity(parity: Parity, tolerance: Tolerance, name: str) -> None:
     if misses := measured.misses(tolerance):
         raise ParityError(
             f"{name} does not compute what its checkpoint computes: {'; '.join(misses)}",
-            hint="do not ship it; convert another precision or input size, and report the model",
+            fix="do not ship it; convert another precision or input size, and report the model",
             parity=parity,
         )
 
@@ -212,7 +212,7 @@ def examine_file(path: Path) -> Verification:
         None,
         time.perf_counter() - started,
         executed=execution.rows,
-        failures=_failures(audit.failure(path.name, execution.remedy), execution.failure),
+        failures=_failures(audit.failure(path.name, execution.fix), execution.failure),
     )
 
 
@@ -223,19 +223,19 @@ def _failures(*errors: EdgevitError | None) -> tuple[EdgevitError, ...]:
 def examine(
     artifact: Artifact | str | Path,
     *,
-    data: LabelledSet | None = None,
+    data: LabelledDataset | None = None,
     split: str = "test",
     reference: Reference | None = None,
     accelerator: str | None = None,
     threads: int = 1,
     interpreter: bool = False,
-    ladder: Mapping[str, Reference] | None = None,
+    stages: Mapping[str, Reference] | None = None,
     settings: bool = False,
 ) -> Verification:
     """Check files, format and preprocessing, run the artifact, and compare it with its checkpoint.
 
-    data: labelled pictures to score on; reference: the checkpoint as a function of normalised images
-    (N, 3, H, W) to logits, to score and compare on the same pictures. Without them the stored goldens decide.
+    data: labelled images to score on; reference: the checkpoint as a function of normalised images
+    (N, 3, H, W) to logits, to score and compare on the same images. Without them the stored goldens decide.
     accelerator: by default the one that the artifact was made for.
     interpreter: also compare the runtime with the reference interpreter, which Core ML artifacts have. ladder: the
     forms of the checkpoint in order, of `ladder`; each runs on the data, or on the goldens without any.
@@ -247,14 +247,14 @@ def examine(
     artifact = load_artifact(artifact.path if isinstance(artifact, Artifact) else artifact)
     manifest = artifact.manifest
     if interpreter and manifest.target != "coreml":
-        raise UsageError(f"no interpreter evaluates {manifest.target} artifacts", hint="it is for Core ML alone")
+        raise UsageError(f"no interpreter evaluates {manifest.target} artifacts", fix="it is for Core ML alone")
     converter = get_converter(manifest.target)
     checks = converter.check(artifact.path, manifest)
-    if weight_storage.holds_grids(manifest):
-        grids = converter.read_grids(artifact.path, manifest)
-        grids.require_scheme(str(artifact.path))
-        checks["qparams"] = grids.summary()
-    checks["goldens"] = f"{check_goldens(artifact)} pictures preprocessed to the bit"
+    if weight_storage.has_qparams(manifest):
+        qparams = converter.read_qparams(artifact.path, manifest)
+        qparams.require_scheme(str(artifact.path))
+        checks["qparams"] = qparams.summary()
+    checks["goldens"] = f"{check_goldens(artifact)} images preprocessed to the bit"
     against = goldens = seen = None
     execution = Execution(())
     if settings and (audit := audit_of(artifact)) is not None:
@@ -265,13 +265,13 @@ def examine(
             raise NotExecutable(f"it was not run in this process, too: {execution.rows[0].reason}")
         session = artifact.open(accelerator, threads)
     except NotExecutable as reason:
-        answers, wanted = _answers(artifact, data, None, reference)
+        outputs, wanted = _outputs(artifact, data, None, reference)
         parity = Parity(False, manifest.target, reason=reason.message)
     else:
         try:
-            answers, wanted = _answers(artifact, data, session, reference)
-            goldens = np.concatenate(_golden_answers(artifact, session))
-            parity = _parity(artifact, session, goldens, answers, wanted)
+            outputs, wanted = _outputs(artifact, data, session, reference)
+            goldens = np.concatenate(_golden_outputs(artifact, session))
+            parity = _parity(artifact, session, goldens, outputs, wanted)
             if interpreter:
                 against = _against_interpreter(artifact, session)
         finally:
@@ -281,26 +281,28 @@ def examine(
         artifact.manifest_sha256,
         checks,
         parity,
-        None if data is None else _score(data, split, wanted, answers, artifact),
+        None if data is None else _score(data, split, wanted, outputs, artifact),
         time.perf_counter() - started,
         manifest.compression,
         against,
-        _drift(artifact, data, ladder or {}, goldens if data is None else answers),
+        _drift(artifact, data, stages or {}, goldens if data is None else outputs),
         execution.rows,
         _failures(seen, execution.failure),
     )
 
 
 def _drift(
-    artifact: Artifact, data: LabelledSet | None, ladder: Mapping[str, Reference], answers: np.ndarray | None
-) -> tuple[DriftStep, ...]:
-    if not ladder or answers is None:
+    artifact: Artifact, data: LabelledDataset | None, stages: Mapping[str, Reference], outputs: np.ndarray | None
+) -> tuple[StageError, ...]:
+    if not stages or outputs is None:
         return ()
-    from edgevit.data.datasets import truths
+    from edgevit.data.datasets import targets
 
     tensors = list(_golden_tensors(artifact) if data is None else _tensors(artifact, data))
-    forms = {name: np.concatenate([form(tensor) for tensor in tensors]) for name, form in ladder.items()}
-    return climb({**forms, ARTIFACT: answers}, None if data is None else truths(data, artifact.manifest.preprocess))
+    forms = {name: np.concatenate([form(tensor) for tensor in tensors]) for name, form in stages.items()}
+    return break_down(
+        {**forms, ARTIFACT: outputs}, None if data is None else targets(data, artifact.manifest.preprocess)
+    )
 
 
 def _golden_tensors(artifact: Artifact) -> Iterator[np.ndarray]:
@@ -317,7 +319,7 @@ def _against_interpreter(artifact: Artifact, session: Session) -> Parity:
         return Parity(False, session.runtime, reason="the interpreter is what runs here; Core ML itself needs macOS")
     reference = artifact.open(accelerator=INTERPRETER)
     try:
-        actual, expected = (_golden_answers(artifact, one) for one in (session, reference))
+        actual, expected = (_golden_outputs(artifact, one) for one in (session, reference))
     finally:
         reference.close()
     return measure(
@@ -325,41 +327,41 @@ def _against_interpreter(artifact: Artifact, session: Session) -> Parity:
     )
 
 
-def _golden_answers(artifact: Artifact, session: Session) -> list[np.ndarray]:
+def _golden_outputs(artifact: Artifact, session: Session) -> list[np.ndarray]:
     """Logits of each golden in NCHW form."""
     result = artifact.manifest.outputs[0]
     runs = (session.run(artifact.golden_input(golden.name))[result.name] for golden in artifact.manifest.goldens)
     return [_model_form(run, result.layout) for run in runs]
 
 
-def _answers(
-    artifact: Artifact, data: LabelledSet | None, session: Session | None, reference: Reference | None
+def _outputs(
+    artifact: Artifact, data: LabelledDataset | None, session: Session | None, reference: Reference | None
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Logits (N, ...) of the artifact and of its checkpoint on all pictures; None for what cannot run."""
-    answers, wanted = [], []
+    """Logits (N, ...) of the artifact and of its checkpoint on all images; None for what cannot run."""
+    outputs, wanted = [], []
     for tensor in () if data is None else _tensors(artifact, data):
         if session is not None:
             batch = len(tensor) if artifact.manifest.dynamic_batch else 1
-            answers.append(artifact.run(tensor, session=session, batch=batch))
+            outputs.append(artifact.run(tensor, session=session, batch=batch))
         if reference is not None:
             wanted.append(reference(tensor))
-    return (np.concatenate(answers) if answers else None), (np.concatenate(wanted) if wanted else None)
+    return (np.concatenate(outputs) if outputs else None), (np.concatenate(wanted) if wanted else None)
 
 
-def _tensors(artifact: Artifact, data: LabelledSet) -> Iterator[np.ndarray]:
-    """Inputs (n, 3, H, W) of all pictures in chunks: pixels of a large set never sit in memory at once."""
+def _tensors(artifact: Artifact, data: LabelledDataset) -> Iterator[np.ndarray]:
+    """Inputs (n, 3, H, W) of all images in chunks: pixels of a large set never sit in memory at once."""
     from edgevit.data.preprocess import preprocess
 
     for start in range(0, len(data), _CHUNK):
-        pictures = (data.images[i] for i in range(start, min(start + _CHUNK, len(data))))
-        yield np.concatenate([preprocess(image, artifact.manifest.preprocess, Layout.NCHW) for image in pictures])
+        images = (data.images[i] for i in range(start, min(start + _CHUNK, len(data))))
+        yield np.concatenate([preprocess(image, artifact.manifest.preprocess, Layout.NCHW) for image in images])
 
 
 def _parity(
     artifact: Artifact,
     session: Session,
     goldens: np.ndarray,
-    answers: np.ndarray | None,
+    outputs: np.ndarray | None,
     wanted: np.ndarray | None,
 ) -> Parity:
     """Over the goldens, whose answers one by one are given, and over the data where the checkpoint ran on it too.
@@ -373,11 +375,11 @@ def _parity(
     for size in batch_sizes(manifest)[1:]:
         chosen = [i % len(manifest.goldens) for i in range(size)]
         inputs = [artifact.golden_level(manifest.goldens[i], "L2") for i in chosen]
-        answered = session.run({manifest.inputs[0].name: np.concatenate(inputs)})[result.name]
-        actual.append(_model_form(answered, result.layout))
+        computed = session.run({manifest.inputs[0].name: np.concatenate(inputs)})[result.name]
+        actual.append(_model_form(computed, result.layout))
         expected += [stored[i] for i in chosen]
-    if answers is not None and wanted is not None:
-        actual.append(answers)
+    if outputs is not None and wanted is not None:
+        actual.append(outputs)
         expected.append(wanted)
     return measure(np.concatenate(actual), np.concatenate(expected), task=manifest.model.task, runtime=session.runtime)
 
@@ -387,18 +389,18 @@ def _model_form(array: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def _score(
-    data: LabelledSet, split: str, wanted: np.ndarray | None, answers: np.ndarray | None, artifact: Artifact
+    data: LabelledDataset, split: str, wanted: np.ndarray | None, outputs: np.ndarray | None, artifact: Artifact
 ) -> DataScore:
     """All scores of both, and how often they agree. UsageError for data whose truth is of another task."""
-    from edgevit.data.datasets import require_task, truths
+    from edgevit.data.datasets import require_task, targets
 
     require_task(artifact.manifest.model.task, data, artifact.name)
-    truth = truths(data, artifact.manifest.preprocess)
-    runs = {"checkpoint": wanted, "artifact": answers}
-    found = {who: {} if logits is None else score(logits, truth) for who, logits in runs.items()}
+    target = targets(data, artifact.manifest.preprocess)
+    runs = {"checkpoint": wanted, "artifact": outputs}
+    found = {who: {} if logits is None else score(logits, target) for who, logits in runs.items()}
     scores = {metric: {who: values.get(metric) for who, values in found.items()} for metric in METRICS[data.task]}
     metric = METRICS[data.task][0]
-    agreed = None if wanted is None or answers is None else agreement(wanted, answers)
+    agreed = None if wanted is None or outputs is None else agreement(wanted, outputs)
     source = data.name.removesuffix(f"/{split}")
     return DataScore(
         source, split, len(data), metric, **scores[metric], agreement=agreed, scores=scores, skipped=data.skipped
@@ -411,7 +413,7 @@ def _agreement(actual: np.ndarray, expected: np.ndarray, task: Task) -> float:
         return float((actual.argmax(axis=1) == expected.argmax(axis=1)).mean())
     scores = []
     for one, other in zip(actual, expected, strict=True):
-        mask, truth = segment_mask(one[None]), segment_mask(other[None])
-        for label in np.union1d(mask, truth):
-            scores.append(((mask == label) & (truth == label)).sum() / ((mask == label) | (truth == label)).sum())
+        mask, target = segment_mask(one[None]), segment_mask(other[None])
+        for label in np.union1d(mask, target):
+            scores.append(((mask == label) & (target == label)).sum() / ((mask == label) | (target == label)).sum())
     return float(np.mean(scores))

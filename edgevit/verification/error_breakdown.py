@@ -19,10 +19,10 @@ FLOAT, INT8, ROUNDED, EXPORTED, ARTIFACT = (
 
 
 @dataclass(frozen=True, slots=True)
-class DriftStep:
-    """One form of the network on all pictures; agreement, SNR (dB), cosine and error against the step before.
+class StageError:
+    """One form of the network on all images; agreement, SNR (dB), cosine and error against the step before.
 
-    score (0 to 1) counts what `metric` says, agreement the pictures or pixels of the same class. What compares is null
+    score (0 to 1) counts what `metric` says, agreement the images or pixels of the same class. What compares is null
     for the first step; an SNR of null elsewhere means equal answers. Without labels metric is "" and score null.
     """
 
@@ -35,22 +35,22 @@ class DriftStep:
     max_abs_error: float | None = None
 
 
-def climb(answers: Mapping[str, np.ndarray], truth: np.ndarray | None) -> tuple[DriftStep, ...]:
+def break_down(outputs: Mapping[str, np.ndarray], target: np.ndarray | None) -> tuple[StageError, ...]:
     """The ladder of logits (N, classes, ...) by step, in order; truth: classes (N,) or masks (N, H, W), if known."""
     steps, before = [], None
-    for name, logits in answers.items():
-        metric, value = ("", None) if truth is None else next(iter(score(logits, truth).items()))
-        steps.append(DriftStep(name, metric, value, *(() if before is None else _against(logits, before))))
+    for name, logits in outputs.items():
+        metric, value = ("", None) if target is None else next(iter(score(logits, target).items()))
+        steps.append(StageError(name, metric, value, *(() if before is None else _against(logits, before))))
         before = logits
     return tuple(steps)
 
 
-def header(steps: Sequence[DriftStep]) -> tuple[str, ...]:
+def header(steps: Sequence[StageError]) -> tuple[str, ...]:
     """The words above the cells of `row`."""
     return "step", steps[0].metric or "score", "agreement", "SNR", "cosine", "max. abs. error"
 
 
-def row(step: DriftStep) -> tuple[str, ...]:
+def row(step: StageError) -> tuple[str, ...]:
     """The cells under `header`."""
     share = "-" if step.score is None else f"{100 * step.score:.2f} %"
     if step.agreement is None:

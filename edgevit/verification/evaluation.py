@@ -1,4 +1,4 @@
-"""How good artifacts are on labelled pictures, beside the checkpoint they were made from."""
+"""How good artifacts are on labelled images, beside the checkpoint they were made from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from edgevit.artifacts.artifact import Artifact, load_artifact
 from edgevit.contract.manifest import Parity
 from edgevit.data.corrupt_images import readable
-from edgevit.data.datasets import LabelledSet, open_imageset, require_task
+from edgevit.data.datasets import LabelledDataset, open_dataset, require_task
 from edgevit.errors import UsageError
 from edgevit.infra.files import write_json
 from edgevit.log import stage
@@ -18,7 +18,7 @@ from edgevit.targets.registry import get_converter
 from edgevit.verification.checks import Verification, examine
 from edgevit.verification.error_breakdown import INT8, ROUNDED
 from edgevit.verification.reference_model import open_source_of, remembering
-from edgevit.verification.reference_stages import ladder_of
+from edgevit.verification.reference_stages import stages_of
 
 if TYPE_CHECKING:
     from edgevit.verification.reference_model import Reference
@@ -35,7 +35,7 @@ def evaluate(
     threads: int = 1,
     out: str | Path | None = None,
 ) -> list[Verification]:
-    """Score artifacts, and with `weights` their checkpoint, on the same labelled pictures; one result each.
+    """Score artifacts, and with `weights` their checkpoint, on the same labelled images; one result each.
 
     data: "digits", "photos", "tiles" or a folder, see `open_imageset`; the scores are top-1, or mIoU and Dice for
     segmentation, whose agreement is that of pixels. model: "file.py:factory" of a network that is not ours.
@@ -46,25 +46,25 @@ def evaluate(
     reference interpreter there, and the result says so.
     Raises UsageError for data of another task or other classes than the model's and for weights that the artifacts were
     not made from, and ParityError after all results are written if an artifact is beyond its tolerance
-    on these pictures.
+    on these images.
     """
     named = artifacts if isinstance(artifacts, Sequence) and not isinstance(artifacts, str) else [artifacts]
     opened = [one if isinstance(one, Artifact) else load_artifact(one) for one in named]
-    pictures = open_imageset(data, split)
+    images = open_dataset(data, split)
     for artifact in opened:
-        _require_classes(artifact, pictures)
-    pictures = readable(pictures)
+        _require_classes(artifact, images)
+    images = readable(images)
     results = []
-    for artifact, (reference, ladder) in zip(opened, _references(opened, weights, model), strict=True):
+    for artifact, (reference, stages) in zip(opened, _references(opened, weights, model), strict=True):
         with stage("evaluate", artifact=artifact.name) as running:
             result = examine(
                 artifact,
-                data=pictures,
+                data=images,
                 split=split,
                 reference=reference,
                 accelerator=accelerator,
                 threads=threads,
-                ladder=ladder,
+                stages=stages,
             )
             running.result = result.summary()
         folder = artifact.path.parent / "results" if out is None else Path(out)
@@ -83,39 +83,39 @@ def _references(
         return [(None, {})] * len(opened)
     source = open_source_of(list(opened), weights, model)
     plain = remembering(source.run)
-    ladders: dict[tuple[str, str], Mapping[str, Reference]] = {}
+    known: dict[tuple[str, str], Mapping[str, Reference]] = {}
     found = []
     for artifact in opened:
-        manifest, ladder = artifact.manifest, {}
-        if weight_storage.holds_grids(manifest):
+        manifest, stages = artifact.manifest, {}
+        if weight_storage.has_qparams(manifest):
             key = manifest.compression, get_converter(manifest.target).kernels
-            if key not in ladders:
-                ladders[key] = ladder_of(artifact, source, weights, model)
-            ladder = ladders[key]
-        found.append((ladder.get(INT8) or ladder.get(ROUNDED) or plain, ladder))
+            if key not in known:
+                known[key] = stages_of(artifact, source, weights, model)
+            stages = known[key]
+        found.append((stages.get(INT8) or stages.get(ROUNDED) or plain, stages))
     return found
 
 
-def _require_classes(artifact: Artifact, pictures: LabelledSet) -> None:
+def _require_classes(artifact: Artifact, images: LabelledDataset) -> None:
     """Raise UsageError where index and label of a class would not mean the same to both: a score would say nothing."""
-    require_task(artifact.manifest.model.task, pictures, artifact.name)
+    require_task(artifact.manifest.model.task, images, artifact.name)
     classes, known = artifact.manifest.model.num_classes, artifact.manifest.labels
-    if len(pictures.labels) != classes:
+    if len(images.labels) != classes:
         raise UsageError(
-            f"{artifact.name} has {classes} classes, {pictures.name} has {len(pictures.labels)}",
-            hint="give the data set that the model was trained for",
+            f"{artifact.name} has {classes} classes, {images.name} has {len(images.labels)}",
+            fix="give the data set that the model was trained for",
         )
-    if known != pictures.labels and set(known) == set(pictures.labels):
+    if known != images.labels and set(known) == set(images.labels):
         raise UsageError(
-            f"{artifact.name} and {pictures.name} have the same labels in another order",
-            hint="convert with --labels in the order of the training, or rename the class folders",
+            f"{artifact.name} and {images.name} have the same labels in another order",
+            fix="convert with --labels in the order of the training, or rename the class folders",
         )
 
 
 def header(results: Sequence[Verification]) -> tuple[str, ...]:
     """The words above the cells of `row`: two columns per score of the task."""
     scores = [f"{metric} {who}" for metric, values in results[0].data.scores.items() for who in values]
-    return "artifact", "where", *scores, "points", "agreement", "pictures"
+    return "artifact", "where", *scores, "points", "agreement", "images"
 
 
 def row(result: Verification) -> tuple[str, ...]:

@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 def check_goldens(artifact: Artifact) -> int:
-    """Recompute L1 and L2 from the stored L0, to the bit. Returns how many pictures were checked.
+    """Recompute L1 and L2 from the stored L0, to the bit. Returns how many images were checked.
 
     Raises ContractError naming the level: then this machine's preprocessing is not the artifact's.
     """
     manifest = artifact.manifest
     table = normalize_table(manifest.preprocess.mean, manifest.preprocess.std)
     if table.astype("<f4").tobytes() != manifest.normalize_table:
-        raise ContractError(f"{artifact.name}: normalisation table differs from mean and std", hint="convert again")
+        raise ContractError(f"{artifact.name}: normalisation table differs from mean and std", fix="convert again")
     for golden in manifest.goldens:
         pixels = artifact.golden_level(golden, "L0")
         frame = geometry(*pixels.shape[:2], manifest.preprocess)
         if dataclasses.asdict(frame) != golden.geometry:
-            raise ContractError(f"{artifact.name}: golden {golden.name} has another crop", hint="convert again")
+            raise ContractError(f"{artifact.name}: golden {golden.name} has another crop", fix="convert again")
         cropped = apply_geometry(pixels, frame, manifest.preprocess.interpolation)
         _require_equal(artifact, golden, "L1", cropped)
         source = manifest.inputs[0]
@@ -41,5 +41,5 @@ def _require_equal(artifact: Artifact, golden: Golden, level: str, computed: np.
     if not np.array_equal(artifact.golden_level(golden, level), computed):
         raise ContractError(
             f"{artifact.name}: golden {golden.name} differs from this machine's preprocessing at level {level}",
-            hint="convert again with this version of edgevit",
+            fix="convert again with this version of edgevit",
         )

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgevit.export.program import Program
-from edgevit.graph.edit import is_call, only_reader
+from edgevit.graph.edit import is_call, only_user
 from edgevit.graph.node_names import module_path
 from edgevit.quantization.annotation import is_move
-from edgevit.quantization.model_qparams import StoredGrid
+from edgevit.quantization.model_qparams import TensorQParams
 from edgevit.spec import Precision
 
 if TYPE_CHECKING:
@@ -25,22 +25,21 @@ class Layer:
     """A node of a program's graph whose value counts.
 
     node: its name; of a tensor on an int8 grid that of the node which quantizes it. source: the node that computes the
-    value. operation: "conv2d", with a rectifier that follows "conv2d relu". place: the path of its module, "" outside
-    of all.
+    value. operation: "conv2d", with a fused activation "conv2d relu". place: the path of its module, "" outside of all.
     """
 
     node: str
     source: str
     operation: str
     place: str
-    grid: StoredGrid | None
+    qparams: TensorQParams | None
 
 
 def layers_of(program: Program) -> tuple[Layer, ...]:
     """The layers of a program in execution order.
 
     A tensor on a grid counts once, as the integers that a kernel writes; what is in float counts where it is computed,
-    behind a rectifier that its kernel applies. Data movement and constants are no layers.
+    behind a fused activation that its kernel applies. Data movement and constants are no layers.
     """
     return tuple(_layers(program))
 
@@ -58,9 +57,9 @@ def _layers(program: Program) -> Iterator[Layer]:
         if is_call(node, quantize):
             source = node.args[0]
             if not is_move(source):
-                grid = StoredGrid(*node.args[1:3])
-                yield Layer(node.name, source.name, _operation(source), module_path(source), grid)
-        elif _computes(node) and not is_call(only_reader(node), quantize, *_rectifiers()):
+                qparams = TensorQParams(*node.args[1:3])
+                yield Layer(node.name, source.name, _operation(source), module_path(source), qparams)
+        elif _computes(node) and not is_call(only_user(node), quantize, *_fused_activations()):
             yield Layer(node.name, node.name, _operation(node), module_path(node), None)
 
 
@@ -72,7 +71,7 @@ def _computes(node: fx.Node) -> bool:
     return single and not is_move(node) and not is_call(node, pairs.dequantize_per_tensor.default)
 
 
-def _rectifiers() -> tuple[Any, ...]:
+def _fused_activations() -> tuple[Any, ...]:
     import torch
 
     aten = torch.ops.aten
@@ -86,12 +85,12 @@ def _operation(node: fx.Node) -> str:
         return _operation(node.args[0])
     name = str(node.target).removeprefix("aten.").split(".")[0]
     source = node.all_input_nodes[0]
-    absorbed = is_call(node, *_rectifiers()) and only_reader(source) is node and source.op == "call_function"
+    absorbed = is_call(node, *_fused_activations()) and only_user(source) is node and source.op == "call_function"
     return f"{_operation(source)} {name}" if absorbed and not is_move(source) and _computes(source) else name
 
 
 class ProgramTrace:
-    """A program evaluated node by node in PyTorch, for one picture at a time; an int8 one in whole numbers.
+    """A program evaluated node by node in PyTorch, for one image at a time; an int8 one in whole numbers.
 
     layers: of an int8 program with the same operations, which have the names there; given integers count as what they
     stand for.
@@ -100,9 +99,9 @@ class ProgramTrace:
     def __init__(self, program: Program, layers: Sequence[Layer] | None = None) -> None:
         exported, called = program.exported, {}
         if program.precision is Precision.INT8:
-            from edgevit.quantization.integer_emulation import named_in_whole_numbers
+            from edgevit.quantization.integer_emulation import named_emulated_integers
 
-            exported, called = named_in_whole_numbers(exported)
+            exported, called = named_emulated_integers(exported)
         signature = exported.graph_signature
         names = (
             signature.inputs_to_parameters | signature.inputs_to_buffers | signature.inputs_to_lifted_tensor_constants
@@ -110,15 +109,15 @@ class ProgramTrace:
         stored = exported.state_dict | exported.constants
         self._constants = {placeholder: stored[name].detach() for placeholder, name in names.items()}
         self._nodes = list(exported.graph.nodes)
-        self._grids: dict[str, StoredGrid | None] = {}
+        self._qparams: dict[str, TensorQParams | None] = {}
         if layers is None:
             self._layers = {called.get(layer.node, layer.node): layer.node for layer in layers_of(program)}
         else:
             self._layers = {layer.source: layer.node for layer in layers}
-            self._grids = {layer.node: layer.grid for layer in layers}
+            self._qparams = {layer.node: layer.qparams for layer in layers}
 
     def run(self, tensor: np.ndarray) -> dict[str, np.ndarray]:
-        """The value of every layer for a normalised picture (1, 3, H, W): int8 where it lies on a grid."""
+        """The value of every layer for a normalised image (1, 3, H, W): int8 where it lies on a grid."""
         return self._walk(tensor, {})
 
     def follow(self, tensor: np.ndarray, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -145,6 +144,8 @@ class ProgramTrace:
                 if layer is not None:
                     made[layer] = known[node].numpy()
                     if layer in values:
-                        grid, value = self._grids.get(layer), values[layer]
-                        known[node] = torch.from_numpy(value if grid is None else grid.real(value).astype(np.float32))
+                        qparams, value = self._qparams.get(layer), values[layer]
+                        known[node] = torch.from_numpy(
+                            value if qparams is None else qparams.real(value).astype(np.float32)
+                        )
         return made

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgevit.artifacts.artifact import Artifact, load_artifact
-from edgevit.data.datasets import open_imageset
+from edgevit.data.datasets import open_dataset
 from edgevit.data.preprocess import preprocess
 from edgevit.errors import UsageError, unknown_name
 from edgevit.infra.files import write_json
@@ -78,37 +78,37 @@ class LayerReport:
     artifact: str
     artifact_sha256: str
     runtime: str
-    pictures: int
+    images: int
     source: str
-    same_answers: bool
+    same_outputs: bool
     layers: tuple[LayerError, ...]
-    untold: tuple[str, ...]
+    unrecorded: tuple[str, ...]
     reference: str
 
     def kinds(self) -> list[tuple[str, list[LayerError]]]:
         """The layers by their operation, on a grid or in float apart; what adds most noise first."""
         found: dict[str, list[LayerError]] = {}
         for error in self.layers:
-            found.setdefault(f"{error.layer.operation}{'' if error.layer.grid else ', float'}", []).append(error)
+            found.setdefault(f"{error.layer.operation}{'' if error.layer.qparams else ', float'}", []).append(error)
         return sorted(found.items(), key=lambda item: -sum(error.new_noise for error in item[1]))
 
     def summary(self) -> str:
         """One line for people."""
         adding = sum(error.new.snr_db is not None for error in self.layers)
-        answers = "the artifact's to the bit" if self.same_answers else "NOT the artifact's to the bit"
-        untold = f", {len(self.untold)} not told" if self.untold else ""
+        outputs = "the artifact's to the bit" if self.same_outputs else "NOT the artifact's to the bit"
+        unrecorded = f", {len(self.unrecorded)} not told" if self.unrecorded else ""
         network = " to the float network's" if self.reference == FLOAT else ""
         return (
-            f"{adding} of {len(self.layers)} layers add error{network}{untold}; {self.pictures} pictures of "
-            f"{self.source} in {self.runtime}, whose answers are {answers}"
+            f"{adding} of {len(self.layers)} layers add error{network}{unrecorded}; {self.images} images of "
+            f"{self.source} in {self.runtime}, whose answers are {outputs}"
         )
 
     def to_json(self) -> dict[str, Any]:
         """The document as written, schema edgevit.debug."""
         document = {"schema": "edgevit.debug", "schema_version": 1, **dataclasses.asdict(self)}
         for layer in document["layers"]:
-            grid = layer["layer"]["grid"]
-            layer["layer"]["grid"] = None if grid is None else grid._asdict()
+            qparams = layer["layer"]["qparams"]
+            layer["layer"]["qparams"] = None if qparams is None else qparams._asdict()
         return document | {"summary": self.summary()}
 
 
@@ -125,28 +125,28 @@ def debug(
 ) -> LayerReport:
     """Run an artifact beside its checkpoint, compare them layer by layer, and rank the layers by the error they add.
 
-    The reference is the deployed network of the checkpoint in PyTorch: of an int8 artifact the int8 network in whole
-    numbers, or where `reference` is "float" the float network that it was made from; else the float one. data: "digits",
-    "photos" or a folder, of which up to `samples` pictures of `split` are taken, evenly spread; without it the
+    The reference is the deployed network of the checkpoint in PyTorch: of an int8 artifact the int8 network in integer
+    arithmetic, or where `reference` is "float" the float network that it was made from; else the float one. data:
+    "digits", "photos" or a folder, of which up to `samples` images of `split` are taken, evenly spread; without it the
     artifact's own goldens. model: "file.py:factory" of a network that is not ours. The result also lands in `out`, by
     default results/ beside the artifact.
     Raises UsageError for weights that the artifact was not made from, and ContractError if its file is not what this
     version of edgevit makes of them.
     """
     opened = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
-    pictures = _pictures(opened, data, split, samples)
+    images = _images(opened, data, split, samples)
     if reference not in REFERENCES:
         raise unknown_name("reference", reference, REFERENCES)
     if reference == FLOAT and opened.manifest.precision is not Precision.INT8:
-        raise UsageError(f"{opened.name} is no int8 artifact", hint="leave --reference out: its network is a float one")
+        raise UsageError(f"{opened.name} is no int8 artifact", fix="leave --reference out: its network is a float one")
     program = program_of(opened, open_source_of([opened], weights, model))
     floats = None
     if reference == FLOAT:
         floats = float_program_of(opened, open_checkpoint(opened, weights, model, None))
     with stage("debug", artifact=opened.name) as running:
-        report = _compared(opened, program, floats, pictures, data or "its goldens")
+        report = _compared(opened, program, floats, images, data or "its goldens")
         running.result = report.summary()
-    if not report.same_answers:
+    if not report.same_outputs:
         log.warning(
             "WARNING   telling inner values changed the answers of %s: the ranking is of that copy", opened.name
         )
@@ -187,22 +187,22 @@ def _share(size: ErrorSize) -> str:
     return "-" if size.steps is None else f"{100 * size.steps:.3f} %"
 
 
-def _pictures(artifact: Artifact, data: str | None, split: str, samples: int) -> list[np.ndarray]:
-    """Normalised pictures (1, 3, H, W)."""
+def _images(artifact: Artifact, data: str | None, split: str, samples: int) -> list[np.ndarray]:
+    """Normalised images (1, 3, H, W)."""
     manifest = artifact.manifest
     if data is None:
-        pictures = (artifact.golden_level(golden, "L0") for golden in manifest.goldens)
-        return [preprocess(picture, manifest.preprocess, Layout.NCHW) for picture in pictures]
-    images = open_imageset(data, split).images
-    count = min(samples, len(images))
+        images = (artifact.golden_level(golden, "L0") for golden in manifest.goldens)
+        return [preprocess(picture, manifest.preprocess, Layout.NCHW) for picture in images]
+    source = open_dataset(data, split).images
+    count = min(samples, len(source))
     if count < 1:
-        raise UsageError("no pictures to compare layers on", hint="give --samples 1 or more")
-    chosen = (images[len(images) * i // count] for i in range(count))
+        raise UsageError("no images to compare layers on", fix="give --samples 1 or more")
+    chosen = (source[len(source) * i // count] for i in range(count))
     return [preprocess(image, manifest.preprocess, Layout.NCHW) for image in chosen]
 
 
 def _compared(
-    artifact: Artifact, program: Program, floats: Program | None, pictures: list[np.ndarray], source: str
+    artifact: Artifact, program: Program, floats: Program | None, images: list[np.ndarray], source: str
 ) -> LayerReport:
     """floats: the program to compare with instead of the artifact's own."""
     manifest, layers = artifact.manifest, layers_of(program)
@@ -212,7 +212,7 @@ def _compared(
     try:
         plain = converter.open(artifact.path, manifest, traced.accelerator)
         try:
-            tallies, same = _tallied(artifact, reference, layers, (traced, plain), pictures)
+            tallies, same = _tallied(artifact, reference, layers, (traced, plain), images)
         finally:
             plain.close()
     finally:
@@ -222,7 +222,7 @@ def _compared(
         artifact.name,
         artifact.manifest_sha256,
         traced.runtime,
-        len(pictures),
+        len(images),
         source,
         same,
         tuple(sorted(errors, key=lambda error: -error.new_noise)),
@@ -236,51 +236,51 @@ def _tallied(
     reference: ProgramTrace,
     layers: tuple[Layer, ...],
     sessions: tuple[Session, Session],
-    pictures: list[np.ndarray],
+    images: list[np.ndarray],
 ) -> tuple[dict[str, _Tally], bool]:
     """The layers that have a value in the artifact, by node; whether both sessions always gave the same answers."""
-    answered = artifact.manifest.outputs[0]
+    computed = artifact.manifest.outputs[0]
     tallies: dict[str, _Tally] = {}
     same = True
-    for picture in pictures:
+    for picture in images:
         inputs = artifact.native_input(picture)
-        values, answers = (session.run(inputs) for session in sessions)
-        same &= np.array_equal(values[answered.name], answers[answered.name])
-        told = {layer.node: values[layer.node] for layer in layers if layer.node in values}
-        wanted, made = reference.run(picture), reference.follow(picture, told)
+        values, outputs = (session.run(inputs) for session in sessions)
+        same &= np.array_equal(values[computed.name], outputs[computed.name])
+        recorded = {layer.node: values[layer.node] for layer in layers if layer.node in values}
+        wanted, made = reference.run(picture), reference.follow(picture, recorded)
         for layer in layers:
-            if layer.node in told:
+            if layer.node in recorded:
                 tally = tallies.setdefault(layer.node, _Tally(layer))
-                tally.add(told[layer.node], wanted[layer.node], made[layer.node])
+                tally.add(recorded[layer.node], wanted[layer.node], made[layer.node])
     return tallies, same
 
 
 class _Tally:
-    """Sums over pictures for one layer: first the new error, then all of it."""
+    """Sums over images for one layer: first the new error, then all of it."""
 
     def __init__(self, layer: Layer) -> None:
-        self._grid = layer.grid
+        self._qparams = layer.qparams
         self._signal = self._values = 0.0
         self._noise, self._largest, self._steps = np.zeros(2), np.zeros(2), np.zeros(2)
 
-    def add(self, told: np.ndarray, wanted: np.ndarray, made: np.ndarray) -> None:
-        """One picture: the artifact's values, the reference's, and what the reference makes of the artifact's."""
-        value, truth, step = map(self._real, (told, wanted, made))
-        errors = np.stack([(value - step).ravel(), (value - truth).ravel()])
-        self._signal += float(np.square(truth).sum())
+    def add(self, recorded: np.ndarray, wanted: np.ndarray, made: np.ndarray) -> None:
+        """One image: the artifact's values, the reference's, and what the reference makes of the artifact's."""
+        value, target, step = map(self._real, (recorded, wanted, made))
+        errors = np.stack([(value - step).ravel(), (value - target).ravel()])
+        self._signal += float(np.square(target).sum())
         self._values += value.size
         self._noise += np.square(errors).sum(axis=1)
         self._largest = np.maximum(self._largest, np.abs(errors).max(axis=1))
-        if self._grid is not None:
-            self._steps += (np.abs(errors) > self._grid.scale / 2).sum(axis=1)
+        if self._qparams is not None:
+            self._steps += (np.abs(errors) > self._qparams.scale / 2).sum(axis=1)
 
     def sizes(self) -> Iterator[ErrorSize]:
         """The new error, and all of it."""
         for noise, largest, steps in zip(self._noise, self._largest, self._steps, strict=True):
             # A layer of zeros has no signal: any error there is as large as can be told.
             snr = None if noise == 0 else float(10 * np.log10(max(self._signal, 1e-30) / noise))
-            yield ErrorSize(snr, float(largest), float(steps / self._values) if self._grid else None)
+            yield ErrorSize(snr, float(largest), float(steps / self._values) if self._qparams else None)
 
     def _real(self, value: np.ndarray) -> np.ndarray:
         """Float64; the float network's values are real numbers for layers with a grid, too."""
-        return self._grid.real(value) if value.dtype == np.int8 else value.astype(np.float64)
+        return self._qparams.real(value) if value.dtype == np.int8 else value.astype(np.float64)

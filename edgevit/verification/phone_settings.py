@@ -26,7 +26,7 @@ from edgevit.errors import DeviceError, EdgevitError, ParityError, UsageError
 from edgevit.infra import process
 from edgevit.infra.optional_imports import version
 from edgevit.infra.provenance import cpu_name
-from edgevit.quantization.weight_storage import holds_grids
+from edgevit.quantization.weight_storage import has_qparams
 from edgevit.targets.base import Audit, ModelFile
 from edgevit.targets.registry import converter_names, get_converter
 from edgevit.verification.parity import Distance, distance, worst
@@ -59,7 +59,7 @@ class Execution:
     rows: tuple[Executed, ...]
     failure: EdgevitError | None = None
     unproven: str = ""
-    remedy: str = ""  # how to get a right one
+    fix: str = ""  # how to get a right one
 
     def summary(self) -> str:
         """ "right under 12 of 12 settings of phones", and the first reason if it is not."""
@@ -89,7 +89,7 @@ def execution_of(artifact: Artifact, child: Child | None = None) -> Execution:
     file = ModelFile(manifest.entry, manifest.inputs, manifest.outputs, manifest.dynamic_batch)
     inputs = [artifact.golden_input(golden.name) for golden in manifest.goldens]
     expected = [{manifest.outputs[0].name: artifact.golden_level(golden, "L3")} for golden in manifest.goldens]
-    judge = _Judge(artifact.name, artifact.remake, expected, manifest.tolerance, exact=holds_grids(manifest))
+    judge = _Judge(artifact.name, artifact.remake, expected, manifest.tolerance, exact=has_qparams(manifest))
     return _execute(get_converter(manifest.target), artifact.path, file, inputs, judge, child)
 
 
@@ -107,7 +107,7 @@ def file_without_manifest(path: str | Path) -> Path | None:
     found = sorted(file for file in path.iterdir() if file.is_file() and converter_of(file) is not None)
     if len(found) > 1:
         names = ", ".join(file.name for file in found[:3])
-        raise UsageError(f"{path} has no manifest and holds {len(found)} model files: {names}", hint="give one of them")
+        raise UsageError(f"{path} has no manifest and holds {len(found)} model files: {names}", fix="give one of them")
     return found[0] if found else None
 
 
@@ -234,7 +234,7 @@ def _execute(
     cpu = cpu_name()
     named = [{**row, "cpu": cpu} if cpu else dict(row) for row in settings]
     rows = tuple(verdict.row(runtime, row) for verdict, row in zip(verdicts, named, strict=True))
-    return Execution(rows, judge.failure(verdicts, settings), _unproven(verdicts), judge.remedy)
+    return Execution(rows, judge.failure(verdicts, settings), _unproven(verdicts), judge.fix)
 
 
 def _noise(file: ModelFile, seed: int) -> dict[str, np.ndarray]:
@@ -291,7 +291,7 @@ class _Judge:
     """
 
     name: str
-    remedy: str
+    fix: str
     expected: Sequence[Arrays]
     tolerance: Tolerance
     exact: bool
@@ -332,15 +332,15 @@ class _Judge:
         verdict, row = (broken or wrong)[0]
         where = " ".join(f"{name}={value}" for name, value in row.items())
         if not broken:
-            hint = "free memory or time on this machine and try again; nothing is known of the file"
-            return DeviceError(f"{self.name} could not be tried with {where}: {verdict.reason}", hint=hint)
+            fix = "free memory or time on this machine and try again; nothing is known of the file"
+            return DeviceError(f"{self.name} could not be tried with {where}: {verdict.reason}", fix=fix)
         if all(verdict.state == FAILED for verdict in verdicts):
-            return DeviceError(f"{self.name} does not run here: {verdict.reason}", hint=self.remedy)
+            return DeviceError(f"{self.name} does not run here: {verdict.reason}", fix=self.fix)
         words = "crashes" if verdict.outcome is Outcome.CRASHED else "is wrong"
         return ParityError(
             f"{self.name} {words} under {len(broken)} of {len(verdicts)} settings of phones, first with {where}: "
             f"{verdict.reason}",
-            hint=self.remedy,
+            fix=self.fix,
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgevit.artifacts.artifact import Artifact, load_artifact
 from edgevit.errors import ParityError, UsageError
-from edgevit.quantization.model_qparams import GridComparison, StoredGrid, StoredGrids, compare_grids
+from edgevit.quantization.model_qparams import ModelQParams, QParamsComparison, TensorQParams, compare_qparams
 from edgevit.quantization.weight_storage import INT8
 from edgevit.spec import Precision
 from edgevit.targets.registry import get_converter
@@ -21,12 +21,12 @@ class QParamsReport:
 
     artifact: str
     artifact_sha256: str
-    grids: StoredGrids
-    comparison: GridComparison | None
+    qparams: ModelQParams
+    comparison: QParamsComparison | None
 
     def summary(self) -> str:
         """One line for people."""
-        return self.comparison.summary() if self.comparison else self.grids.summary()
+        return self.comparison.summary() if self.comparison else self.qparams.summary()
 
     def to_json(self) -> dict[str, Any]:
         """The document as printed, schema edgevit.qparams; every scale as its shortest exact decimal."""
@@ -41,15 +41,15 @@ class QParamsReport:
                     "layer": names.get(layer.name, layer.name),
                     "shape": list(layer.values.shape),
                     "scales": layer.scales.tolist(),
-                    "input": _grid(layer.input),
-                    "result": _grid(layer.result),
+                    "input": _qparams(layer.input),
+                    "result": _qparams(layer.result),
                 }
-                for layer in self.grids.layers
+                for layer in self.qparams.layers
             ],
-            "activations": {name: _grid(grid) for name, grid in self.grids.activations.items()},
-            "float_layers": list(self.grids.float_layers),
-            "averages": self.grids.averages,
-            "floating": dict(self.grids.floating),
+            "activations": {name: _qparams(qparams) for name, qparams in self.qparams.activations.items()},
+            "float_layers": list(self.qparams.float_layers),
+            "averages": self.qparams.averages,
+            "floating": dict(self.qparams.floating),
             "equal": self.comparison.equal if self.comparison else None,
             "differences": list(self.comparison.differences) if self.comparison else [],
             "summary": self.summary(),
@@ -74,14 +74,14 @@ def inspect_qparams(
     for a checkpoint of another model, ContractError for a damaged file.
     """
     opened = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
-    grids = get_converter(opened.manifest.target).read_grids(opened.path, opened.manifest)
-    if not grids:
+    qparams = get_converter(opened.manifest.target).read_qparams(opened.path, opened.manifest)
+    if not qparams:
         raise UsageError(
             f"{opened.name} holds no int8 grids",
-            hint="give an artifact of `edgevit convert` with --precision int8 or -O weights=int8",
+            fix="give an artifact of `edgevit convert` with --precision int8 or -O weights=int8",
         )
-    comparison = None if weights is None else compare_grids(grids, _of_checkpoint(opened, weights, model))
-    return QParamsReport(opened.name, opened.manifest_sha256, grids, comparison)
+    comparison = None if weights is None else compare_qparams(qparams, _of_checkpoint(opened, weights, model))
+    return QParamsReport(opened.name, opened.manifest_sha256, qparams, comparison)
 
 
 def require_equal(report: QParamsReport) -> None:
@@ -89,26 +89,26 @@ def require_equal(report: QParamsReport) -> None:
     if report.comparison is not None and not report.comparison.equal:
         raise ParityError(
             f"{report.artifact} does not hold the checkpoint's scales: {report.summary()}",
-            hint="give the checkpoint that it was made from, or convert again",
+            fix="give the checkpoint that it was made from, or convert again",
         )
 
 
-def _of_checkpoint(artifact: Artifact, weights: str | Path, model: str | None) -> StoredGrids:
+def _of_checkpoint(artifact: Artifact, weights: str | Path, model: str | None) -> ModelQParams:
     from edgevit.checkpoints.checkpoint import read_checkpoint
     from edgevit.checkpoints.model_source import int8_network
-    from edgevit.quantization.expected_qparams import network_grids, program_grids
+    from edgevit.quantization.expected_qparams import network_qparams, program_qparams
     from edgevit.verification.reference_model import program_of
 
     if artifact.manifest.compression == INT8:
-        return program_grids(program_of(artifact, open_checkpoint(artifact, weights, model, Precision.FP32)).exported)
+        return program_qparams(program_of(artifact, open_checkpoint(artifact, weights, model, Precision.FP32)).exported)
     checkpoint = read_checkpoint(weights)
     if not checkpoint.int8:
         raise UsageError(
-            f"{weights} holds no int8 scales", hint="give the int8 checkpoint, of `edgevit quantize` or `qat`"
+            f"{weights} holds no int8 scales", fix="give the int8 checkpoint, of `edgevit quantize` or `qat`"
         )
     source = open_checkpoint(artifact, weights, model, None)
-    return network_grids(int8_network(source.module, source.spec, checkpoint))
+    return network_qparams(int8_network(source.module, source.spec, checkpoint))
 
 
-def _grid(grid: StoredGrid | None) -> dict[str, float | int] | None:
-    return None if grid is None else grid._asdict()
+def _qparams(qparams: TensorQParams | None) -> dict[str, float | int] | None:
+    return None if qparams is None else qparams._asdict()

@@ -59,13 +59,13 @@ def open_source_of(artifacts: list[Artifact], weights: str | Path, model: str | 
         if artifact.manifest.provenance["weights"]["state_sha256"] != source.weights["state_sha256"]:
             raise UsageError(
                 f"{artifact.name} was not made from {weights}",
-                hint="give the checkpoint that was converted, or convert again",
+                fix="give the checkpoint that was converted, or convert again",
             )
     return source
 
 
 def remembering(run: Reference) -> Reference:
-    """A reference that answers once for each input: several artifacts of one checkpoint see the same pictures."""
+    """A reference that answers once for each input: several artifacts of one checkpoint see the same images."""
     known: dict[bytes, np.ndarray] = {}
 
     def once(tensor: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgevit.verification.reference_model import Reference
 
 
-def open_ladder(artifact: Artifact, weights: str | Path, model: str | None = None) -> dict[str, Reference]:
+def open_stages(artifact: Artifact, weights: str | Path, model: str | None = None) -> dict[str, Reference]:
     """By name, in order: the float network, the graph exported for its target, of an int8 artifact the int8 network.
 
     The graph of an int8 artifact is the fake-quantized one, in float arithmetic; the int8 network computes in integers.
@@ -27,21 +27,21 @@ def open_ladder(artifact: Artifact, weights: str | Path, model: str | None = Non
 
     Raises UsageError for weights that the artifact was not made from.
     """
-    return ladder_of(artifact, open_source_of([artifact], weights, model), weights, model)
+    return stages_of(artifact, open_source_of([artifact], weights, model), weights, model)
 
 
-def ladder_of(
+def stages_of(
     artifact: Artifact, source: Source, weights: str | Path, model: str | None = None
 ) -> dict[str, Reference]:
     """`open_ladder` where the checkpoint's network is open already."""
     reference = remembering(source.run)
     exported = program_of(artifact, source).exported.module(check_guards=False)
 
-    def one_by_one(pictures: np.ndarray) -> np.ndarray:
+    def one_by_one(images: np.ndarray) -> np.ndarray:
         import torch
 
         with torch.no_grad():
-            return torch.cat([exported(picture[None]) for picture in torch.from_numpy(pictures)]).numpy()
+            return torch.cat([exported(image[None]) for image in torch.from_numpy(images)]).numpy()
 
     if artifact.manifest.precision is not Precision.INT8:
         name = ROUNDED if artifact.manifest.compression == weight_storage.INT8 else EXPORTED

@@ -1,4 +1,4 @@
-"""Statistics, bars and tables of the race, from rounds made by hand."""
+"""Statistics, thresholds and tables of the rules, from rounds made by hand."""
 
 from __future__ import annotations
 
@@ -7,27 +7,29 @@ import re
 
 import pytest
 
-from benchmarks.compare_runtimes import RACE
-from benchmarks.comparison import CONTROL, Bar, Operations, judge_bars, judge_conversion, merged, read_race, summarize
+from benchmarks.compare_runtimes import RULES
+from benchmarks.comparison import CONTROL, Bar, Operations, judge_bars, judge_conversion, merged, read_rules, summarize
 from benchmarks.tables import speeds
 from edgevit.errors import UsageError
 
-# Milliseconds of each contender relative to the machine's speed in a round, and its answer's error.
+# Milliseconds of each candidate relative to the machine's speed in a round, and its answer's error.
 TIMES = {"edgevit_executorch": 5.0, "edgevit_tflite": 4.0, "executorch": 10.0, "onnx2tf": 8.0, "onnxruntime": 6.0}
 SLOWDOWNS = (1.0, 1.3, 0.9, 2.0, 1.1, 1.0, 1.2)  # of the machine, per round: a ratio within a round must not see them
 
 
 @pytest.fixture
-def race():
-    committed = read_race(RACE)
+def rules():
+    committed = read_rules(RULES)
     timing = dataclasses.replace(committed.timing, rounds=len(SLOWDOWNS))
-    bars = (
+    thresholds = (
         Bar(("van_b0",), ("edgevit_executorch",), ("executorch",), 0.56),
         Bar(("van_b0",), ("edgevit_tflite",), ("onnx2tf",), 0.45),
         Bar(("van_b0",), ("edgevit_executorch", "edgevit_tflite"), ("executorch", "onnxruntime"), 0.95),
     )
-    told = Operations(("executorch",), ("onnx2tf",), ("onnxruntime",), 1, 1)
-    return dataclasses.replace(committed, contenders=tuple(TIMES), timing=timing, operations=told, bars=bars)
+    recorded = Operations(("executorch",), ("onnx2tf",), ("onnxruntime",), 1, 1)
+    return dataclasses.replace(
+        committed, candidates=tuple(TIMES), timing=timing, operations=recorded, thresholds=thresholds
+    )
 
 
 def _report(ms, slowdown, *, error=1e-6, load=0.5):
@@ -43,7 +45,7 @@ def _report(ms, slowdown, *, error=1e-6, load=0.5):
 
 
 def _rounds(**changed):
-    """Rounds in which `changed` contenders have other reports."""
+    """Rounds in which `changed` candidates have other reports."""
     rounds = [{name: _report(ms, slow) for name, ms in TIMES.items()} for slow in SLOWDOWNS]
     for one, slow in zip(rounds, SLOWDOWNS, strict=True):
         one[CONTROL] = _report(TIMES["edgevit_executorch"], slow)
@@ -52,11 +54,11 @@ def _rounds(**changed):
 
 
 def _row(summary, name):
-    return next(row for row in summary["contenders"] if row["contender"] == name)
+    return next(row for row in summary["candidates"] if row["candidate"] == name)
 
 
-def test_ratio_is_paired_within_rounds(race):
-    summary = summarize(_rounds(), race, cores=2)
+def test_ratio_is_paired_within_rounds(rules):
+    summary = summarize(_rounds(), rules, cores=2)
     ratio = next(r for r in summary["ratios"] if (r["ours"], r["against"]) == ("edgevit_executorch", "executorch"))
     assert ratio["ratio"] == pytest.approx(0.5, rel=1e-6)
     assert ratio["high"] - ratio["low"] < 1e-6  # though the machine's speed changed by a factor of two
@@ -64,108 +66,108 @@ def test_ratio_is_paired_within_rounds(race):
     assert summary["flags"] == []
 
 
-def test_median_is_that_of_round_medians(race):
-    assert _row(summarize(_rounds(), race, cores=2), "executorch")["median_ms"] == pytest.approx(10 * 1.1)
+def test_median_is_that_of_round_medians(rules):
+    assert _row(summarize(_rounds(), rules, cores=2), "executorch")["median_ms"] == pytest.approx(10 * 1.1)
 
 
-def test_bars_are_met_and_missed_by_their_limit(race):
-    judged = judge_bars("van_b0", summarize(_rounds(), race, cores=2), race.bars)
+def test_bars_are_met_and_missed_by_their_limit(rules):
+    judged = judge_bars("van_b0", summarize(_rounds(), rules, cores=2), rules.thresholds)
     assert [row["met"] for row in judged] == [True, False, True]
     fastest = judged[2]
     assert (fastest["ours"], fastest["against"]) == ("edgevit_tflite", "onnxruntime")
     assert fastest["ratio"] == pytest.approx(4 / 6)
-    assert judge_bars("vt_resnet18", summarize(_rounds(), race, cores=2), race.bars) == []
+    assert judge_bars("vt_resnet18", summarize(_rounds(), rules, cores=2), rules.thresholds) == []
 
 
-def test_wrong_answer_has_no_speed(race):
+def test_wrong_output_has_no_speed(rules):
     rounds = _rounds(onnx2tf=lambda slow: _report(8.0, slow, error=1.2))
-    summary = summarize(rounds, race, cores=2)
+    summary = summarize(rounds, rules, cores=2)
     assert _row(summary, "onnx2tf")["wrong"]
     assert _row(summary, "onnx2tf")["relative_error"] == 1.2
     assert not any(ratio["against"] == "onnx2tf" for ratio in summary["ratios"])
-    assert judge_bars("van_b0", summary, race.bars)[1]["met"] is None
+    assert judge_bars("van_b0", summary, rules.thresholds)[1]["met"] is None
 
 
-def test_one_wrong_round_is_enough(race):
+def test_one_wrong_round_is_enough(rules):
     rounds = _rounds()
     rounds[4]["onnx2tf"]["relative_error"] = None  # another shape, or not finite
-    assert _row(summarize(rounds, race, cores=2), "onnx2tf")["wrong"]
+    assert _row(summarize(rounds, rules, cores=2), "onnx2tf")["wrong"]
 
 
-def test_failed_contender_stays_as_a_row(race):
-    summary = summarize(_rounds(onnx2tf=lambda slow: {"error": "ValueError: no"}), race, cores=2)
+def test_failed_candidate_stays_as_a_row(rules):
+    summary = summarize(_rounds(onnx2tf=lambda slow: {"error": "ValueError: no"}), rules, cores=2)
     assert _row(summary, "onnx2tf")["error"] == "ValueError: no"
     assert "median_ms" not in _row(summary, "onnx2tf")
 
 
-def test_slower_twin_is_flagged(race):
-    summary = summarize(_rounds(control=lambda slow: _report(5.3, slow)), race, cores=2)
+def test_slower_fp32_reference_is_flagged(rules):
+    summary = summarize(_rounds(control=lambda slow: _report(5.3, slow)), rules, cores=2)
     assert any("same file against itself" in flag for flag in summary["flags"])
 
 
-def test_busy_machine_and_few_rounds_are_flagged(race):
+def test_busy_machine_and_few_rounds_are_flagged(rules):
     rounds = _rounds(onnxruntime=lambda slow: _report(6.0, slow, load=3.5))[:4]
-    flags = summarize(rounds, race, cores=2)["flags"]
+    flags = summarize(rounds, rules, cores=2)["flags"]
     assert flags == ["4 rounds are too few for a 95 % interval", "more work than 2 cores in 4 of 4 rounds"]
 
 
-def test_conversions_are_summed_per_round(race):
+def test_conversions_are_summed_per_round(rules):
     seconds = {"edgevit": 20.0, "executorch": 20.0, "coreml": 10.0, "onnx2tf": 40.0}
     rounds = [{name: value * slow for name, value in seconds.items()} for slow in SLOWDOWNS]
-    row = judge_conversion("van_b0", rounds, race.conversion, [0.5] * len(rounds))
+    row = judge_conversion("van_b0", rounds, rules.conversion, [0.5] * len(rounds))
     assert row["ratio"] == pytest.approx(20 / 70)
     assert row["met"] is True
-    assert row["stock_s"]["onnx2tf"] == pytest.approx(44.0)
+    assert row["baseline_s"]["onnx2tf"] == pytest.approx(44.0)
 
 
 def test_committed_race_is_valid():
-    race = read_race(RACE)
-    assert {bar.limit for bar in race.bars if bar.models == ("van_b0",)} == {0.56, 0.58, 0.95}
-    assert race.conversion.limit == 0.5
+    rules = read_rules(RULES)
+    assert {bar.limit for bar in rules.thresholds if bar.models == ("van_b0",)} == {0.56, 0.58, 0.95}
+    assert rules.conversion.limit == 0.5
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('control = "edgevit_executorch"', 'control = "tvm"', "unknown contender 'tvm'"),
+        ('control = "edgevit_executorch"', 'control = "tvm"', "unknown candidate 'tvm'"),
         ("seed = 0", "sed = 0", "sed"),
         ("runs = 20", "runs = 20\nwarmups = 3", "warmups"),
-        ('stock = ["executorch"', 'stock = ["tvm"', "unknown conversion 'tvm'"),
+        ('baseline = ["executorch"', 'baseline = ["tvm"', "unknown conversion 'tvm'"),
         ('ours = ["edgevit_executorch"]\n', "", "limit"),
         ('models = ["vt_resnet18"]', 'models = ["van_b9"]', "unknown model 'van_b9'"),
     ],
 )
 def test_race_with_a_mistake_is_refused(tmp_path, old, new, message):
-    text = RACE.read_text()
+    text = RULES.read_text()
     assert old in text
-    (tmp_path / "race.toml").write_text(text.replace(old, new, 1))
+    (tmp_path / "compare-runtimes.toml").write_text(text.replace(old, new, 1))
     with pytest.raises(UsageError, match=re.escape(message)):
-        read_race(tmp_path / "race.toml")
+        read_rules(tmp_path / "compare-runtimes.toml")
 
 
-def test_table_shows_wrong_failed_and_unjudged(race, monkeypatch):
+def test_table_shows_wrong_failed_and_unjudged(rules, monkeypatch):
     changed = {
         "onnx2tf": lambda slow: _report(1.0, slow, error=1.2),
         "onnxruntime": lambda slow: {"error": "ValueError: no"},
     }
-    summary = {"model": "van_b0", **summarize(_rounds(**changed), race, cores=2)}
+    summary = {"model": "van_b0", **summarize(_rounds(**changed), rules, cores=2)}
     result = {
-        "race": dataclasses.asdict(race),
+        "rules": dataclasses.asdict(rules),
         "cpu": "a processor",
         "cores": 2,
         "provenance": {"tools": {"torch": "2.13.0"}},
         "peers": {"onnx2tf": "1.28.8"},
         "models": [summary],
-        "bars": judge_bars("van_b0", summary, race.bars),
+        "thresholds": judge_bars("van_b0", summary, rules.thresholds),
         "conversion": [
             judge_conversion(
-                "van_b0", [{"edgevit": 20, "executorch": 20, "coreml": 10, "onnx2tf": 40}], race.conversion, [0.5]
+                "van_b0", [{"edgevit": 20, "executorch": 20, "coreml": 10, "onnx2tf": 40}], rules.conversion, [0.5]
             ),
             {"model": "vt_resnet18", "limit": 0.5, "met": None, "error": "onnx2tf: ValueError: no"},
         ],
     }
     monkeypatch.setattr(speeds, "committed", lambda name: result)
-    lines = speeds.race().splitlines()
+    lines = speeds.compare_runtimes().splitlines()
     assert "| **edgevit, TFLite** | 4.40 |" in lines
     assert "| TFLite by onnx2tf | WRONG, rel. error 1.2e+00 |" in lines
     assert "| ONNX Runtime | failed |" in lines
@@ -177,21 +179,21 @@ def test_table_shows_wrong_failed_and_unjudged(race, monkeypatch):
     assert any("ONNX Runtime failed: ValueError: no" in line for line in lines)
 
 
-def _result(race, times):
+def _result(rules, times):
     """A result of which each part says, by its time, which run it is of."""
     rows = [{"model": model, "time": time} for model, time in times.items()]
-    parts = dict.fromkeys(("models", "bars", "conversion", "operations"), rows)
-    return {"race": dataclasses.asdict(race), "cpu": f"of {times}", **parts}
+    parts = dict.fromkeys(("models", "thresholds", "conversion", "operations"), rows)
+    return {"rules": dataclasses.asdict(rules), "cpu": f"of {times}", **parts}
 
 
-def test_models_raced_again_replace_themselves_alone(race):
-    first, second, *_ = race.models
-    both = merged(_result(race, {first: 1, second: 1}), _result(race, {first: 2}))
+def test_models_raced_again_replace_themselves_alone(rules):
+    first, second, *_ = rules.models
+    both = merged(_result(rules, {first: 1, second: 1}), _result(rules, {first: 2}))
     assert both["models"] == both["operations"] == [{"model": first, "time": 2}, {"model": second, "time": 1}]
-    assert both["cpu"] == _result(race, {first: 2})["cpu"]
+    assert both["cpu"] == _result(rules, {first: 2})["cpu"]
 
 
-def test_results_by_other_rules_are_not_merged(race):
-    other = dataclasses.replace(race, seed=race.seed + 1)
+def test_results_by_other_rules_are_not_merged(rules):
+    other = dataclasses.replace(rules, seed=rules.seed + 1)
     with pytest.raises(UsageError, match="another seed"):
-        merged(_result(other, {"van_b0": 1}), _result(race, {"van_b0": 2}))
+        merged(_result(other, {"van_b0": 1}), _result(rules, {"van_b0": 2}))

@@ -11,22 +11,22 @@ _COUNT = 400
 
 
 @pytest.fixture
-def truth() -> np.ndarray:
+def target() -> np.ndarray:
     return np.arange(_COUNT) % 4
 
 
-def _logits(truth: np.ndarray, wrong: int) -> np.ndarray:
-    """Right answers but for the first `wrong` pictures."""
-    classes = truth.copy()
+def _logits(target: np.ndarray, wrong: int) -> np.ndarray:
+    """Right answers but for the first `wrong` images."""
+    classes = target.copy()
     classes[:wrong] = (classes[:wrong] + 1) % 4
     return np.eye(4, dtype=np.float32)[classes]
 
 
-def test_drop_is_the_difference_in_points_within_its_interval(truth):
-    drop = int8.drop(_logits(truth, 20), _logits(truth, 28), truth)
-    assert drop["points"] == pytest.approx(2.0)
+def test_drop_is_the_difference_in_points_within_its_interval(target):
+    drop = int8.drop(_logits(target, 20), _logits(target, 28), target)
+    assert drop["percentage_points"] == pytest.approx(2.0)
     assert drop["low"] < 2.0 < drop["high"]
-    assert drop["low"] >= 0  # the same pictures: no second model was ever better
+    assert drop["low"] >= 0  # the same images: no second model was ever better
     assert drop["high"] < 4.5
 
 
@@ -34,25 +34,25 @@ def test_drop_of_masks_is_that_of_the_mean_iou():
     masks = np.zeros((60, 4, 4), np.uint8)
     masks[:, :, 2:] = 1
     worse = masks.copy()
-    worse[:30, :, 2] = 0  # half of the pictures lose a column of class 1
-    before, after = (np.eye(2, dtype=np.float32)[answer].transpose(0, 3, 1, 2) for answer in (masks, worse))
+    worse[:30, :, 2] = 0  # half of the images lose a column of class 1
+    before, after = (np.eye(2, dtype=np.float32)[output].transpose(0, 3, 1, 2) for output in (masks, worse))
     drop = int8.drop(before, after, masks)
-    assert drop["points"] == pytest.approx(100 * (1 - (480 / 600 + 360 / 480) / 2))
-    assert drop["low"] < drop["points"] < drop["high"]
-    assert drop["high"] - drop["low"] > 5  # which pictures are drawn decides
+    assert drop["percentage_points"] == pytest.approx(100 * (1 - (480 / 600 + 360 / 480) / 2))
+    assert drop["low"] < drop["percentage_points"] < drop["high"]
+    assert drop["high"] - drop["low"] > 5  # which images are drawn decides
 
 
-def test_equal_answers_drop_nothing(truth):
-    logits = _logits(truth, 30)
-    assert int8.drop(logits, logits, truth) == {"points": 0.0, "low": 0.0, "high": 0.0}
-    assert int8.against(logits, logits, truth) == {"agreement": 1.0, "snr_db": None, "equal_answers": 1.0}
+def test_equal_outputs_drop_nothing(target):
+    logits = _logits(target, 30)
+    assert int8.drop(logits, logits, target) == {"percentage_points": 0.0, "low": 0.0, "high": 0.0}
+    assert int8.against(logits, logits, target) == {"agreement": 1.0, "snr_db": None, "equal_outputs": 1.0}
 
 
-def test_closeness_counts_noise_over_all_pictures(truth):
-    reference = _logits(truth, 0)
-    found = int8.against(reference * 1.01, reference, truth)
+def test_closeness_counts_noise_over_all_images(target):
+    reference = _logits(target, 0)
+    found = int8.against(reference * 1.01, reference, target)
     assert found["snr_db"] == pytest.approx(40.0, abs=0.01)
-    assert (found["agreement"], found["equal_answers"]) == (1.0, 0.0)
+    assert (found["agreement"], found["equal_outputs"]) == (1.0, 0.0)
 
 
 def test_course_names_models_data_and_forms_that_exist():

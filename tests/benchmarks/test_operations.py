@@ -98,11 +98,11 @@ def test_replayed_operation_computes_what_it_is(lowered, copies):
     gelu = next(operation for operation in inside if operation.type == "XNNGelu")
     program = build_program(gelu, copies)
     (shape,) = gelu.input_shapes
-    picture = torch.randn(shape)
-    results = runtime._load_for_executorch_from_buffer(program).forward((picture,), clone_outputs=True)
+    image = torch.randn(shape)
+    results = runtime._load_for_executorch_from_buffer(program).forward((image,), clone_outputs=True)
     assert len(results) == copies
     for result in results:
-        torch.testing.assert_close(result, torch.nn.functional.gelu(picture), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(result, torch.nn.functional.gelu(image), atol=1e-5, rtol=1e-4)
 
 
 def test_equal_work_in_other_shapes_is_one_operation(lowered):

@@ -35,7 +35,7 @@ GOLDENS = {  # golden name of an inner output -> module path in the stock networ
     | {"local_global": "local_global"},
 }
 # What stock tools meet in the stock form, with its count, and never in ours.
-STOCK_OPS = {
+BASELINE_OPS = {
     "van_b0": {"layer_norm": 4, "transpose": 4, "permute": 3, "contiguous": 3, "clone": 26},
     "mobile_former_294m": {"layer_norm": 34, "select": 23, "matmul": 68, "split_with_sizes": 22},
     "segnetr_32": {"index_select": 32, "contiguous": 16, "unsqueeze": 15},
@@ -116,14 +116,14 @@ def test_outputs_equal_the_official_code(name):
 
 def test_exported_graph_is_the_stock_form_and_ours_is_not(name, stock, ours):
     spec = get_spec(name)
-    stock_program, our_program = exported(stock, spec.input_size), exported(ours, 64)
-    stock_ops, our_ops = op_counts(stock_program), op_counts(our_program)
-    assert {op: stock_ops[op] for op in STOCK_OPS[name]} == STOCK_OPS[name]
-    assert not STOCK_OPS[name].keys() & our_ops.keys()
-    assert (max_rank(stock_program), max_rank(our_program)) == MAX_RANK[name]
+    baseline_program, our_program = exported(stock, spec.input_size), exported(ours, 64)
+    stock_ops, our_ops = op_counts(baseline_program), op_counts(our_program)
+    assert {op: stock_ops[op] for op in BASELINE_OPS[name]} == BASELINE_OPS[name]
+    assert not BASELINE_OPS[name].keys() & our_ops.keys()
+    assert (max_rank(baseline_program), max_rank(our_program)) == MAX_RANK[name]
     norms = sum(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in stock.modules())
     assert stock_ops["batch_norm"] == norms > 0
-    assert stock_program.graph.output_node().args[0][0].meta["val"].shape == spec.outputs[0].shape
+    assert baseline_program.graph.output_node().args[0][0].meta["val"].shape == spec.outputs[0].shape
 
 
 def test_softmax_of_stock_vt_tokenizers_is_not_over_the_last_axis():
@@ -150,7 +150,7 @@ def test_unknown_name_is_a_usage_error_with_the_nearest_name():
         build("van_b1")
 
 
-def test_stock_networks_share_no_code_with_ours():
+def test_baseline_networks_share_no_code_with_ours():
     folder = Path(benchmarks.reference.__file__).parent
     families = sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
     assert [path.stem for path in families] == ["mobile_former", "segnetr", "van", "vt_resnet"]

@@ -94,17 +94,17 @@ def test_table_replaces_what_somebody_typed():
 
 
 def test_plot_is_drawn_from_the_result():
-    assert PLOT.read_text() == draw(json.loads((RESULTS / "race.json").read_text()))
-    assert "benchmarks/results/race.svg" in (ROOT / "README.md").read_text()
+    assert PLOT.read_text() == draw(json.loads((RESULTS / "compare-runtimes.json").read_text()))
+    assert "benchmarks/results/compare-runtimes.svg" in (ROOT / "README.md").read_text()
 
 
 def test_plot_tells_what_has_no_speed():
     rows = [
-        {"contender": "edgevit_tflite", "title": "edgevit, TFLite", "error": "", "wrong": False, "median_ms": 2.0},
-        {"contender": "onnx2tf", "title": "TFLite by onnx2tf", "error": "", "wrong": True, "median_ms": 0.5},
-        {"contender": "openvino", "title": "Open<VINO>", "error": "no", "wrong": False},
+        {"candidate": "edgevit_tflite", "title": "edgevit, TFLite", "error": "", "wrong": False, "median_ms": 2.0},
+        {"candidate": "onnx2tf", "title": "TFLite by onnx2tf", "error": "", "wrong": True, "median_ms": 0.5},
+        {"candidate": "openvino", "title": "Open<VINO>", "error": "no", "wrong": False},
     ]
-    drawn = draw({"models": [{"model": "van_b0", "contenders": [row | {"rounds_ms": [1.9, 2.1]} for row in rows]}]})
+    drawn = draw({"models": [{"model": "van_b0", "candidates": [row | {"rounds_ms": [1.9, 2.1]} for row in rows]}]})
     assert [row.text for row in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")] == [
         "van_b0, milliseconds", "edgevit, TFLite", "2.00", "TFLite by onnx2tf", "wrong answer", "Open<VINO>", "failed",
     ]  # fmt: skip
@@ -127,7 +127,7 @@ def test_van_kernel_is_split_as_readme_says():
     assert "VAN's 7x7 becomes 4x5 + 3x7 + 4x2" in (ROOT / "README.md").read_text()
 
 
-def test_int8_files_in_whole_numbers_answer_as_what_was_trained():
+def test_int8_files_in_whole_numbers_output_as_what_was_trained():
     models = json.loads((RESULTS / "int8.json").read_text())["models"]
     assert {model["model"] for model in models} == set(read_course(COURSE))
     for model in models:
@@ -158,6 +158,6 @@ def test_refused_file_is_a_row_that_says_why():
 
 
 def test_transposes_that_readme_tells_are_those_of_the_matrix(rows):
-    told = {"van_b0": 0, "mobile_former_294m": 0, "segnetr_32": 34, "vt_resnet18": 9}
-    assert {model: rows[model, "tflite", "fp32"]["lowering"]["transposes"] for model in told} == told
-    assert all(rows[model, target, "fp32"]["lowering"]["regions"] == 1 for model in told for target in _DELEGATING)
+    recorded = {"van_b0": 0, "mobile_former_294m": 0, "segnetr_32": 34, "vt_resnet18": 9}
+    assert {model: rows[model, "tflite", "fp32"]["lowering"]["transposes"] for model in recorded} == recorded
+    assert all(rows[model, target, "fp32"]["lowering"]["regions"] == 1 for model in recorded for target in _DELEGATING)

@@ -33,9 +33,9 @@ def _rounds(**changes):
     ]
 
 
-def test_rates_count_pictures_and_ratios_are_paired():
+def test_rates_count_images_and_ratios_are_paired():
     row = summarize(_rounds(), SETTING, 8, 2)
-    rates = {entry["contender"]: entry["images_per_s"] for entry in row["contenders"]}
+    rates = {entry["candidate"]: entry["images_per_s"] for entry in row["candidates"]}
     assert rates["aotinductor"] == pytest.approx(4 * rates["eager"]) == pytest.approx(8 / (2.0 * 1.05e-3))
     against = {(entry["ours"], entry["against"]): entry for entry in row["ratios"]}
     assert against["aotinductor", "compile"]["low"] == against["aotinductor", "compile"]["high"] == pytest.approx(0.5)
@@ -48,7 +48,7 @@ def test_rates_count_pictures_and_ratios_are_paired():
     ("change", "cell"),
     [({"relative_error": 0.1}, "wrong"), ({"relative_error": None}, "wrong"), ({"error": "no kernel"}, "failed")],
 )
-def test_contender_that_is_wrong_or_failed_has_no_speed(change, cell, tmp_path, monkeypatch):
+def test_candidate_that_is_wrong_or_failed_has_no_speed(change, cell, tmp_path, monkeypatch):
     row = {"model": "van_b0", "batch": 8, **summarize(_rounds(onnx=change, eager={"load_average": 9}), SETTING, 8, 2)}
     assert {entry["ours"] for entry in row["ratios"]} == {"aotinductor"}
     assert row["flags"] == ["more work than 2 cores in 6 of 6 rounds"]
@@ -63,7 +63,7 @@ def test_contender_that_is_wrong_or_failed_has_no_speed(change, cell, tmp_path, 
 def test_committed_plan_is_read_and_an_unknown_key_refused(tmp_path):
     plan = read_plan(PLAN)
     assert plan.batches == (1, 8)
-    assert [one.contenders() for one in plan.settings] == [
+    assert [one.candidates() for one in plan.settings] == [
         ["eager", "compile", "aotinductor", "onnx"],
         ["eager", "compile", "aotinductor"],  # ONNX has no bf16 here
         ["eager", "compile", "aotinductor", "onnx"],

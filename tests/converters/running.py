@@ -16,6 +16,6 @@ def run_once(converter, converted, folder, image) -> np.ndarray:
     facts = {field.name: getattr(converted, field.name) for field in dataclasses.fields(converted)}
     session = converter.open(folder, SimpleNamespace(**facts, dynamic_batch=False))
     source, result = converted.inputs[0], converted.outputs[0]
-    answer = session.run({source.name: to_layout(image, Layout.NCHW, source.layout)})[result.name]
+    output = session.run({source.name: to_layout(image, Layout.NCHW, source.layout)})[result.name]
     session.close()
-    return answer if result.layout is Layout.FLAT else to_layout(answer, result.layout, Layout.NCHW)
+    return output if result.layout is Layout.FLAT else to_layout(output, result.layout, Layout.NCHW)

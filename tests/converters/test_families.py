@@ -20,7 +20,7 @@ FAMILIES = ("cvt", "pervit", "dwnet", "dynamic_dwnet", "i_dynamic_dwnet", "local
 
 @pytest.mark.parametrize("target", ["tflite", "executorch", "coreml"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_shrunken_network_keeps_its_answers_and_one_region(family, target, tmp_path):
+def test_shrunken_network_keeps_its_outputs_and_one_region(family, target, tmp_path):
     import torch
 
     torch.manual_seed(0)
@@ -32,10 +32,10 @@ def test_shrunken_network_keeps_its_answers_and_one_region(family, target, tmp_p
     converted = converter.convert(export(module, spec), converter.Options(), tmp_path)
     if target == "coreml":
         (source,), (result,) = converted.inputs, converted.outputs
-        answer = Interpreter(tmp_path / converted.entry).predict({source.name: image.numpy()})[result.name]
+        output = Interpreter(tmp_path / converted.entry).predict({source.name: image.numpy()})[result.name]
     else:
-        answer = run_once(converter, converted, tmp_path, image.numpy())
+        output = run_once(converter, converted, tmp_path, image.numpy())
         assert (converted.lowering.regions, converted.lowering.outside) == (1, {})
         assert converted.lowering.delegated == converted.lowering.nodes
-    parity = measure(answer, expected, task=spec.task, runtime=target)
+    parity = measure(output, expected, task=spec.task, runtime=target)
     check_parity(parity, Tolerance(max_relative_error=1e-5), f"{family} {target}")

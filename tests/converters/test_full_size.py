@@ -37,7 +37,7 @@ MOST_TRANSPOSES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-def test_full_size_model_keeps_its_answers(name, tmp_path):
+def test_full_size_model_keeps_its_outputs(name, tmp_path):
     source = open_source(seeded_model(name, 0))
     module, _ = deploy(source.module, source.spec)
     program = export(module, source.spec)
@@ -51,7 +51,7 @@ def test_full_size_model_keeps_its_answers(name, tmp_path):
         if precision is Precision.FP32:
             assert (converted.lowering.regions, converted.lowering.outside) == (1, {})
         assert converted.lowering.transposes <= MOST_TRANSPOSES.get((name, target), math.inf)
-        answer = run_once(converter, converted, folder, tensor)
-        parity = measure(answer, expected, task=source.spec.task, runtime=target)
+        output = run_once(converter, converted, folder, tensor)
+        parity = measure(output, expected, task=source.spec.task, runtime=target)
         check_parity(parity, TOLERANCES[precision], f"{name} {target} {precision}")
         check_parity(parity, Tolerance(min_snr_db=50), name)

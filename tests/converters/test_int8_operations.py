@@ -45,29 +45,29 @@ def _network(operation) -> tuple[Int8Network, list[torch.Tensor]]:
     net = Function(
         lambda net, x: net.b(operation(net.a(x))).mean((2, 3)), a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(8, 5, 3)
     ).eval()
-    pictures = [2 * torch.randn(1, 3, 32, 32) for _ in range(16)]
+    images = [2 * torch.randn(1, 3, 32, 32) for _ in range(16)]
     deployed, steps = prepare(net, classifier_spec())
-    corrected, table = calibrate(deployed, pictures)
-    return Int8Network.settled(corrected, table, steps), pictures
+    corrected, table = calibrate(deployed, images)
+    return Int8Network.settled(corrected, table, steps), images
 
 
-def _run_tflite(path, picture: torch.Tensor) -> np.ndarray:
+def _run_tflite(path, image: torch.Tensor) -> np.ndarray:
     from ai_edge_litert import interpreter
 
     runner = interpreter.Interpreter(str(path)).get_signature_runner()
-    (answer,) = runner(image=np.ascontiguousarray(picture.permute(0, 2, 3, 1))).values()
-    return answer
+    (output,) = runner(image=np.ascontiguousarray(image.permute(0, 2, 3, 1))).values()
+    return output
 
 
-def _run_executorch(path, picture: torch.Tensor) -> np.ndarray:
+def _run_executorch(path, image: torch.Tensor) -> np.ndarray:
     from executorch.extension.pybindings import _portable_lib
 
-    return _portable_lib._load_for_executorch(str(path)).forward((picture,), clone_outputs=True)[0].numpy()
+    return _portable_lib._load_for_executorch(str(path)).forward((image,), clone_outputs=True)[0].numpy()
 
 
-def _run_coreml(path, picture: torch.Tensor) -> np.ndarray:
-    (answer,) = Interpreter(path, mode="declared").predict({"image": picture.numpy()}).values()
-    return answer
+def _run_coreml(path, image: torch.Tensor) -> np.ndarray:
+    (output,) = Interpreter(path, mode="declared").predict({"image": image.numpy()}).values()
+    return output
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -81,15 +81,15 @@ def _run_coreml(path, picture: torch.Tensor) -> np.ndarray:
     ids=["tflite", "executorch", "coreml"],
 )
 def test_kernels_compute_what_the_int8_network_does(name, converter, run, tmp_path):
-    network, pictures = _network(OPERATIONS[name])
+    network, images = _network(OPERATIONS[name])
     reference = network.reference()
     program = export(network.module(), classifier_spec(), precision=Precision.INT8)
     converted = converter.convert(program, converter.Options(), tmp_path)
-    (grid,) = {network.table.activations[node.name] for node in network.placement().grids[-1:]}
+    (qparams,) = {network.table.activations[node.name] for node in network.annotation().qparams[-1:]}
     with torch.no_grad():
-        for picture in pictures[:4]:
-            moved = np.abs(run(tmp_path / converted.entry, picture) - reference(picture).numpy()).max()
-            assert moved <= (OWN_ROUNDING.get((converter.name, name), 0) + 0.01) * grid.scale
+        for image in images[:4]:
+            moved = np.abs(run(tmp_path / converted.entry, image) - reference(image).numpy()).max()
+            assert moved <= (OWN_ROUNDING.get((converter.name, name), 0) + 0.01) * qparams.scale
     if converter is tflite.CONVERTER:
         assert converted.lowering.ops["QUANTIZE"] == 1, "a float island between int8 operations"
 

@@ -19,7 +19,7 @@ from tests.tiny import TinyClassifier, classifier_spec, int8_network, residual_s
 
 LIBRARIES = {"executorch": "executorch.exir", "tflite": "ai_edge_litert", "coreml": "coremltools", "onnx": "onnxscript"}
 HALVES = {"arithmetic": "fp16"}
-PICTURE = example_input((1, 3, 32, 32), seed=3).numpy()
+IMAGE = example_input((1, 3, 32, 32), seed=3).numpy()
 
 
 def int8_program(target="tflite"):
@@ -53,7 +53,7 @@ def write(program, target, folder, **options):
 def run(session, manifest):
     given = manifest.inputs[0]
     try:
-        return session.run({given.name: np.ascontiguousarray(to_layout(PICTURE, Layout.NCHW, given.layout))})
+        return session.run({given.name: np.ascontiguousarray(to_layout(IMAGE, Layout.NCHW, given.layout))})
     finally:
         session.close()
 
@@ -66,16 +66,16 @@ def test_every_layer_of_an_int8_network_tells_its_integers(target, options, tmp_
     traced = run(converter.open_traced(tmp_path, manifest, program, [layer.node for layer in layers]), manifest)
     plain = run(converter.open(tmp_path, manifest), manifest)
     assert np.array_equal(traced["logits"], plain["logits"])
-    told = {layer.node: traced[layer.node] for layer in layers if layer.node in traced}
-    assert len(told) >= len(layers) - 1
-    made = ProgramTrace(program).follow(PICTURE, told)
+    recorded = {layer.node: traced[layer.node] for layer in layers if layer.node in traced}
+    assert len(recorded) >= len(layers) - 1
+    made = ProgramTrace(program).follow(IMAGE, recorded)
     for layer in layers:
-        if layer.node not in told:
+        if layer.node not in recorded:
             continue
-        value, wanted = told[layer.node], made[layer.node]
+        value, wanted = recorded[layer.node], made[layer.node]
         assert value.shape == wanted.shape
-        assert value.dtype == (np.int8 if layer.grid else np.float32)
-        if layer.grid:
+        assert value.dtype == (np.int8 if layer.qparams else np.float32)
+        if layer.qparams:
             assert np.abs(value.astype(int) - wanted).max() <= 1, layer
             assert len(np.unique(wanted)) > 1, "a constant would agree with anything"
         else:
@@ -89,12 +89,12 @@ def test_float_layers_tell_their_values(target, precision, tmp_path):
     program = float_program(Precision(precision), target)
     converter, manifest = write(program, target, tmp_path)
     layers = layers_of(program)
-    told = run(converter.open_traced(tmp_path, manifest, program, [layer.node for layer in layers]), manifest)
-    wanted = ProgramTrace(program).run(PICTURE)
-    assert {layer.node for layer in layers} <= told.keys()
+    recorded = run(converter.open_traced(tmp_path, manifest, program, [layer.node for layer in layers]), manifest)
+    wanted = ProgramTrace(program).run(IMAGE)
+    assert {layer.node for layer in layers} <= recorded.keys()
     for layer in layers:
         assert np.allclose(
-            told[layer.node], wanted[layer.node], rtol=0, atol=5e-3 * np.abs(wanted[layer.node]).max()
+            recorded[layer.node], wanted[layer.node], rtol=0, atol=5e-3 * np.abs(wanted[layer.node]).max()
         ), layer
 
 
@@ -104,8 +104,8 @@ def test_file_of_another_program_is_refused(tmp_path):
         converter.open_traced(tmp_path, manifest, int8_program(), [])
 
 
-def test_package_that_takes_pictures_is_refused(tmp_path):
+def test_package_that_takes_images_is_refused(tmp_path):
     program = float_program()
     converter, manifest = write(program, "coreml", tmp_path, image_input=True)
-    with pytest.raises(UsageError, match="normalises pictures itself"):
+    with pytest.raises(UsageError, match="normalises images itself"):
         converter.open_traced(tmp_path, manifest, program, [])

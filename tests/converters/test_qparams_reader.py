@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from edgevit.errors import ContractError
 from edgevit.export.export_program import export
-from edgevit.quantization.expected_qparams import network_grids
-from edgevit.quantization.model_qparams import StoredLayer, compare_grids
+from edgevit.quantization.expected_qparams import network_qparams
+from edgevit.quantization.model_qparams import LayerQParams, compare_qparams
 from edgevit.spec import Precision
 from edgevit.targets.registry import get_converter
 from tests.tiny import classifier_spec, int8_network, residual_spec
@@ -45,8 +45,8 @@ def written(request, network, tmp_path_factory):
 
 def test_file_holds_the_table_to_the_bit(written, network):
     converter, folder, manifest = written
-    stored = converter.read_grids(folder, manifest)
-    comparison = compare_grids(stored, network_grids(network))
+    stored = converter.read_qparams(folder, manifest)
+    comparison = compare_qparams(stored, network_qparams(network))
     assert comparison.equal, comparison.summary()
     assert comparison.weights == (5, 5)
     assert set(comparison.names.values()) == set(network.table.weights)
@@ -59,18 +59,18 @@ def test_file_holds_the_table_to_the_bit(written, network):
 @pytest.mark.parametrize("part", ["values", "scales"])
 def test_changed_byte_of_a_file_is_noticed(written, network, part, tmp_path):
     converter, folder, manifest = written
-    layer = converter.read_grids(folder, manifest).layers[0]  # (8, 3, 3, 3)
+    layer = converter.read_qparams(folder, manifest).layers[0]  # (8, 3, 3, 3)
     forms = {
         "values": [layer.values, layer.values.transpose(0, 2, 3, 1)],
         "scales": [layer.scales, layer.scales.astype(np.float16), _factors(layer)],
     }
     copy = _copy_with_change(folder, tmp_path, [np.ascontiguousarray(form).tobytes() for form in forms[part]])
-    comparison = compare_grids(converter.read_grids(copy, manifest), network_grids(network))
+    comparison = compare_qparams(converter.read_qparams(copy, manifest), network_qparams(network))
     assert comparison.weights == (4, 5)
     assert "no weight is that of conv2d (8, 3, 3, 3)" in comparison.differences
 
 
-def _factors(layer: StoredLayer) -> np.ndarray:
+def _factors(layer: LayerQParams) -> np.ndarray:
     """What rescales the sums of a layer in whole numbers, float32 (O,)."""
     return layer.scales * np.float32(layer.input.scale) / np.float32(layer.result.scale)
 
@@ -94,17 +94,17 @@ def _copy_with_change(folder: Path, copy: Path, forms: list[bytes]) -> Path:
 
 def test_changed_scale_of_the_table_is_noticed(written, network):
     converter, folder, manifest = written
-    stored, promised = converter.read_grids(folder, manifest), network_grids(network)
-    name, grid = next(iter(promised.activations.items()))
-    promised.activations[name] = grid._replace(scale=float(np.nextafter(np.float16(grid.scale), np.float16(1))))
-    lines = compare_grids(stored, promised).differences
-    assert f"no tensor lies on {promised.activations[name]}, the grid of {name}" in lines
+    stored, expected = converter.read_qparams(folder, manifest), network_qparams(network)
+    name, qparams = next(iter(expected.activations.items()))
+    expected.activations[name] = qparams._replace(scale=float(np.nextafter(np.float16(qparams.scale), np.float16(1))))
+    lines = compare_qparams(stored, expected).differences
+    assert f"no tensor lies on {expected.activations[name]}, the grid of {name}" in lines
 
 
-def test_float_file_holds_no_grids(written, network, tmp_path):
+def test_float_file_holds_no_qparams(written, network, tmp_path):
     converter, _, _ = written
     converted = converter.convert(export(network.deployed, residual_spec()), converter.Options(), tmp_path)
-    stored = converter.read_grids(tmp_path, SimpleNamespace(entry=converted.entry))
+    stored = converter.read_qparams(tmp_path, SimpleNamespace(entry=converted.entry))
     assert not stored
     assert len(stored.float_layers) == 5
     assert stored.averages == 2
@@ -117,7 +117,7 @@ def test_damaged_file_is_refused(written, tmp_path):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ContractError):
-        converter.read_grids(tmp_path, manifest)
+        converter.read_qparams(tmp_path, manifest)
 
 
 class LoneNorm(nn.Module):
@@ -137,7 +137,7 @@ def test_norm_alone_is_arithmetic_whatever_a_target_writes_it_as(target, tmp_pat
     pytest.importorskip(LIBRARIES[target], reason=f"{target} is not installed")
     converter = get_converter(target)
     converted = converter.convert(export(LoneNorm().eval(), classifier_spec()), converter.Options(), tmp_path)
-    stored = converter.read_grids(tmp_path, SimpleNamespace(entry=converted.entry))
+    stored = converter.read_qparams(tmp_path, SimpleNamespace(entry=converted.entry))
     assert len(stored.float_layers) == 2
     assert stored.averages == 0
 

@@ -21,7 +21,7 @@ from edgevit.spec import Layout, Precision
 from tests.edgevit.contract.test_manifest import make_manifest
 from tests.tiny import TinyWide, classifier_spec, seeded
 
-PICTURE = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(5)).numpy()
+IMAGE = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(5)).numpy()
 
 
 def _program(precision=Precision.FP32, network=None):
@@ -29,7 +29,7 @@ def _program(precision=Precision.FP32, network=None):
     return export(deployed, classifier_spec(), precision=precision)
 
 
-def _answer(converter, program, folder, **options):
+def _output(converter, program, folder, **options):
     """Logits of the file for PICTURE, and what the converter says about it."""
     folder.mkdir(exist_ok=True)
     converted = converter.convert(program, converter.Options(**options), folder)
@@ -42,8 +42,8 @@ def _answer(converter, program, folder, **options):
         outputs=converted.outputs,
     )
     session = converter.open(folder, manifest)
-    picture = to_layout(PICTURE, Layout.NCHW, converted.inputs[0].layout)
-    return session.run({"image": np.ascontiguousarray(picture)})["logits"], converted
+    image = to_layout(IMAGE, Layout.NCHW, converted.inputs[0].layout)
+    return session.run({"image": np.ascontiguousarray(image)})["logits"], converted
 
 
 def _error(found, wanted):
@@ -53,22 +53,22 @@ def _error(found, wanted):
 @pytest.mark.parametrize("converter", [executorch.CONVERTER, tflite.CONVERTER], ids=lambda one: one.name)
 def test_int8_weights_compute_in_float_inside_one_delegate(converter, tmp_path):
     program = rounded_program(_program())
-    found, converted = _answer(converter, program, tmp_path, weights="int8")
+    found, converted = _output(converter, program, tmp_path, weights="int8")
     assert converted.compression == "int8"
-    assert _error(found, runner(program)(PICTURE)) < 1e-6
-    assert 1e-4 < _error(found, runner(_program())(PICTURE)) < 0.1  # rounding is no small thing
+    assert _error(found, runner(program)(IMAGE)) < 1e-6
+    assert 1e-4 < _error(found, runner(_program())(IMAGE)) < 0.1  # rounding is no small thing
     assert (converted.lowering.regions, converted.lowering.outside) == (1, {})
 
 
 def test_executorch_halves_its_weights_in_fp16_and_computes_in_float32(tmp_path):
     files = {}
     for precision in (Precision.FP32, Precision.FP16):
-        found, converted = _answer(executorch.CONVERTER, _program(precision), tmp_path / precision)
+        found, converted = _output(executorch.CONVERTER, _program(precision), tmp_path / precision)
         files[precision] = (tmp_path / precision / converted.entry).stat().st_size
         assert converted.lowering.regions == 1
     large = sum(weight.numel() for weight in seeded(TinyWide).parameters() if weight.numel() >= 256)
     assert files[Precision.FP32] - files[Precision.FP16] == pytest.approx(2 * large, rel=0.1)
-    assert 1e-6 < _error(found, runner(_program())(PICTURE)) < 3e-3
+    assert 1e-6 < _error(found, runner(_program())(IMAGE)) < 3e-3
 
 
 def test_weight_beyond_float16_is_refused(tmp_path):
@@ -83,11 +83,11 @@ def test_core_ml_stores_no_zeros_and_loses_nothing_by_it(tmp_path):
     for weight in (weight for weight in network.parameters() if weight.dim() > 1):
         weight.data[weight.abs() < weight.abs().median()] = 0
     program = _program(Precision.FP16, network)
-    full, _ = _answer(coreml.CONVERTER, program, tmp_path / "full")
-    sparse, converted = _answer(coreml.CONVERTER, program, tmp_path / "sparse", weights="sparse")
+    full, _ = _output(coreml.CONVERTER, program, tmp_path / "full")
+    sparse, converted = _output(coreml.CONVERTER, program, tmp_path / "sparse", weights="sparse")
     assert np.array_equal(full, sparse)
     assert (converted.compression, converted.tolerance) == ("sparse", None)
     sizes = [sum(f.stat().st_size for f in (tmp_path / name).rglob("weight.bin")) for name in ("full", "sparse")]
     assert sizes[1] < 0.75 * sizes[0]
     with pytest.raises(ConversionError, match=r"12\.5 % of them zero"):
-        _answer(coreml.CONVERTER, _program(Precision.FP16), tmp_path / "dense", weights="sparse")
+        _output(coreml.CONVERTER, _program(Precision.FP16), tmp_path / "dense", weights="sparse")

@@ -25,7 +25,7 @@ def test_installed_targets_work_and_say_where_they_run(monkeypatch):
     assert "also under the settings of phones: weights_cache off/on, workspace_sharing disabled/per_model/" in detail
 
 
-def test_settings_of_phones_that_cannot_be_switched_are_told(monkeypatch):
+def test_settings_of_phones_that_cannot_be_switched_are_reported(monkeypatch):
     refused = environment.shell.Completed(0, "the switches are known for executorch 1.4.x, this is 1.5.0\n", "")
     monkeypatch.setattr(environment.shell, "run", lambda *args, **kwargs: refused)
     detail = _by_name(doctor(), "target")["executorch"].detail
@@ -40,7 +40,7 @@ def test_missing_library_names_the_version_wanted_and_the_command(monkeypatch):
     finding = _by_name(doctor(), "target")["coreml"]
     assert not finding.works
     assert finding.detail == "missing: coremltools==9.0"
-    assert finding.remedy == 'pip install "edgevit[coreml]"'
+    assert finding.fix == 'pip install "edgevit[coreml]"'
 
 
 def test_wrong_version_is_missing_too(monkeypatch):
@@ -60,7 +60,7 @@ def test_broken_library_is_found_by_importing_it(monkeypatch):
 def test_absent_tool_comes_with_its_package(monkeypatch):
     monkeypatch.setattr(environment.shutil, "which", lambda program: None)
     tool = _by_name(doctor(), "tool")["chromium"]
-    assert (tool.works, tool.remedy) == (False, "apt-get install chromium")
+    assert (tool.works, tool.fix) == (False, "apt-get install chromium")
 
 
 def test_command_prints_json(capsys):
@@ -68,4 +68,4 @@ def test_command_prints_json(capsys):
         main(["doctor", "--json"])
     assert ended.value.code == 0
     document = json.loads(capsys.readouterr().out)
-    assert {"kind", "name", "works", "detail", "remedy"} == set(document[0])
+    assert {"kind", "name", "works", "detail", "fix"} == set(document[0])

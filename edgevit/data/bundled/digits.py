@@ -36,7 +36,7 @@ def load_digits_split() -> DigitsSplit:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise MissingDependency("scikit-learn is not installed", hint='pip install "edgevit[demo]"') from error
+        raise MissingDependency("scikit-learn is not installed", fix='pip install "edgevit[demo]"') from error
     digits = load_digits()
     images = to_bytes(digits.images)
     labels = digits.target.astype(np.int64)

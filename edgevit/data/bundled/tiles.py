@@ -1,9 +1,9 @@
 """Pieces of five photographs that come with scikit-image, with a class per pixel: segmentation without a download.
 
 Coins, a tissue section whose glands are stained, two written pages, and a field of galaxies. Nobody drew the masks:
-classic methods find them on the clean picture (watershed from an edge map, colour deconvolution with Otsu's threshold,
+classic methods find them on the clean image (watershed from an edge map, colour deconvolution with Otsu's threshold,
 a local threshold, Otsu's threshold), and the network has to find the same in a piece that is grey, turned, of random
-scale, light and contrast, and noisy. Those to train on lie in the left part of each picture, those to test on in the
+scale, light and contrast, and noisy. Those to train on lie in the left part of each image, those to test on in the
 right part, so no pixel serves both; within a part pieces overlap.
 """
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SIZE = 64
-TRAIN_PER_PICTURE, TEST_PER_PICTURE = 240, 240
+TRAIN_PER_IMAGE, TEST_PER_IMAGE = 240, 240
 LABELS = ("background", "coin", "gland", "ink", "galaxy")
 _LEFT = 0.6  # of the width, to train on
-_WINDOW = (48, 96)  # pixels of a piece's side in the picture, before it becomes SIZE
+_WINDOW = (48, 96)  # pixels of a piece's side in the image, before it becomes SIZE
 _GAIN, _OFFSET, _NOISE = 0.35, 40.0, 18.0  # contrast, light and noise, in steps of 255
 
 
@@ -44,24 +44,24 @@ class TilesSplit:
 @cache
 def load_tiles_split() -> TilesSplit:
     """The same pieces on every machine. Raises MissingDependency without scikit-image."""
-    pictures = _pictures()
+    images = _images()
     parts = []
-    for part, (count, low, high) in enumerate(((TRAIN_PER_PICTURE, 0.0, _LEFT), (TEST_PER_PICTURE, _LEFT, 1.0))):
+    for part, (count, low, high) in enumerate(((TRAIN_PER_IMAGE, 0.0, _LEFT), (TEST_PER_IMAGE, _LEFT, 1.0))):
         pieces = [
-            _piece(grey, mask, low, high, np.random.default_rng([part, picture, index]))
-            for picture, (grey, mask) in enumerate(pictures)
+            _piece(grey, mask, low, high, np.random.default_rng([part, image, index]))
+            for image, (grey, mask) in enumerate(images)
             for index in range(count)
         ]
         parts += [np.stack(arrays) for arrays in zip(*pieces, strict=True)]
     return TilesSplit(*parts)
 
 
-def _pictures() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Each picture as float32 luma (H, W) in 0..255 with its mask, uint8 (H, W)."""
+def _images() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Each image as float32 luma (H, W) in 0..255 with its mask, uint8 (H, W)."""
     try:
         import skimage
     except ImportError as error:
-        raise MissingDependency(f"{error.name} is not installed", hint='pip install "edgevit[demo]"') from error
+        raise MissingDependency(f"{error.name} is not installed", fix='pip install "edgevit[demo]"') from error
     from PIL import Image
 
     folder = Path(skimage.__file__).parent / "data"
@@ -136,8 +136,8 @@ def _piece(
     y = int(random.integers(0, grey.shape[0] - side + 1))
     turns, mirrored = int(random.integers(4)), bool(random.integers(2))
 
-    def cut(picture: np.ndarray, method: Image.Resampling) -> np.ndarray:
-        window = Image.fromarray(picture[y : y + side, x : x + side])
+    def cut(image: np.ndarray, method: Image.Resampling) -> np.ndarray:
+        window = Image.fromarray(image[y : y + side, x : x + side])
         turned = np.rot90(np.asarray(window.resize((SIZE, SIZE), method)), turns)
         return turned[:, ::-1] if mirrored else turned
 

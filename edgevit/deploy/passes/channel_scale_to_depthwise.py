@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgevit.deploy.passes.fold_affine import batch_norm
-from edgevit.graph.edit import MAP_RANK, Graph, is_call, is_norm_result, only_reader, place, shape
+from edgevit.graph.edit import MAP_RANK, Graph, is_call, is_norm_result, only_user, place, shape
 from edgevit.graph.elementwise import operands
 
 if TYPE_CHECKING:
@@ -56,11 +56,11 @@ def _product(graph: Graph, product: fx.Node) -> bool:
     source, factors = _by_channel(graph, product)
     if factors is None or _is_normalised(source):
         return False
-    reader = only_reader(product)
-    if is_call(reader, aten.add.Tensor) and len(reader.args) == 2 and not reader.kwargs:
-        summed, offsets = _by_channel(graph, reader)
+    user = only_user(product)
+    if is_call(user, aten.add.Tensor) and len(user.args) == 2 and not user.kwargs:
+        summed, offsets = _by_channel(graph, user)
         if offsets is not None and summed is product:
-            _convolve(graph, reader, source, factors, offsets)
+            _convolve(graph, user, source, factors, offsets)
             return True
     _convolve(graph, product, source, factors, None)
     return True

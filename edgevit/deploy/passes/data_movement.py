@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgevit.deploy.passes.remove_noops import permutation
 from edgevit.export.program import MAX_RANK
-from edgevit.graph.edit import MAP_RANK, Graph, elements, is_call, only_reader, shape
+from edgevit.graph.edit import MAP_RANK, Graph, elements, is_call, only_user, shape
 
 if TYPE_CHECKING:
     from torch import Tensor, fx
@@ -258,8 +258,8 @@ def node_step(node: fx.Node) -> Step | None:
 
 def ends_chain(node: fx.Node) -> bool:
     """Whether a node rearranges and is not read by one more such node alone."""
-    reader = only_reader(node)
-    return node_step(node) is not None and (reader is None or node_step(reader) is None)
+    user = only_user(node)
+    return node_step(node) is not None and (user is None or node_step(user) is None)
 
 
 def chain(node: fx.Node) -> Iterator[tuple[list[fx.Node], Rearrangement]]:

@@ -1,6 +1,6 @@
 """Convolutions whose kernels are computed, as sums of shifted products.
 
-No delegate takes a convolution with weights that come from the picture. A depthwise one is the sum over its taps of the
+No delegate takes a convolution with weights that come from the image. A depthwise one is the sum over its taps of the
 map, shifted, times that tap's weights: slices, products and sums of rank 4, which every delegate takes.
 
 - Dynamic DWNet computes one kernel per channel: each shifted map is multiplied by a vector of channels.
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgevit.graph.edit import MAP_RANK, Graph, argument, is_call, is_depthwise, only_reader, shape
+from edgevit.graph.edit import MAP_RANK, Graph, argument, is_call, is_depthwise, only_user, shape
 
 if TYPE_CHECKING:
     from torch import fx
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class ComputedKernels:
     """Writes convolutions with computed kernels, one per channel or one per pixel, as sums of shifted products.
 
-    For servers too: each picture of a batch has kernels of its own, and a convolution takes one set.
+    For servers too: each image of a batch has kernels of its own, and a convolution takes one set.
     """
 
     name: str = "computed_kernels"
@@ -47,7 +47,7 @@ COMPUTED_KERNELS = ComputedKernels()
 
 
 def _per_channel(graph: Graph, conv: fx.Node) -> bool:
-    """A depthwise convolution of one picture with stride 1 and kernels (C, 1, kH, kW) from the picture."""
+    """A depthwise convolution of one image with stride 1 and kernels (C, 1, kH, kW) from the image."""
     import torch
 
     aten = torch.ops.aten
@@ -98,11 +98,11 @@ def _per_pixel(graph: Graph, total: fx.Node) -> bool:
 
     aten = torch.ops.aten
     found = _unfolded(total)
-    reader = only_reader(total)
-    if found is None or reader is None or not is_call(reader, aten.reshape.default):
+    user = only_user(total)
+    if found is None or user is None or not is_call(user, aten.reshape.default):
         return False
     batch, channels, rows, columns = shape(found.source)
-    if shape(reader) != shape(found.source):
+    if shape(user) != shape(found.source):
         return False
     groups, taps = found.groups, math.prod(found.window)
     each = channels // groups
@@ -133,7 +133,7 @@ def _per_pixel(graph: Graph, total: fx.Node) -> bool:
     result = call(aten.permute.default, result, [0, 3, 1, 2])
     split = call(aten.reshape.default, result, [batch, each, groups, rows * columns])
     restored = call(aten.transpose.int, split, 1, 2)
-    graph.replace(reader, call(aten.reshape.default, restored, [batch, channels, rows, columns]))
+    graph.replace(user, call(aten.reshape.default, restored, [batch, channels, rows, columns]))
     return True
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgevit.deploy.passes.data_movement import Rearrangement, chain
-from edgevit.graph.edit import MAP_RANK, Graph, argument, only_reader, place, shape
+from edgevit.graph.edit import MAP_RANK, Graph, argument, only_user, place, shape
 
 if TYPE_CHECKING:
     from torch import fx
@@ -56,7 +56,7 @@ def _map_behind(norm: fx.Node) -> tuple[fx.Node, Rearrangement | None]:
     """The map whose pixels the norm reads as tokens, for the norm alone, and how they become its tokens."""
     for nodes, view in chain(norm.args[0]):
         source = nodes[-1].args[0]
-        if any(only_reader(node) is None for node in nodes):
+        if any(only_user(node) is None for node in nodes):
             break
         if len(shape(source)) == MAP_RANK and view.moves and _is_channels_last(view):
             return source, view

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from edgevit.graph.edit import Graph, argument, is_call, is_norm_result, only_reader, place, shape
+from edgevit.graph.edit import Graph, argument, is_call, is_norm_result, only_user, place, shape
 
 if TYPE_CHECKING:
     from torch import Tensor, fx
@@ -55,7 +55,7 @@ class FoldAffine:
     def apply(self, graph: Graph, costs: Costs) -> list[str]:
         """Returns the place of each affine operation folded away."""
         places = []
-        for fold in (_into_producers, _into_readers, _into_sums):  # in this order: each leaves less to the next
+        for fold in (_into_producers, _into_users, _into_sums):  # in this order: each leaves less to the next
             places += fold(graph)
             graph.tidy()
         return places
@@ -78,7 +78,7 @@ def _into_producers(graph: Graph) -> list[str]:
     return places
 
 
-def _into_readers(graph: Graph) -> list[str]:
+def _into_users(graph: Graph) -> list[str]:
     """A convolution or linear layer that reads a scaled and shifted source reads the source itself."""
     places = []
     for node in graph.nodes:
@@ -94,8 +94,8 @@ def _into_sums(graph: Graph) -> list[str]:
     """Sums with constants among their operands are written anew where that takes fewer operations."""
     places = []
     for node in graph.nodes:
-        step, reader = _step(graph, node), only_reader(node)
-        if step is None or (reader is not None and _step(graph, reader) is not None):
+        step, user = _step(graph, node), only_user(node)
+        if step is None or (user is not None and _step(graph, user) is not None):
             continue  # part of a longer chain, which is looked at as a whole
         affine = _expand_step(graph, node, step)
         freed = _freed(node, affine)
@@ -244,8 +244,8 @@ def _operations(node: fx.Node) -> int:
 
 def _reads_alone(node: fx.Node, source: fx.Node) -> bool:
     """Whether `source` has no reader but `node`; a BatchNorm's result is read through its getitem."""
-    reader = only_reader(source)
-    return reader is node or (reader is not None and is_norm_result(node) and node.args[0] is reader)
+    user = only_user(source)
+    return user is node or (user is not None and is_norm_result(node) and node.args[0] is user)
 
 
 def _can_absorb(graph: Graph, source: fx.Node, affine: Affine) -> bool:

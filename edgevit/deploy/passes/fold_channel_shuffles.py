@@ -19,7 +19,7 @@ from edgevit.graph.edit import (
     is_call,
     is_depthwise,
     is_norm_result,
-    only_reader,
+    only_user,
     place,
     shape,
 )
@@ -81,10 +81,10 @@ def _fold(graph: Graph, node: fx.Node) -> bool:
         return False
     for nodes, view in reversed(list(chain(node))):  # the longest first: it leaves the fewest views
         source = nodes[-1].args[0]
-        exclusive = all(only_reader(inner) is not None for inner in nodes[1:])
+        exclusive = all(only_user(inner) is not None for inner in nodes[1:])
         if exclusive and _into_producer(graph, node, source, view):
             return True
-        if _into_readers(graph, node, source, view):
+        if _into_users(graph, node, source, view):
             return True
     return False
 
@@ -100,10 +100,10 @@ def _into_producer(graph: Graph, node: fx.Node, source: fx.Node, view: Rearrange
     return True
 
 
-def _into_readers(graph: Graph, node: fx.Node, source: fx.Node, view: Rearrangement) -> bool:
+def _into_users(graph: Graph, node: fx.Node, source: fx.Node, view: Rearrangement) -> bool:
     """The convolutions that read the end of a chain expect its channels in the old order."""
     shuffle = _shuffle(view.inverse)
-    if shuffle is None or not all(_is_dense_reader(graph, node, user) for user in node.users):
+    if shuffle is None or not all(_is_dense_user(graph, node, user) for user in node.users):
         return False
     order, rest = shuffle
     for conv in list(node.users):
@@ -137,7 +137,7 @@ def _can_reorder(graph: Graph, node: fx.Node) -> bool:
     """Whether the channels of a result, which one node alone reads, can come in any order."""
     import torch
 
-    if only_reader(node) is None:
+    if only_user(node) is None:
         return False
     if is_call(node, torch.ops.aten.conv2d.default):
         if any(value is not None and graph.value(value) is None for value in (node.args[1], argument(node, 2, None))):
@@ -146,7 +146,7 @@ def _can_reorder(graph: Graph, node: fx.Node) -> bool:
     if is_norm_result(node):
         norm = node.args[0]
         constant = all(value is None or graph.value(value) is not None for value in norm.args[1:5])
-        return constant and only_reader(norm) is node and _can_reorder(graph, norm.args[0])
+        return constant and only_user(norm) is node and _can_reorder(graph, norm.args[0])
     read = operands(node)
     return read is not None and all(
         graph.value(operand) is not None
@@ -202,7 +202,7 @@ def _channels(operand: fx.Node, node: fx.Node) -> int:
     return sizes[axis] if axis >= 0 else 1
 
 
-def _is_dense_reader(graph: Graph, node: fx.Node, user: fx.Node) -> bool:
+def _is_dense_user(graph: Graph, node: fx.Node, user: fx.Node) -> bool:
     """Whether a reader is a plain convolution of the node with constant weights."""
     import torch
 

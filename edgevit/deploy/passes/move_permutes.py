@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.deploy.passes.data_movement import Rearrangement, chain, ends_chain, node_step
 from edgevit.deploy.passes.simplify_views import shorten_chains
-from edgevit.graph.edit import Graph, elements, only_reader, place, shape
+from edgevit.graph.edit import Graph, elements, only_user, place, shape
 from edgevit.graph.elementwise import operands
 
 if TYPE_CHECKING:
@@ -131,16 +131,16 @@ class _Move:
             return together.emit(self.graph, source, like=like)
         return self.graph.constant(together.apply(value), f"{place(like)}_constant")
 
-    def _undone(self, user: fx.Node) -> tuple[bool, list[fx.Node]]:
+    def _undone(self, consumer: fx.Node) -> tuple[bool, list[fx.Node]]:
         """Whether the views that start at a reader of the region undo the view, and those views."""
-        last = user
-        while (reader := only_reader(last)) is not None and node_step(reader) is not None:
-            last = reader
+        last = consumer
+        while (user := only_user(last)) is not None and node_step(user) is not None:
+            last = user
         for nodes, together in chain(last):
-            if nodes[-1] is user:
+            if nodes[-1] is consumer:
                 both = self.view.then(together.steps())
                 return both is not None and not both.moves, nodes
-        return False, [user] if node_step(user) is not None else []
+        return False, [consumer] if node_step(consumer) is not None else []
 
     def _freed(self, operand: fx.Node) -> int:
         """How many numbers no longer move if the region does not read this operand."""
@@ -150,7 +150,7 @@ class _Move:
         while node_step(operand) is not None:
             freed += elements(operand) * _moves(operand)
             operand = operand.args[0]
-            if only_reader(operand) is None:
+            if only_user(operand) is None:
                 break
         return freed
 

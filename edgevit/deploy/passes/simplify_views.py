@@ -20,7 +20,7 @@ from edgevit.deploy.passes.data_movement import (
     node_step,
     steps_cost,
 )
-from edgevit.graph.edit import Graph, argument, is_call, only_reader, place, shape
+from edgevit.graph.edit import Graph, argument, is_call, only_user, place, shape
 
 if TYPE_CHECKING:
     from torch import fx
@@ -77,7 +77,7 @@ def _steps_freed(nodes: list[fx.Node]) -> list[Step]:
     """The steps of a chain, last first, that nothing else reads."""
     steps = []
     for position, node in enumerate(nodes):
-        if position and only_reader(node) is None:
+        if position and only_user(node) is None:
             break
         steps.append(node_step(node))
     return steps

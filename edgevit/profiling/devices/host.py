@@ -53,19 +53,19 @@ class HostDevice:
 def open_device(address: str) -> HostDevice:
     """The plug-in of scheme "host", which has no address part. Raises UsageError if one is given."""
     if address:
-        raise UsageError(f"device host:{address} does not exist", hint='this machine is called "host"')
+        raise UsageError(f"device host:{address} does not exist", fix='this machine is called "host"')
     return HostDevice()
 
 
 def _collect(report_file: Path, job: Job) -> RawReport:
     if not report_file.exists():
-        raise DeviceError(f"{job.artifact} ended well but left no report", hint="the runner is not edgevit's")
+        raise DeviceError(f"{job.artifact} ended well but left no report", fix="the runner is not edgevit's")
     try:
         report = read_report(report_file)
     except ContractError as error:
         raise DeviceError(f"{job.artifact} left no valid report: {error.message}") from error
     if report.token != job.token:
-        raise DeviceError(f"{job.artifact} answered job {report.token}, not {job.token}", hint="run it again")
+        raise DeviceError(f"{job.artifact} answered job {report.token}, not {job.token}", fix="run it again")
     return report
 
 

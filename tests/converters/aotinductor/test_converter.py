@@ -49,9 +49,9 @@ def test_package_runs_any_batch_with_the_threads_asked_for(made):
     session = made.open(threads=2)
     try:
         assert (session.accelerator, session.threads) == ("cpu", 2)
-        pictures = np.random.default_rng(0).standard_normal((5, 3, 32, 32), np.float32)
-        together = session.run({"image": pictures})["logits"]
-        alone = made.run(pictures, session=session)
+        images = np.random.default_rng(0).standard_normal((5, 3, 32, 32), np.float32)
+        together = session.run({"image": images})["logits"]
+        alone = made.run(images, session=session)
         assert together.shape == (5, 5)
         assert np.abs(together - alone).max() <= 0.02 * np.abs(alone).max()
     finally:
@@ -122,6 +122,6 @@ def test_compiled_code_shows_no_layers(made):
         CONVERTER.open_traced(made.path, made.manifest, None, [])
 
 
-def test_compiled_code_holds_no_grids(made):
+def test_compiled_code_holds_no_qparams(made):
     with pytest.raises(ContractError, match="no int8 grids"):
-        CONVERTER.read_grids(made.path, made.manifest)
+        CONVERTER.read_qparams(made.path, made.manifest)

@@ -72,7 +72,7 @@ def test_equal_constants_are_stored_once(half):
     assert len(contents) == len(constants) > 5
 
 
-def test_slimming_changes_no_answer_and_no_value_in_place(tmp_path, monkeypatch):
+def test_slimming_changes_no_output_and_no_value_in_place(tmp_path, monkeypatch):
     monkeypatch.setattr(deduplicate, "slim", lambda path: None)
     _convert(tmp_path, Precision.FP16, classifier=True)
     monkeypatch.undo()
@@ -154,9 +154,9 @@ def test_interpreter_computes_what_torch_computes(half, tmp_path):
     expected = seeded(TinyClassifier)(x).detach().numpy()
     for place, facts, bound in ((tmp_path, whole, 1e-5), (folder, manifest, 1e-2)):
         session = CONVERTER.open(place, facts, accelerator=INTERPRETER)
-        answer = session.run({"image": x.numpy()})["logits"]
+        output = session.run({"image": x.numpy()})["logits"]
         assert session.runtime.startswith("reference interpreter")
-        assert np.abs(answer - expected).max() <= bound * np.abs(expected).max()
+        assert np.abs(output - expected).max() <= bound * np.abs(expected).max()
         session.close()
 
 
@@ -180,9 +180,9 @@ def test_affine_maps_are_not_scaled_by_an_epsilon(tmp_path):
     result = CONVERTER.convert(export(_Affine(), spec), Options(), tmp_path)
     facts = dataclasses.replace(manifest, entry=result.entry, inputs=result.inputs, outputs=result.outputs)
     x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(6))
-    answer = CONVERTER.open(tmp_path, facts, accelerator=INTERPRETER).run({"image": x.numpy()})["logits"]
+    output = CONVERTER.open(tmp_path, facts, accelerator=INTERPRETER).run({"image": x.numpy()})["logits"]
     expected = _Affine()(x).detach().numpy()
-    assert np.abs(answer - expected).max() <= 2e-6 * np.abs(expected).max()  # 4e-5 with the epsilon
+    assert np.abs(output - expected).max() <= 2e-6 * np.abs(expected).max()  # 4e-5 with the epsilon
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS runs Core ML")

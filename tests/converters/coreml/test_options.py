@@ -1,4 +1,4 @@
-"""What Core ML's options change: pictures as input, a classifier's outputs, compressed weights."""
+"""What Core ML's options change: images as input, a classifier's outputs, compressed weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from converters.coreml.sessions import CoreMLSession
 from edgevit.artifacts.artifact import Artifact
 from edgevit.contract.manifest import Classifier
 from edgevit.data.preprocess import normalize_table, to_tensor
-from edgevit.data.synthetic_images import noise_picture
+from edgevit.data.synthetic_images import noise_image
 from edgevit.deploy.pass_manager import deploy
 from edgevit.errors import ContractError, ConversionError, UsageError
 from edgevit.export.export_program import export
@@ -30,9 +30,9 @@ from tests.edgevit.contract.test_manifest import make_manifest
 from tests.tiny import SIZE, TinyClassifier, TinySegmenter, classifier_spec, seeded, segmenter_spec
 
 LABELS = ("ant", "bee", "cat", "dog", "eel")
-PICTURES = [noise_picture(SIZE, SIZE, seed) for seed in (1, 2)]
+IMAGES = [noise_image(SIZE, SIZE, seed) for seed in (1, 2)]
 TABLE = normalize_table(classifier_spec().preprocess.mean, classifier_spec().preprocess.std)
-TENSORS = [to_tensor(picture, TABLE, Layout.NCHW) for picture in PICTURES]
+TENSORS = [to_tensor(image, TABLE, Layout.NCHW) for image in IMAGES]
 
 
 class WideClassifier(TinyClassifier):
@@ -71,7 +71,7 @@ def _convert(folder, precision=Precision.FP32, build=WideClassifier, labels=LABE
     return Artifact(folder, manifest)
 
 
-def _answers(artifact) -> np.ndarray:
+def _outputs(artifact) -> np.ndarray:
     """Logits (N, classes) for PICTURES, from the normalised tensors that every artifact understands."""
     session = CONVERTER.open(artifact.path, artifact.manifest, accelerator=INTERPRETER)
     return artifact.run(np.concatenate(TENSORS), session=session)
@@ -84,7 +84,7 @@ def _expected() -> np.ndarray:
 
 def _error(artifact) -> float:
     expected = _expected()
-    return float(np.abs(_answers(artifact) - expected).max() / np.abs(expected).max())
+    return float(np.abs(_outputs(artifact) - expected).max() / np.abs(expected).max())
 
 
 def _edit(artifact, change) -> None:
@@ -97,24 +97,24 @@ def _edit(artifact, change) -> None:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """fp32, pictures in, label and probabilities out."""
-    return _convert(tmp_path_factory.mktemp("pictures"), image_input=True, classifier=True)
+def images(tmp_path_factory):
+    """fp32, images in, label and probabilities out."""
+    return _convert(tmp_path_factory.mktemp("images"), image_input=True, classifier=True)
 
 
 @pytest.fixture
-def copied(pictures, tmp_path):
-    """`pictures` to damage."""
+def copied(images, tmp_path):
+    """`images` to damage."""
     import shutil
 
-    shutil.copytree(pictures.path, tmp_path / "copy")
-    return Artifact(tmp_path / "copy", pictures.manifest)
+    shutil.copytree(images.path, tmp_path / "copy")
+    return Artifact(tmp_path / "copy", images.manifest)
 
 
-def test_a_picture_gives_what_its_normalised_tensor_gives(pictures):
-    assert pictures.manifest.inputs == (TensorSpec("image", (1, SIZE, SIZE, 3), "uint8", Layout.NHWC, "RGB"),)
-    assert _error(pictures) < 1e-6
-    facts = CONVERTER.check(pictures.path, pictures.manifest)
+def test_a_image_gives_what_its_normalised_tensor_gives(images):
+    assert images.manifest.inputs == (TensorSpec("image", (1, SIZE, SIZE, 3), "uint8", Layout.NHWC, "RGB"),)
+    assert _error(images) < 1e-6
+    facts = CONVERTER.check(images.path, images.manifest)
     assert facts["inputs"] == f"image image ({SIZE}, {SIZE})"
 
 
@@ -123,18 +123,18 @@ def test_normalisation_stays_fp32_so_that_halves_lose_nothing_to_it(tmp_path):
     taking = _convert(tmp_path / "taking", Precision.FP16, image_input=True)
     assert _error(taking) <= 1.2 * _error(plain)
     findings = lint(taking.path / taking.manifest.entry, manifest=taking.manifest)
-    (island,) = [finding for finding in findings if finding.rule == "fp32-island"]
-    assert island.message == "2 op(s) compute in fp32 inside an fp16 program: add, mul"
+    (float_fallback,) = [finding for finding in findings if finding.rule == "fp32-island"]
+    assert float_fallback.message == "2 op(s) compute in fp32 inside an fp16 program: add, mul"
     assert not [finding for finding in findings if finding.rule == "casts"]
 
 
-def test_a_tensor_that_is_no_picture_is_refused(pictures):
-    with pytest.raises(UsageError, match="takes pictures"):
-        pictures.run(np.full((1, 3, SIZE, SIZE), 0.5, np.float32), session=None)
+def test_a_tensor_that_is_no_image_is_refused(images):
+    with pytest.raises(UsageError, match="takes images"):
+        images.run(np.full((1, 3, SIZE, SIZE), 0.5, np.float32), session=None)
 
 
-def test_core_ml_gets_a_picture_object(pictures, monkeypatch):
-    """On macOS a package with a picture as input takes nothing but an image."""
+def test_core_ml_gets_a_image_object(images, monkeypatch):
+    """On macOS a package with an image as input takes nothing but an image."""
     seen = {}
 
     class Model:
@@ -147,28 +147,28 @@ def test_core_ml_gets_a_picture_object(pictures, monkeypatch):
 
     ct = proto.coremltools()
     monkeypatch.setattr(ct.models, "MLModel", Model)
-    session = CoreMLSession(pictures.path / pictures.manifest.entry, pictures.manifest, "cpu")
-    session.run({"image": PICTURES[0][None]})
+    session = CoreMLSession(images.path / images.manifest.entry, images.manifest, "cpu")
+    session.run({"image": IMAGES[0][None]})
     session.close()
-    assert np.array_equal(np.asarray(seen["image"]), PICTURES[0])
+    assert np.array_equal(np.asarray(seen["image"]), IMAGES[0])
     assert seen["image"].mode == "RGB"
 
 
-def test_classifier_returns_label_and_probabilities_of_the_same_logits(pictures):
-    assert pictures.manifest.classifier == Classifier("label", "probabilities")
-    answer = Interpreter(pictures.path / pictures.manifest.entry).predict({"image": PICTURES[0]})
-    logits = answer["logits"][0].astype(np.float64)
+def test_classifier_returns_label_and_probabilities_of_the_same_logits(images):
+    assert images.manifest.classifier == Classifier("label", "probabilities")
+    output = Interpreter(images.path / images.manifest.entry).predict({"image": IMAGES[0]})
+    logits = output["logits"][0].astype(np.float64)
     wanted = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    assert answer["label"] == LABELS[int(logits.argmax())]
-    assert list(answer["probabilities"]) == list(LABELS)
-    assert np.allclose(list(answer["probabilities"].values()), wanted, atol=1e-6)
+    assert output["label"] == LABELS[int(logits.argmax())]
+    assert list(output["probabilities"]) == list(LABELS)
+    assert np.allclose(list(output["probabilities"].values()), wanted, atol=1e-6)
 
 
-def test_preview_type_is_named_where_xcode_can_show_one(pictures, tmp_path):
+def test_preview_type_is_named_where_xcode_can_show_one(images, tmp_path):
     def preview(artifact):
         return Interpreter(artifact.path / artifact.manifest.entry).package.spec.description.metadata.userDefined
 
-    assert preview(pictures)["com.apple.coreml.model.preview.type"] == "imageClassifier"
+    assert preview(images)["com.apple.coreml.model.preview.type"] == "imageClassifier"
     masks = preview(_convert(tmp_path / "masks", build=TinySegmenter, labels=("sky", "sea"), image_input=True))
     assert masks["com.apple.coreml.model.preview.type"] == "imageSegmenter"
     assert json.loads(masks["com.apple.coreml.model.preview.parameters"]) == {"labels": ["sky", "sea"]}
@@ -198,7 +198,7 @@ def _forget_the_label(model, block):
 
 
 @pytest.mark.parametrize("damage", [_swap_labels, _bypass_softmax, _turn_softmax, _swap_channels, _forget_the_label])
-def test_lint_holds_picture_and_classifier_to_the_manifest(copied, damage):
+def test_lint_holds_image_and_classifier_to_the_manifest(copied, damage):
     CONVERTER.check(copied.path, copied.manifest)
     _edit(copied, damage)
     with pytest.raises(ContractError, match="the package has"):
@@ -281,7 +281,7 @@ def test_palette_is_closer_than_even_spacing_and_the_nearest_value():
     assert np.square(distance.min(axis=1)).sum() < 0.4 * np.square(spaced).sum()
 
 
-def test_the_whole_line_with_pictures_labels_and_compressed_weights(tmp_path):
+def test_the_whole_line_with_images_labels_and_compressed_weights(tmp_path):
     artifact = edgevit.convert(
         seeded(WideClassifier),
         spec=classifier_spec(),
@@ -301,6 +301,6 @@ def test_the_whole_line_with_pictures_labels_and_compressed_weights(tmp_path):
     assert (stored.dtype, stored.shape) == (np.uint8, (1, SIZE, SIZE, 3))
     assert np.array_equal(stored[0], artifact.golden_level(artifact.golden("portrait"), "L1"))
     assert edgevit.verify(artifact).compression == "int8"
-    assert artifact.predict(PICTURES[0])[0].label in LABELS
+    assert artifact.predict(IMAGES[0])[0].label in LABELS
     with pytest.raises(UsageError, match="classifier is true or false, not 'yes'"):
         edgevit.convert(seeded(WideClassifier), spec=classifier_spec(), target="coreml", options={"classifier": "yes"})

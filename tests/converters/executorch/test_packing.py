@@ -51,12 +51,12 @@ def _program(name: str, precision: Precision = Precision.FP32) -> Program:
     return export(deploy(network(name), classifier_spec())[0], classifier_spec(), precision=precision)
 
 
-def _int8_program(name: str, pictures: int = 8) -> Program:
-    """The network in int8 on ranges that so many pictures set: another number makes another version of it."""
+def _int8_program(name: str, images: int = 8) -> Program:
+    """The network in int8 on ranges that so many images set: another number makes another version of it."""
     generator = torch.Generator().manual_seed(1)
     deployed, steps = prepare(network(name), classifier_spec())
-    images = [2 * torch.randn(1, 3, 32, 32, generator=generator) for _ in range(pictures)]
-    int8 = Int8Network.settled(*calibrate(deployed, images), steps)
+    tensors = [2 * torch.randn(1, 3, 32, 32, generator=generator) for _ in range(images)]
+    int8 = Int8Network.settled(*calibrate(deployed, tensors), steps)
     return export(int8.module(), classifier_spec(), precision=Precision.INT8)
 
 
@@ -65,7 +65,7 @@ def _written(program: Program, folder: Path, **options: str) -> Path:
     return folder / executorch.CONVERTER.convert(program, executorch.Options(**options), folder).entry
 
 
-def _stock(name: str, folder: Path) -> Path:
+def _baseline(name: str, folder: Path) -> Path:
     """The network as ExecuTorch's own recipe writes it."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
@@ -97,8 +97,8 @@ CASES = (
 def files(tmp_path_factory) -> dict[str, Path]:
     """By name: a stock file without faults, another int8 version of a network, then ours."""
     folder = tmp_path_factory.mktemp("files")
-    found = {"stock": _stock("repeated", folder / "stock")}
-    found["another version"] = _written(_int8_program("scaled", pictures=2), folder / "another")
+    found = {"stock": _baseline("repeated", folder / "stock")}
+    found["another version"] = _written(_int8_program("scaled", images=2), folder / "another")
     for name, form in CASES:
         options = {"weights": "int8"} if form == "int8 weights" else {}
         found[f"{name} {form}"] = _written(FORMS[form](name), folder / f"{name}-{form}", **options)
@@ -162,7 +162,7 @@ def test_two_conversions_in_two_processes_give_equal_bytes(files, tmp_path):
 
 
 def test_audit_names_slopes_that_a_stock_file_reads_in_place(tmp_path):
-    found = executorch.CONVERTER.audit(_stock("broken", tmp_path / "stock"))
+    found = executorch.CONVERTER.audit(_baseline("broken", tmp_path / "stock"))
     (fault,) = found.faults
     assert fault.startswith("constants that are freed once the file is loaded are read in place: PReLU ")
 

@@ -259,9 +259,9 @@ def test_pixels_of_a_map_are_never_moved(tmp_path, deployed, monkeypatch):
     assert result.lowering.transposes == 1  # the input, which is given in NCHW
     manifest = dataclasses.replace(make_manifest(), inputs=result.inputs, outputs=result.outputs)
     x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(4))
-    answer = CONVERTER.open(tmp_path, manifest).run({"image": x.numpy()})["logits"]
+    output = CONVERTER.open(tmp_path, manifest).run({"image": x.numpy()})["logits"]
     expected = model(x).detach().numpy()
-    assert np.abs(answer - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert np.abs(output - expected).max() <= 1e-5 * np.abs(expected).max()
     # Without the rewrites of the delegate's graph the same program moves every map to NCHW and back.
     monkeypatch.setattr("converters.executorch.remove_data_movement.simplify", lambda graph: None)
     assert CONVERTER.convert(program, Options(), tmp_path).lowering.transposes > 3

@@ -76,7 +76,7 @@ def test_every_setting_can_be_switched_and_is_confirmed(model):
     assert mapped == [row["load"] == "mmap" for row in runtime_settings.SETTINGS]
 
 
-def test_what_the_runtime_refuses_or_does_not_keep_is_told():
+def test_what_the_runtime_refuses_or_does_not_keep_is_reported():
     sharing, cache, kept = _run(REFUSED)[-3:]
     assert sharing == "the runtime refused workspace_sharing_mode=7 (error 0x12)"
     assert cache.startswith("the runtime refused weight_cache_enabled=1 (error 0x")

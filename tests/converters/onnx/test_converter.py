@@ -69,7 +69,7 @@ def test_verify_runs_one_and_three_at_once(made):
 
 
 class _Tokens(nn.Module):
-    """A token that no picture changes beside those of the picture, and heads in front of the batch."""
+    """A token that no image changes beside those of the image, and heads in front of the batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,16 +85,16 @@ class _Tokens(nn.Module):
 @pytest.mark.parametrize(
     ("build", "spec"), [(TinySegmenter, segmenter_spec()), (_Tokens, classifier_spec())], ids=["maps", "tokens"]
 )
-def test_every_picture_of_any_batch_gets_its_answer(build, spec, tmp_path):
+def test_every_image_of_any_batch_gets_its_output(build, spec, tmp_path):
     model = seeded(build)
     CONVERTER.convert(_program(model, spec), Options(), tmp_path)
     session = pytest.importorskip("onnxruntime").InferenceSession(str(tmp_path / MODEL_FILE))
     for count in (1, 4):
-        pictures = torch.randn(count, 3, 32, 32)
-        (answer,) = session.run(None, {"image": pictures.numpy()})
+        images = torch.randn(count, 3, 32, 32)
+        (output,) = session.run(None, {"image": images.numpy()})
         with torch.no_grad():
-            expected = model(pictures).numpy()
-        assert np.abs(answer - expected).max() <= 1e-5 * np.abs(expected).max()
+            expected = model(images).numpy()
+        assert np.abs(output - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_file_tells_nothing_of_the_machine_that_made_it(made):

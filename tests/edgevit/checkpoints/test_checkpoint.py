@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgevit.checkpoints.checkpoint import CheckpointCard, load_weights, read_checkpoint, save_checkpoint
+from edgevit.checkpoints.checkpoint import CheckpointMetadata, load_weights, read_checkpoint, save_checkpoint
 from edgevit.errors import MissingDependency, StorageError, UsageError
 from edgevit.spec import Interpolation, Preprocess
 
@@ -31,8 +31,8 @@ def tiny(classes: int = 10) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 4), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, classes))
 
 
-def card(classes: int = 10) -> CheckpointCard:
-    return CheckpointCard(
+def metadata(classes: int = 10) -> CheckpointMetadata:
+    return CheckpointMetadata(
         model="tiny",
         num_classes=classes,
         input_size=4,
@@ -86,7 +86,7 @@ def test_plain_state_dict_loads_with_hash_of_the_file(saved, state):
     path = saved(state)
     checkpoint = read_checkpoint(path)
     assert_same(checkpoint.state_dict, state)
-    assert checkpoint.card is None
+    assert checkpoint.metadata is None
     assert checkpoint.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert checkpoint.path == path
 
@@ -198,11 +198,11 @@ def test_safetensors_without_its_library_names_the_install(monkeypatch, tmp_path
 # ---- our own format
 
 
-def test_saved_checkpoint_returns_card_and_weights_and_loads_in_plain_torch(tmp_path):
+def test_saved_checkpoint_returns_metadata_and_weights_and_loads_in_plain_torch(tmp_path):
     model, path = tiny(), tmp_path / "new" / "tiny.pt"
-    save_checkpoint(path, model, card())
+    save_checkpoint(path, model, metadata())
     checkpoint = read_checkpoint(path)
-    assert checkpoint.card == card()
+    assert checkpoint.metadata == metadata()
     assert_same(checkpoint.state_dict, model.state_dict())
     plain = torch.load(path, weights_only=True)
     assert json.loads(plain["edgevit_card"])["labels"][3] == "class 3"
@@ -218,7 +218,7 @@ def test_failed_save_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatc
 
     monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(path, tiny(), card())
+        save_checkpoint(path, tiny(), metadata())
     assert [file.name for file in tmp_path.iterdir()] == ["tiny.pt"]
     assert path.read_bytes() == b"old"
 
@@ -226,19 +226,19 @@ def test_failed_save_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatc
 def test_unwritable_folder_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match=r"cannot write .*file/tiny\.pt"):
-        save_checkpoint(tmp_path / "file" / "tiny.pt", tiny(), card())
+        save_checkpoint(tmp_path / "file" / "tiny.pt", tiny(), metadata())
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"model": 1}', 7, None])
-def test_malformed_card_is_reported(tmp_path, state, text):
+def test_malformed_metadata_is_reported(tmp_path, state, text):
     torch.save({"edgevit_card": text, "state_dict": state}, tmp_path / "c.pt")
     with pytest.raises(UsageError, match="card is malformed"):
         read_checkpoint(tmp_path / "c.pt")
 
 
-def test_card_wants_one_label_per_class():
+def test_metadata_wants_one_label_per_class():
     with pytest.raises(UsageError, match="1 labels for 2 classes"):
-        CheckpointCard("m", 2, 4, ("a",), Preprocess(resize=4, crop=(4, 4)), "0.0")
+        CheckpointMetadata("m", 2, 4, ("a",), Preprocess(resize=4, crop=(4, 4)), "0.0")
 
 
 # ---- files that are no checkpoint
@@ -252,7 +252,7 @@ def test_every_truncation_is_one_line_with_the_path(saved, state):
         with pytest.raises(UsageError, match=r"cannot read checkpoint .*checkpoint\.pth: ") as caught:
             read_checkpoint(path)
         assert "\n" not in str(caught.value), size
-        assert caught.value.hint, size
+        assert caught.value.fix, size
 
 
 def test_flipped_bytes_load_or_are_reported(saved, state):
@@ -292,7 +292,7 @@ def test_missing_folder_and_pipe_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "content", [nn.Linear(2, 2), [1, 2], {"epoch": 3}, {}, {"model": nn.Linear(2, 2)}, {3: torch.ones(1)}]
 )
-def test_content_without_weights_names_the_remedy(saved, content):
+def test_content_without_weights_names_the_fix(saved, content):
     with pytest.raises(UsageError, match=r"state_dict\(\)"):
         read_checkpoint(saved(content))
 
@@ -302,7 +302,7 @@ def test_entry_that_is_no_tensor_is_named(saved):
         read_checkpoint(saved({"w": torch.ones(2), "scale": 3.0, "table": torch.eye(2).to_sparse()}))
 
 
-def test_torchscript_and_tar_are_refused_with_a_remedy(tmp_path):
+def test_torchscript_and_tar_are_refused_with_a_fix(tmp_path):
     path = zip_of(b"N.", {}, tmp_path / "script.pt", **{"constants.pkl": b"N."})
     with pytest.raises(UsageError, match=r"TorchScript.*state_dict"):
         read_checkpoint(path)

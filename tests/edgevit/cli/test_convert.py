@@ -11,7 +11,7 @@ import pytest
 from edgevit.artifacts.artifact import load_artifact
 from edgevit.cli.convert import explanation
 from edgevit.cli.main import main
-from edgevit.contract.manifest import DeployStep, GraphFacts, Lowering
+from edgevit.contract.manifest import AppliedPass, GraphFacts, Lowering
 from tests.edgevit.contract.test_manifest import make_manifest
 
 _MODEL = """
@@ -74,10 +74,10 @@ def test_json_is_one_document_with_the_same_facts(capsys, tmp_path):
 
 
 _BEFORE, _AFTER = GraphFacts(40, 1_250_000, 49, 2), GraphFacts(31, 1_250_000, 25, 0)
-_STEP = DeployStep("fold_affine", 5, 2.5e-7, ("a", "b", "c", "d", "e"), _BEFORE, _AFTER)
+_STEP = AppliedPass("fold_affine", 5, 2.5e-7, ("a", "b", "c", "d", "e"), _BEFORE, _AFTER)
 
 
-def _manifest(target: str, steps: tuple[DeployStep, ...] = (_STEP,), **lowering):
+def _manifest(target: str, steps: tuple[AppliedPass, ...] = (_STEP,), **lowering):
     return dataclasses.replace(make_manifest(), target=target, deploy=steps, lowering=Lowering(30, **lowering))
 
 
@@ -98,7 +98,7 @@ def test_numbers_that_stay_are_shown_once_and_long_lists_of_places_are_cut():
 
 
 def test_steps_of_before_have_no_numbers():
-    lines = explanation([_manifest("executorch", (DeployStep("fold_conv_bn", 4, 1e-7),))])
+    lines = explanation([_manifest("executorch", (AppliedPass("fold_conv_bn", 4, 1e-7),))])
     row = next(line for line in lines if line.startswith("fold_conv_bn"))
     assert row.split() == ["fold_conv_bn", "4", "1e-07"]
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from edgevit.cli.main import COMMANDS, main
-from edgevit.data.synthetic_images import sample_pictures
+from edgevit.data.synthetic_images import sample_images
 from edgevit.targets import registry
 
 HEAVY = ("torch", "numpy", "tensorflow", "coremltools", "lightning", "executorch", "plotly", "PIL", "onnx")
@@ -31,7 +31,7 @@ def run(capsys, *arguments):
 
 
 def fails(capsys, *arguments, code, says):
-    """The command ends with `code` and says one error line with every word of `says`, and a remedy."""
+    """The command ends with `code` and says one error line with every word of `says`, and a fix."""
     found, _, err = run(capsys, *arguments)
     lines = [line for line in err.splitlines() if line.startswith(("error:", "  fix:"))]
     assert found == code, err
@@ -42,7 +42,7 @@ def fails(capsys, *arguments, code, says):
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_help_loads_nothing_heavy_and_answers_at_once(command):
+def test_help_loads_nothing_heavy_and_outputs_at_once(command):
     script = (
         "import sys\nfrom edgevit.cli.main import main\n"
         f"try:\n    main({[*([command] if command else []), '--help']!r})\n"
@@ -219,7 +219,7 @@ def test_missing_library_names_its_extra(capsys, tmp_path, monkeypatch, classifi
 
 
 def test_predict(capsys, tmp_path, classifier_artifact):
-    Image.fromarray(sample_pictures()["landscape"]).save(tmp_path / "photo.png")
+    Image.fromarray(sample_images()["landscape"]).save(tmp_path / "photo.png")
     code, out, _ = run(capsys, "predict", classifier_artifact.path, tmp_path / "photo.png", "--top", 2, "--json")
     assert code == 0
     (document,) = json.loads(out)
@@ -230,10 +230,10 @@ def test_predict(capsys, tmp_path, classifier_artifact):
 
 
 def test_predict_writes_mask_and_overlay(capsys, tmp_path, segmenter_artifact):
-    Image.fromarray(sample_pictures()["portrait"]).save(tmp_path / "photo.png")
+    Image.fromarray(sample_images()["portrait"]).save(tmp_path / "photo.png")
     code, _, _ = run(capsys, "predict", segmenter_artifact.path, tmp_path / "photo.png", "--out", tmp_path)
     assert code == 0
-    height, width = sample_pictures()["portrait"].shape[:2]
+    height, width = sample_images()["portrait"].shape[:2]
     mask = np.asarray(Image.open(tmp_path / "photo.mask.png"))
     assert mask.shape == (height, width)
     assert mask[0, 0] == 255  # above the centre crop of an upright photo

@@ -62,7 +62,7 @@ def test_each_batch_is_a_row_and_a_file_with_its_images_per_second(tmp_path, dev
     assert json.loads((results / "a-fake.batch8.profile.json").read_text())["images_per_s"] == 800
     with pytest.raises(UsageError, match="takes one --batch, not 2"):
         invoke(path, path, "--compare", "--batch", 1, "--batch", 8)
-    with pytest.raises(UsageError, match="one picture at a time"):
+    with pytest.raises(UsageError, match="one image at a time"):
         invoke(write_artifact(tmp_path, "b-fake").path, "--batch", 2)
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import edgevit
-from edgevit.checkpoints.checkpoint import CheckpointCard, save_checkpoint
+from edgevit.checkpoints.checkpoint import CheckpointMetadata, save_checkpoint
 from edgevit.errors import ParityError
-from edgevit.quantization.qparams import ScaleTable, WeightGrid
+from edgevit.quantization.qparams import QParamsTable, QuantizedWeight
 from edgevit.quantization.quantized_model import Int8Network
 from tests.edgevit.cli.test_main import fails, run
 from tests.tiny import CLASSES, SIZE, TinyResidual, int8_network, residual_spec, seeded
@@ -23,7 +23,7 @@ MODEL = f"{Path(__file__).parents[2] / 'tiny.py'}:TinyResidual"
 
 
 def _checkpoint(path: Path, network: Int8Network) -> Path:
-    card = CheckpointCard(
+    metadata = CheckpointMetadata(
         model="tiny_residual",
         num_classes=CLASSES,
         input_size=SIZE,
@@ -32,7 +32,7 @@ def _checkpoint(path: Path, network: Int8Network) -> Path:
         edgevit_version=edgevit.__version__,
         quantization={"method": "ptq", "activations": network.activations()},
     )
-    save_checkpoint(path, seeded(TinyResidual), card, network.tensors())
+    save_checkpoint(path, seeded(TinyResidual), metadata, network.tensors())
     return path
 
 
@@ -68,8 +68,8 @@ def test_other_scales_are_named_and_fail(capsys, made, tmp_path):
     _, artifact = made
     network = int8_network()
     weights = dict(network.table.weights)
-    weights["linear"] = WeightGrid(weights["linear"].values, weights["linear"].scales * 2)
-    other = dataclasses.replace(network, table=ScaleTable(network.table.activations, weights))
+    weights["linear"] = QuantizedWeight(weights["linear"].values, weights["linear"].scales * 2)
+    other = dataclasses.replace(network, table=QParamsTable(network.table.activations, weights))
     checkpoint = _checkpoint(tmp_path / "other.pt", other)
     fails(
         *(capsys, "qparams", artifact.path, "--weights", checkpoint, "--model", MODEL),
@@ -88,9 +88,11 @@ def test_json_has_every_scale_exactly(capsys, made):
     assert code == 0
     assert document["equal"] is None
     scales = [torch.tensor(layer["scales"]) for layer in document["layers"]]
-    assert all(torch.equal(found, grid.scales) for found, grid in zip(scales, table.weights.values(), strict=True))
-    found = {(grid["scale"], grid["zero_point"]) for grid in document["activations"].values()}
-    assert found == {(grid.scale, grid.zero_point) for grid in table.activations.values()}
+    assert all(
+        torch.equal(found, qparams.scales) for found, qparams in zip(scales, table.weights.values(), strict=True)
+    )
+    found = {(qparams["scale"], qparams["zero_point"]) for qparams in document["activations"].values()}
+    assert found == {(qparams.scale, qparams.zero_point) for qparams in table.activations.values()}
 
 
 def test_artifact_or_checkpoint_without_int8_is_refused(capsys, made, classifier_artifact, tmp_path):

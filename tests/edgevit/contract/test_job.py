@@ -21,7 +21,7 @@ def test_every_field_is_in_the_schema_required_and_described():
     assert all({"title", "description"} <= set(field) for field in schema["properties"].values())
 
 
-def test_job_from_before_there_were_batches_has_one_picture():
+def test_job_from_before_there_were_batches_has_one_image():
     document = make_job(batch=8).to_json()
     assert Job.from_json(document).batch == 8
     del document["batch"]

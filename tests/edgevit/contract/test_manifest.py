@@ -10,8 +10,8 @@ import pytest
 
 from edgevit.artifacts.artifact import check_files, file_entries
 from edgevit.contract.manifest import (
+    AppliedPass,
     Classifier,
-    DeployStep,
     FileEntry,
     Golden,
     GraphFacts,
@@ -161,7 +161,7 @@ def test_manifest_of_before_is_read_as_plain():
     assert (manifest.dynamic_batch, manifest.accelerator) == (False, "cpu")
 
 
-def test_picture_input_classifier_and_compression_survive_the_file(tmp_path):
+def test_image_input_classifier_and_compression_survive_the_file(tmp_path):
     manifest = dataclasses.replace(
         make_manifest(),
         inputs=(TensorSpec("image", (1, 32, 32, 3), "uint8", Layout.NHWC, "RGB"),),
@@ -172,13 +172,13 @@ def test_picture_input_classifier_and_compression_survive_the_file(tmp_path):
     assert read_manifest(tmp_path) == manifest
 
 
-_STEP = DeployStep(
+_STEP = AppliedPass(
     "fold_affine", 3, 2.5e-7, ("stem.1", "blocks.0"), GraphFacts(12, 3400, 49, 2), GraphFacts(9, 3400, 25, 0)
 )
 
 
 def test_deploy_steps_survive_the_file(tmp_path):
-    manifest = dataclasses.replace(make_manifest(), deploy=(_STEP, DeployStep("remove_noops", 1, 0.0, ("drop",))))
+    manifest = dataclasses.replace(make_manifest(), deploy=(_STEP, AppliedPass("remove_noops", 1, 0.0, ("drop",))))
     manifest.write(tmp_path)
     assert read_manifest(tmp_path) == manifest
     assert hash(read_manifest(tmp_path).deploy) == hash(manifest.deploy)  # targets are grouped by their steps
@@ -187,7 +187,7 @@ def test_deploy_steps_survive_the_file(tmp_path):
 def test_deploy_step_of_before_has_no_places_and_no_numbers():
     step = {"name": "fold_conv_bn", "changes": 4, "probe_error": 1e-7}
     validate(make_manifest().to_json() | {"deploy": [step]}, "manifest", "m")
-    assert deploy_step_from_json(step) == DeployStep("fold_conv_bn", 4, 1e-7, (), None, None)
+    assert deploy_step_from_json(step) == AppliedPass("fold_conv_bn", 4, 1e-7, (), None, None)
 
 
 @pytest.mark.parametrize(

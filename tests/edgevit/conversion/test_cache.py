@@ -143,10 +143,10 @@ def test_what_killed_processes_left_goes_after_a_day(cache, artifact):
 
 
 def test_folder_replaced_by_another_conversion_is_not_stored(cache, artifact, tmp_path):
-    promised = artifact.manifest_sha256
+    expected = artifact.manifest_sha256
     shutil.rmtree(artifact.path)
     write_artifact(tmp_path / "made", gain=2.0, behaviour="absent")
-    cache.store(KEY, artifact, promised, {})
+    cache.store(KEY, artifact, expected, {})
     assert cache.fetch(KEY, tmp_path / "out") is None
 
 

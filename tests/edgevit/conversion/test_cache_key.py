@@ -55,19 +55,19 @@ def test_each_argument_counts(weights, change):
 
 
 def test_target_files_and_their_bytes_count(weights, tmp_path):
-    picture = tmp_path / "p.png"
-    picture.write_bytes(b"picture")
-    key = conversion_key("tflite", ARGUMENTS, [weights, picture])
+    image = tmp_path / "p.png"
+    image.write_bytes(b"image")
+    key = conversion_key("tflite", ARGUMENTS, [weights, image])
     others = [
-        conversion_key("coreml", ARGUMENTS, [weights, picture]),
+        conversion_key("coreml", ARGUMENTS, [weights, image]),
         conversion_key("tflite", ARGUMENTS, [weights]),
-        conversion_key("tflite", ARGUMENTS, [picture, weights]),
+        conversion_key("tflite", ARGUMENTS, [image, weights]),
     ]
-    for path in (weights, picture):
+    for path in (weights, image):
         path.write_bytes(path.read_bytes() + b"!")
-        others.append(conversion_key("tflite", ARGUMENTS, [weights, picture]))
+        others.append(conversion_key("tflite", ARGUMENTS, [weights, image]))
     weights.rename(tmp_path / "renamed.pt")  # the manifest names the file
-    others.append(conversion_key("tflite", ARGUMENTS, [tmp_path / "renamed.pt", picture]))
+    others.append(conversion_key("tflite", ARGUMENTS, [tmp_path / "renamed.pt", image]))
     assert len({key, *others}) == 1 + len(others)
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import edgevit
-from edgevit.checkpoints.checkpoint import CheckpointCard, read_checkpoint, save_checkpoint
+from edgevit.checkpoints.checkpoint import CheckpointMetadata, read_checkpoint, save_checkpoint
 from edgevit.data.preprocess import preprocess
-from edgevit.data.synthetic_images import sample_pictures
+from edgevit.data.synthetic_images import sample_images
 from edgevit.errors import QuantizationError, UsageError
 from edgevit.mil.lint import Level, lint
 from edgevit.spec import Preprocess
@@ -28,17 +28,17 @@ HALVES = {"arithmetic": "fp16"}
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory):
-    """A folder with net.py, a float checkpoint, labelled pictures, and the int8 checkpoint made of them."""
+    """A folder with net.py, a float checkpoint, labelled images, and the int8 checkpoint made of them."""
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("int8")
     (folder / "net.py").write_text("from tests.tiny import TinyClassifier\ndef tiny(num_classes=2):\n"
                                    "    return TinyClassifier(num_classes)\n")  # fmt: skip
-    card = CheckpointCard("tiny", 2, SIZE, LABELS, Preprocess.for_input(SIZE), "0")
-    save_checkpoint(folder / "float.pt", seeded(TinyClassifier, num_classes=2), card)
+    metadata = CheckpointMetadata("tiny", 2, SIZE, LABELS, Preprocess.for_input(SIZE), "0")
+    save_checkpoint(folder / "float.pt", seeded(TinyClassifier, num_classes=2), metadata)
     for split, count in (("train", 48), ("test", 24)):
-        pictures = colours(count, labels=LABELS)
-        for index, (pixels, target) in enumerate(zip(pictures.images, pictures.targets, strict=True)):
+        images = colours(count, labels=LABELS)
+        for index, (pixels, target) in enumerate(zip(images.images, images.targets, strict=True)):
             path = folder / "data" / split / LABELS[target] / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
@@ -83,11 +83,11 @@ def halves(line):
 
 def test_runtimes_for_phones_agree_to_the_bit(artifacts):
     by_target = {artifact.manifest.target: artifact for artifact in artifacts}
-    for pixels in sample_pictures().values():
+    for pixels in sample_images().values():
         tensor = preprocess(pixels, artifacts[0].manifest.preprocess)
-        answers = [by_target[target].run(tensor) for target in ("executorch", "tflite", "coreml")]
-        assert np.array_equal(answers[0], answers[1])
-        assert np.array_equal(answers[0], answers[2])
+        outputs = [by_target[target].run(tensor) for target in ("executorch", "tflite", "coreml")]
+        assert np.array_equal(outputs[0], outputs[1])
+        assert np.array_equal(outputs[0], outputs[2])
 
 
 def test_core_ml_in_whole_numbers_is_the_trained_network(artifacts):
@@ -112,13 +112,13 @@ def test_core_ml_in_halves_has_the_same_scales_and_a_name_of_its_own(line, halve
         edgevit.convert(seeded(TinyClassifier), spec=classifier_spec(), target="coreml", options=HALVES, out=line)
 
 
-def test_core_ml_in_whole_numbers_takes_pictures(line):
+def test_core_ml_in_whole_numbers_takes_images(line):
     artifact = edgevit.convert(
         f"{line / 'net.py'}:tiny",
         target="coreml",
         weights=line / "qat.pt",
         precision="int8",
-        out=line / "pictures",
+        out=line / "images",
         options={"image_input": "true"},
     )
     assert artifact.manifest.inputs[0].color == "RGB"
@@ -143,7 +143,7 @@ def test_scores_are_those_of_the_int8_network(line, artifacts):
     results = edgevit.evaluate(
         artifacts, data=str(line / "data"), weights=line / "qat.pt", model=f"{line / 'net.py'}:tiny"
     )
-    told = read_checkpoint(line / "qat.pt").card.quantization
+    recorded = read_checkpoint(line / "qat.pt").metadata.quantization
     for result in results:
         _, exported, integers, last = result.drift
         names = ["float network", "exported graph", "int8 network", "artifact"]
@@ -152,26 +152,28 @@ def test_scores_are_those_of_the_int8_network(line, artifacts):
         assert (integers.score, last.score) == (result.data.checkpoint, result.data.artifact)
         assert last.snr_db is None or last.snr_db > exported.snr_db
         assert result.data.agreement == 1
-        assert result.data.checkpoint == pytest.approx(told["score"])
+        assert result.data.checkpoint == pytest.approx(recorded["score"])
 
 
 def test_layers_are_compared_by_the_command(line, artifacts, halves, capsys):
     weights = ["--model", f"{line / 'net.py'}:tiny", "--weights", line / "qat.pt"]
     for artifact in (*(one for one in artifacts if one.manifest.target != "executorch"), halves):
         code, out, _ = run(capsys, "debug", artifact.path, *weights, "--data", line / "data", "--samples", 2, "--json")
-        told = json.loads(out)
-        assert (code, told["pictures"], told["same_answers"]) == (0, 2, True)
-        assert len(told["untold"]) <= (artifact.manifest.target == "coreml")  # one name is lost in its converter
-        moved = max(error["so_far"]["steps"] or 0 for error in told["layers"])
+        recorded = json.loads(out)
+        assert (code, recorded["images"], recorded["same_answers"]) == (0, 2, True)
+        assert len(recorded["unrecorded"]) <= (
+            artifact.manifest.target == "coreml"
+        )  # one name is lost in its converter
+        moved = max(error["so_far"]["steps"] or 0 for error in recorded["layers"])
         in_floats = artifact is halves or artifact.manifest.target == "onnx"
         assert moved <= (0.2 if in_floats else 0)
-        assert {"input", "conv2d", "gelu"} <= {error["layer"]["operation"] for error in told["layers"]}
+        assert {"input", "conv2d", "gelu"} <= {error["layer"]["operation"] for error in recorded["layers"]}
         written = artifact.path.parent / "results" / f"{artifact.name}.debug.json"
-        assert json.loads(written.read_text()) == told
+        assert json.loads(written.read_text()) == recorded
     code, out, _ = run(capsys, "debug", artifacts[2].path, *weights, "--reference", "float", "--json")
-    told = json.loads(out)
-    assert (code, told["reference"], told["untold"]) == (0, "float", [])
-    noise = [error["new"]["snr_db"] for error in told["layers"]]
+    recorded = json.loads(out)
+    assert (code, recorded["reference"], recorded["unrecorded"]) == (0, "float", [])
+    noise = [error["new"]["snr_db"] for error in recorded["layers"]]
     assert noise == sorted(noise)
     assert 15 < noise[0] < noise[-1] < 70
     assert (artifacts[2].path.parent / "results" / f"{artifacts[2].name}.float.debug.json").is_file()
@@ -187,20 +189,20 @@ def test_layers_are_compared_by_the_command(line, artifacts, halves, capsys):
     )  # fmt: skip
 
 
-def test_layers_in_float_are_told_and_converted(line, capsys):
+def test_layers_in_float_are_reported_and_converted(line, capsys):
     given = [f"{line / 'net.py'}:tiny", "--data", line / "data", "--weights"]
     code, out, err = run(
         capsys, "quantize", *given, line / "float.pt", "--samples", 16, "--out", line / "mixed.pt", "--max-drop", 100
     )
     assert (code, out.strip()) == (0, str(line / "mixed.pt"))
     assert re.search(r"\b0 of \d+ layers stay in float", err)
-    assert "budget" in read_checkpoint(line / "mixed.pt").card.quantization
+    assert "budget" in read_checkpoint(line / "mixed.pt").metadata.quantization
 
 
 def test_training_goes_on_from_an_int8_checkpoint(line):
     first, second = (read_checkpoint(line / name) for name in ("ptq.pt", "qat.pt"))
-    assert (first.card.quantization["method"], second.card.quantization["method"]) == ("ptq", "qat")
-    assert first.card.labels == second.card.labels == LABELS
+    assert (first.metadata.quantization["method"], second.metadata.quantization["method"]) == ("ptq", "qat")
+    assert first.metadata.labels == second.metadata.labels == LABELS
     assert first.int8.keys() == second.int8.keys()
     assert all(torch.equal(first.state_dict[name], second.state_dict[name]) for name in first.state_dict)
     assert any(not torch.equal(first.int8[name], second.int8[name]) for name in first.int8)
@@ -211,14 +213,14 @@ def test_commands_tell_what_they_did(line, capsys):
     code, out, _ = run(
         capsys, "quantize", *given, line / "float.pt", "--samples", 16, "--out", line / "again.pt", "--json"
     )
-    told = json.loads(out)
-    assert (code, told["samples"], told["weighted"], told["islands"]) == (0, 16, 6, {})
-    assert 0 <= told["scores_int8"]["top-1"] <= 1
+    recorded = json.loads(out)
+    assert (code, recorded["samples"], recorded["weighted"], recorded["float_fallback"]) == (0, 16, 6, {})
+    assert 0 <= recorded["scores_int8"]["top-1"] <= 1
     code, out, err = run(
         capsys, "qat", *given, line / "again.pt", "--epochs", 1, "--out", line / "trained.pt", "--threads", 1
     )
     assert (code, out.strip()) == (0, str(line / "trained.pt"))
-    assert "in int8 on 24 held-out pictures" in err
+    assert "in int8 on 24 held-out images" in err
     fails(
         capsys, "convert", given[0], "--weights", line / "float.pt", "--target", "tflite", "--precision", "int8",
         code=4, says=["int8 scales"],
@@ -246,14 +248,16 @@ def test_int8_without_the_deployed_form_is_refused(line):
         )  # fmt: skip
 
 
-def test_few_pictures_are_told(line, caplog):
+def test_few_images_are_reported(line, caplog):
     edgevit.quantize(
         f"{line / 'net.py'}:tiny", weights=line / "float.pt", data=str(line / "data"), samples=4, out=line / "few.pt"
     )
-    assert "only 4 calibration pictures" in caplog.text
+    assert "only 4 calibration images" in caplog.text
 
 
-def test_damaged_and_constant_pictures_are_told_and_count_as_neither_right_nor_wrong(line, artifacts, tmp_path, caplog):
+def test_damaged_and_constant_images_are_reported_and_count_as_neither_right_nor_wrong(
+    line, artifacts, tmp_path, caplog
+):
     from PIL import Image
 
     data = shutil.copytree(line / "data", tmp_path / "data")
@@ -263,7 +267,7 @@ def test_damaged_and_constant_pictures_are_told_and_count_as_neither_right_nor_w
     model = f"{line / 'net.py'}:tiny"
     result = edgevit.quantize(model, weights=line / "float.pt", data=str(data), out=tmp_path / "ptq.pt")
     assert result.samples == 47
-    assert "1 of 47 calibration pictures have one colour alone" in caplog.text
+    assert "1 of 47 calibration images have one colour alone" in caplog.text
     assert all(name in caplog.text for name in ("odd/1.png", "even/0.png"))
     (one,) = (artifact for artifact in artifacts if artifact.manifest.target == "tflite")
     (scored,) = edgevit.evaluate(one, data=str(data), out=tmp_path)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import edgevit
-from edgevit.checkpoints.checkpoint import CheckpointCard, read_checkpoint, save_checkpoint
+from edgevit.checkpoints.checkpoint import CheckpointMetadata, read_checkpoint, save_checkpoint
 from edgevit.data.image_io import read_image
 from edgevit.spec import Preprocess
 from tests.edgevit.cli.test_main import fails, run
@@ -25,12 +25,12 @@ def line(tmp_path_factory):
     folder = tmp_path_factory.mktemp("masks")
     (folder / "net.py").write_text("from tests.tiny import TinySegmenter\ndef tiny(num_classes=2):\n"
                                    "    return TinySegmenter(num_classes)\n")  # fmt: skip
-    card = CheckpointCard("tiny", 2, SIZE, LABELS, Preprocess.for_input(SIZE), "0")
-    save_checkpoint(folder / "float.pt", seeded(TinySegmenter, num_classes=2), card)
+    metadata = CheckpointMetadata("tiny", 2, SIZE, LABELS, Preprocess.for_input(SIZE), "0")
+    save_checkpoint(folder / "float.pt", seeded(TinySegmenter, num_classes=2), metadata)
     for split, count in (("train", 24), ("test", 12)):
-        pictures = squares(count)
+        images = squares(count)
         for index in range(count):
-            for kind, pixels in (("images", pictures.images[index]), ("masks", pictures.masks[index])):
+            for kind, pixels in (("images", images.images[index]), ("masks", images.masks[index])):
                 path = folder / "data" / split / kind / f"{index}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(path)
@@ -50,9 +50,9 @@ def artifacts(line):
 
 
 def test_checkpoint_says_what_counts(line):
-    told = read_checkpoint(line / "qat.pt").card.quantization
-    assert told["metric"] == "mIoU"
-    assert told["curve"][-1]["scores"].keys() == {"mIoU", "Dice"}
+    recorded = read_checkpoint(line / "qat.pt").metadata.quantization
+    assert recorded["metric"] == "mIoU"
+    assert recorded["curve"][-1]["scores"].keys() == {"mIoU", "Dice"}
 
 
 def test_every_target_computes_silu_in_int8(artifacts):
@@ -70,15 +70,15 @@ def test_scores_are_those_of_the_int8_network(line, artifacts, capsys):
         "--model", f"{line / 'net.py'}:tiny", "--data", line / "data", "--json",
     )  # fmt: skip
     assert code == 0
-    told = read_checkpoint(line / "qat.pt").card.quantization
+    recorded = read_checkpoint(line / "qat.pt").metadata.quantization
     for document in json.loads(out):
-        data, ladder = document["data"], document["drift"]
+        data, stages = document["data"], document["drift"]
         assert data["metric"] == "mIoU"
-        assert data["checkpoint"] == data["scores"]["mIoU"]["checkpoint"] == pytest.approx(told["score"], abs=1e-3)
+        assert data["checkpoint"] == data["scores"]["mIoU"]["checkpoint"] == pytest.approx(recorded["score"], abs=1e-3)
         assert data["scores"]["Dice"]["artifact"] > data["artifact"]
         assert data["agreement"] > 0.99  # of pixels
-        assert [step["metric"] for step in ladder] == ["mIoU"] * 4
-        assert [step["score"] for step in ladder[2:]] == [data["checkpoint"], data["artifact"]]
+        assert [step["metric"] for step in stages] == ["mIoU"] * 4
+        assert [step["score"] for step in stages[2:]] == [data["checkpoint"], data["artifact"]]
 
 
 def test_tables_speak_of_masks(line, artifacts, capsys):
@@ -93,10 +93,10 @@ def test_tables_speak_of_masks(line, artifacts, capsys):
 
 
 def test_overlay_leaves_background_as_it_was(line, artifacts, tmp_path, capsys):
-    picture = line / "data" / "test" / "images" / "0.png"
-    code, *_ = run(capsys, "predict", artifacts[2].path, picture, "--out", tmp_path)
+    image = line / "data" / "test" / "images" / "0.png"
+    code, *_ = run(capsys, "predict", artifacts[2].path, image, "--out", tmp_path)
     assert code == 0
-    photo, shown = read_image(picture), read_image(tmp_path / "0.overlay.png")
+    photo, shown = read_image(image), read_image(tmp_path / "0.overlay.png")
     mask = np.asarray(Image.open(tmp_path / "0.mask.png"))
     assert np.array_equal(shown[mask == 0], photo[mask == 0])
     if (mask == 1).any():
@@ -111,5 +111,5 @@ def test_quantize_scores_masks(line, capsys):
     assert "mIoU" in err
     fails(
         capsys, "quantize", *given, "digits", "--out", line / "never.pt",
-        code=2, says=["digits/train has a class per picture"],
+        code=2, says=["digits/train has a class per image"],
     )  # fmt: skip

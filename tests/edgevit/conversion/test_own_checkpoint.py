@@ -1,4 +1,4 @@
-"""A user's own network, checkpoint and pictures, from file to scored artifact."""
+"""A user's own network, checkpoint and images, from file to scored artifact."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLOURS = {"blue": (20, 30, 220), "green": (30, 210, 40), "grey": (120, 120, 120
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory):
-    """A folder with a model file, a checkpoint, labels and four classes of pictures, and its artifact."""
+    """A folder with a model file, a checkpoint, labels and four classes of images, and its artifact."""
     folder = tmp_path_factory.mktemp("workshop")
     (folder / "net.py").write_text(
         "from torch import nn\n"
@@ -71,7 +71,7 @@ def test_artifact_names_the_checkpoint(workshop):
     assert manifest["labels"] == list(COLOURS)
 
 
-def test_evaluate_scores_artifact_and_checkpoint_on_the_same_pictures(workshop, capsys):
+def test_evaluate_scores_artifact_and_checkpoint_on_the_same_images(workshop, capsys):
     _run(
         "evaluate",
         workshop / "out/net-fp32-tflite",

@@ -14,7 +14,7 @@ import edgevit
 from edgevit.artifacts.artifact import load_artifact
 from edgevit.contract.manifest import read_manifest
 from edgevit.conversion import pipeline
-from edgevit.data.synthetic_images import sample_pictures
+from edgevit.data.synthetic_images import sample_images
 from edgevit.errors import ContractError, ConversionError, ParityError, UsageError
 from edgevit.infra import process
 from edgevit.spec import Tier
@@ -80,28 +80,28 @@ def test_stored_output_is_the_training_forms(classifier_artifact):
     tensor = classifier_artifact.golden_level(golden, "L2")
     expected = seeded(TinyClassifier)(torch.from_numpy(tensor.copy())).detach().numpy()
     assert np.array_equal(classifier_artifact.golden_level(golden, "L3"), expected)
-    assert np.array_equal(classifier_artifact.golden_level(golden, "L0"), sample_pictures()["portrait"])
+    assert np.array_equal(classifier_artifact.golden_level(golden, "L0"), sample_images()["portrait"])
 
 
 def test_verify_runs_the_artifact(classifier_artifact):
     report = edgevit.verify(classifier_artifact.path)
     assert report.parity.executed
     assert report.parity.samples == 2
-    assert report.checks["goldens"] == "2 pictures preprocessed to the bit"
+    assert report.checks["goldens"] == "2 images preprocessed to the bit"
     assert report.artifact_sha256 == classifier_artifact.manifest_sha256
 
 
-def test_predict_gives_labels_from_picture_and_from_tensor(classifier_artifact):
-    picture = sample_pictures()["landscape"]
-    from_picture = classifier_artifact.predict(picture)
+def test_predict_gives_labels_from_image_and_from_tensor(classifier_artifact):
+    image = sample_images()["landscape"]
+    from_image = classifier_artifact.predict(image)
     from_tensor = classifier_artifact.predict(classifier_artifact.golden_input("landscape")["image"])
-    assert [p.label for p in from_picture] == [p.label for p in from_tensor]
-    assert edgevit.predict(classifier_artifact.path, picture) == from_picture
-    assert sum(p.probability for p in from_picture) == pytest.approx(1, abs=1e-5)
+    assert [p.label for p in from_image] == [p.label for p in from_tensor]
+    assert edgevit.predict(classifier_artifact.path, image) == from_image
+    assert sum(p.probability for p in from_image) == pytest.approx(1, abs=1e-5)
 
 
 def test_segmenter_gives_a_mask(segmenter_artifact):
-    mask = segmenter_artifact.predict(sample_pictures()["landscape"])
+    mask = segmenter_artifact.predict(sample_images()["landscape"])
     assert mask.shape == (32, 32)
     assert mask.dtype == np.uint8
     assert "golden/landscape.L4_mask.bin" in {f.path for f in segmenter_artifact.manifest.files}

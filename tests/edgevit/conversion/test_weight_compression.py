@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import edgevit
-from edgevit.checkpoints.checkpoint import CheckpointCard, read_checkpoint, save_checkpoint
-from edgevit.data.synthetic_images import sample_pictures
+from edgevit.checkpoints.checkpoint import CheckpointMetadata, read_checkpoint, save_checkpoint
+from edgevit.data.synthetic_images import sample_images
 from edgevit.errors import ParityError, QuantizationError, UsageError
 from edgevit.spec import Preprocess
 from tests.edgevit.cli.test_main import fails, run
@@ -24,17 +24,17 @@ ROUNDED = 5  # weights of TinyWide with 2049 values or more that are dense
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory):
-    """A folder with net.py, a float checkpoint and labelled pictures."""
+    """A folder with net.py, a float checkpoint and labelled images."""
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("compressed")
     (folder / "net.py").write_text("from tests.tiny import TinyWide\ndef tiny(num_classes=2):\n"
                                    "    return TinyWide(num_classes)\n")  # fmt: skip
-    card = CheckpointCard("tiny", 2, SIZE, LABELS, Preprocess.for_input(SIZE), "0")
-    save_checkpoint(folder / "float.pt", seeded(TinyWide, num_classes=2), card)
+    metadata = CheckpointMetadata("tiny", 2, SIZE, LABELS, Preprocess.for_input(SIZE), "0")
+    save_checkpoint(folder / "float.pt", seeded(TinyWide, num_classes=2), metadata)
     for split, count in (("train", 48), ("test", 24)):
-        pictures = colours(count, labels=LABELS)
-        for index, (pixels, target) in enumerate(zip(pictures.images, pictures.targets, strict=True)):
+        images = colours(count, labels=LABELS)
+        for index, (pixels, target) in enumerate(zip(images.images, images.targets, strict=True)):
             path = folder / "data" / split / LABELS[target] / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
@@ -60,8 +60,8 @@ def test_layers_of_files_with_int8_weights_are_compared(line, artifacts, target)
     report = edgevit.debug(
         artifacts[target], weights=line / "float.pt", model=f"{line / 'net.py'}:tiny", out=line / "results"
     )
-    assert report.same_answers
-    assert len(report.layers) > len(report.untold)
+    assert report.same_outputs
+    assert len(report.layers) > len(report.unrecorded)
 
 
 def test_int8_weights_are_bit_equal_in_all_files_and_those_of_the_checkpoint(line, artifacts):
@@ -70,17 +70,17 @@ def test_int8_weights_are_bit_equal_in_all_files_and_those_of_the_checkpoint(lin
         assert artifact.name.endswith("-weights-int8")
         found = edgevit.qparams(artifact, weights=line / "float.pt", model=f"{line / 'net.py'}:tiny")
         assert found.comparison.weights == (ROUNDED, ROUNDED)
-        assert not found.grids.activations
+        assert not found.qparams.activations
         assert "5 of 8 convolutions and linear layers have int8 weights" in found.summary()
-        contents.append({layer.content for layer in found.grids.layers})
+        contents.append({layer.content for layer in found.qparams.layers})
     assert contents[0] == contents[1] == contents[2]
     assert len(contents[0]) == ROUNDED
 
 
-def test_another_checkpoint_is_told_from_the_one_that_was_converted(line, artifacts):
+def test_another_checkpoint_is_reported_from_the_one_that_was_converted(line, artifacts):
     torch.manual_seed(1)
-    card = read_checkpoint(line / "float.pt").card
-    save_checkpoint(line / "other.pt", TinyWide(2), card)
+    metadata = read_checkpoint(line / "float.pt").metadata
+    save_checkpoint(line / "other.pt", TinyWide(2), metadata)
     with pytest.raises(ParityError, match="0 of 5 weights"):
         edgevit.qparams(artifacts["tflite"], weights=line / "other.pt", model=f"{line / 'net.py'}:tiny")
 
@@ -95,14 +95,14 @@ def test_artifacts_are_held_to_the_network_with_their_weights(artifacts):
         assert "int8 weights" in edgevit.verify(artifact).checks["qparams"]
         golden = artifact.golden_level(artifact.golden(), "L3").reshape(-1)
         exact = seeded(TinyWide, num_classes=2)
-        answer = exact(torch.from_numpy(_tensor(artifact))).detach().numpy().reshape(-1)
-        assert 1e-4 < np.abs(golden - answer).max() < 0.1 * np.abs(answer).max()  # the weights are rounded
+        output = exact(torch.from_numpy(_tensor(artifact))).detach().numpy().reshape(-1)
+        assert 1e-4 < np.abs(golden - output).max() < 0.1 * np.abs(output).max()  # the weights are rounded
 
 
 def _tensor(artifact):
     from edgevit.data.preprocess import preprocess
 
-    return preprocess(sample_pictures()[artifact.golden().name], artifact.manifest.preprocess)
+    return preprocess(sample_images()[artifact.golden().name], artifact.manifest.preprocess)
 
 
 def test_delegates_take_everything_and_widen_nothing_at_run_time(artifacts):
@@ -137,7 +137,7 @@ def test_pruned_checkpoint_is_an_ordinary_one_with_zeros(line, pruned):
     names = [name for name, tensor in before.state_dict.items() if tensor.dim() > 1]
     zeros = sum(int((checkpoint.state_dict[name] == 0).sum()) for name in names)
     assert zeros / sum(before.state_dict[name].numel() for name in names) == pytest.approx(0.6, abs=0.01)
-    assert checkpoint.card.training["pruning"]["sparsity"] == pytest.approx(pruned.sparsity)
+    assert checkpoint.metadata.training["pruning"]["sparsity"] == pytest.approx(pruned.sparsity)
     assert checkpoint.state_dict.keys() == before.state_dict.keys()
     assert any(not torch.equal(checkpoint.state_dict[n][checkpoint.state_dict[n] != 0], before.state_dict[n][
         checkpoint.state_dict[n] != 0]) for n in names)  # fmt: skip
@@ -149,8 +149,8 @@ def test_prune_command_says_what_it_did_and_refuses_a_share_that_is_none(line, p
     _, out, _ = run(
         capsys, *given, "--out", line / "again.pt", "--sparsity", 0.6, "--epochs", 1, "--threads", 1, "--json"
     )
-    told = json.loads(out)
-    assert told["sparsity"] == pytest.approx(pruned.sparsity)
+    recorded = json.loads(out)
+    assert recorded["sparsity"] == pytest.approx(pruned.sparsity)
     first, second = (read_checkpoint(line / name).state_dict for name in ("pruned.pt", "again.pt"))
     assert all(torch.equal(first[name], second[name]) for name in first)  # the same run, the same weights
     fails(capsys, *given, "--out", line / "none.pt", "--sparsity", 1.5, code=2, says=["sparsity 1.5"])

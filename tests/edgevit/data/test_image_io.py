@@ -135,11 +135,11 @@ def test_transparent_pixels_are_white_and_opaque_ones_untouched():
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_cmyk_and_deep_images_are_refused_with_remedy(tmp_path, image, name):
+def test_cmyk_and_deep_images_are_refused_with_fix(tmp_path, image, name):
     path = saved(tmp_path, image, name)
     with pytest.raises(UsageError, match=name) as caught:
         read_image(path)
-    assert "8-bit RGB PNG or JPEG" in caught.value.hint
+    assert "8-bit RGB PNG or JPEG" in caught.value.fix
     with pytest.raises(UsageError):
         as_rgb(Image.open(path))
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from edgevit.data.postprocess import (
-    VOID,
+    IGNORE_INDEX,
     Prediction,
     classify,
     enlarge_nearest,
@@ -109,8 +109,8 @@ def test_mask_on_photo_is_void_exactly_outside_the_crop():
     where = geometry(20, 40, Preprocess(resize=10, crop=(10, 10)))
     placed = mask_on_photo(np.ones((10, 10), np.uint8), where, (20, 40))
     assert (placed[:, 10:30] == 1).all()
-    assert (placed[:, :10] == VOID).all()
-    assert (placed[:, 30:] == VOID).all()
+    assert (placed[:, :10] == IGNORE_INDEX).all()
+    assert (placed[:, 30:] == IGNORE_INDEX).all()
 
 
 def test_palette_is_voc_and_distinct():
@@ -121,7 +121,7 @@ def test_palette_is_voc_and_distinct():
 
 def test_overlay_blends_half_and_leaves_void():
     photo = np.array([[[255, 201, 7], [255, 201, 7], [255, 201, 7]]], np.uint8)
-    blended = overlay(photo, np.array([[0, 1, VOID]], np.uint8))
+    blended = overlay(photo, np.array([[0, 1, IGNORE_INDEX]], np.uint8))
     assert blended.dtype == np.uint8
     assert blended.tolist() == [[[127, 100, 3], [191, 100, 3], [255, 201, 7]]]
 

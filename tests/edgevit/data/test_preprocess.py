@@ -225,12 +225,12 @@ def test_sizes_below_one_pixel_are_refused():
 
 def test_every_byte_comes_back_from_its_normalised_value():
     table = normalize_table((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    picture = np.arange(256 * 3, dtype=np.uint32).astype(np.uint8).reshape(16, 16, 3)
-    assert np.array_equal(to_pixels(to_tensor(picture, table, Layout.NCHW), table), picture)
+    image = np.arange(256 * 3, dtype=np.uint32).astype(np.uint8).reshape(16, 16, 3)
+    assert np.array_equal(to_pixels(to_tensor(image, table, Layout.NCHW), table), image)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 5.0, 0.01])
-def test_tensor_without_a_picture_is_refused(value):
+def test_tensor_without_a_image_is_refused(value):
     table = normalize_table((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     tensor = to_tensor(np.zeros((4, 4, 3), np.uint8), table, Layout.NCHW)
     tensor[0, 1, 2, 3] = value

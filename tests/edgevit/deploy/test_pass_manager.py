@@ -78,9 +78,9 @@ def test_captured_graph_is_taken_as_it_is_and_may_be_deployed_twice():
     assert captured.code == code
     assert torch.equal(captured(x), expected)
     for kernels, (graph_module, steps) in results.items():
-        from_module, same_steps = deploy(seeded(TinyClassifier), classifier_spec(), kernels=kernels)
+        from_module, same_passes = deploy(seeded(TinyClassifier), classifier_spec(), kernels=kernels)
         assert graph_module.code == from_module.code
-        assert [(step.name, step.places) for step in steps] == [(step.name, step.places) for step in same_steps]
+        assert [(step.name, step.places) for step in steps] == [(step.name, step.places) for step in same_passes]
         assert is_functional(graph_module)
 
 
@@ -88,9 +88,9 @@ def test_exported_program_is_taken_too():
     model = seeded(TinyClassifier)
     exported = capture(model, (example_input(_SHAPE),), "net")
     graph_module, steps = deploy(exported, classifier_spec())
-    from_module, same_steps = deploy(model, classifier_spec())
+    from_module, same_passes = deploy(model, classifier_spec())
     assert graph_module.code == from_module.code
-    assert [(step.name, step.places) for step in steps] == [(step.name, step.places) for step in same_steps]
+    assert [(step.name, step.places) for step in steps] == [(step.name, step.places) for step in same_passes]
     x = example_input(_SHAPE, seed=5)
     assert torch.equal(exported.module(check_guards=False)(x), model(x))
 

@@ -37,16 +37,16 @@ def program():
 
 @pytest.mark.parametrize("precision", DTYPES)
 def test_all_between_the_ends_is_narrow(program, precision):
-    pictures = torch.randn(3, 3, 32, 32)
-    expected = program.exported.module()(pictures)
+    images = torch.randn(3, 3, 32, 32)
+    expected = program.exported.module()(images)
     narrow = narrowed(dataclasses.replace(program, precision=precision))
     values = [node.meta["val"] for node in narrow.graph.nodes if node.op == "call_function"]
     dtypes = [value.dtype for value in values if isinstance(value, torch.Tensor) and value.is_floating_point()]
     assert set(dtypes[:-1]) == {DTYPES[precision]}
-    answer = narrow.module()(pictures)
-    assert answer.dtype == dtypes[-1] == torch.float32
-    torch.testing.assert_close(answer, expected, rtol=2e-2, atol=2e-3)
-    assert torch.equal(program.exported.module()(pictures), expected)  # its own weights were left alone
+    output = narrow.module()(images)
+    assert output.dtype == dtypes[-1] == torch.float32
+    torch.testing.assert_close(output, expected, rtol=2e-2, atol=2e-3)
+    assert torch.equal(program.exported.module()(images), expected)  # its own weights were left alone
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])

@@ -62,7 +62,7 @@ def _batches(model: nn.Module):
     return export(captured, classifier_spec(), dynamic_batch=True)
 
 
-def test_program_for_any_number_of_pictures_survives_its_file(tmp_path):
+def test_program_for_any_number_of_images_survives_its_file(tmp_path):
     model = seeded(TinyClassifier)
     program = _batches(model)
     save_program(program, tmp_path)
@@ -70,8 +70,8 @@ def test_program_for_any_number_of_pictures_survives_its_file(tmp_path):
     assert loaded.dynamic_batch
     assert not export(model, classifier_spec()).dynamic_batch
     for count in (1, 3):
-        pictures = torch.randn(count, 3, 32, 32)
-        torch.testing.assert_close(loaded.exported.module()(pictures), model(pictures), rtol=1e-5, atol=1e-6)
+        images = torch.randn(count, 3, 32, 32)
+        torch.testing.assert_close(loaded.exported.module()(images), model(images), rtol=1e-5, atol=1e-6)
 
 
 def test_other_inputs_than_the_specs_are_refused_in_words():

@@ -1,4 +1,4 @@
-"""Graphs captured for one picture take several, whatever their views count on."""
+"""Graphs captured for one image take several, whatever their views count on."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CASES = {
     "norm": (lambda net, x: net.norm(x).unsqueeze(1).squeeze(1).flatten(1), {"norm": nn.BatchNorm2d(4)}),
     "pooling": (lambda net, x: nn.functional.max_pool2d(x, 2) + nn.functional.adaptive_avg_pool2d(x, 1), {}),
     "constant rows": (lambda net, x: torch.cat([net.w, x], 2), {"w": (1, 4, 2, 6)}),
-    "pictures on top of each other": (lambda net, x: torch.cat([x, 2 * x]).sum(0, keepdim=True), {}),
+    "images on top of each other": (lambda net, x: torch.cat([x, 2 * x]).sum(0, keepdim=True), {}),
     "chosen channels": (lambda net, x: x[:, torch.tensor([2, 0])] + x.reshape(4, 6, 6)[torch.tensor([1, 3])], {}),
     "parts": (lambda net, x: sum(x.split(2, 1)) * x.reshape(2, 2, 36).unbind(1)[0].reshape(1, 2, 6, 6), {}),
     "fused attention": (_fused, {}),
@@ -53,27 +53,27 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_picture_gets_its_own_answer(case):
+def test_every_image_gets_its_own_output(case):
     function, parts = CASES[case]
     net = Function(function).eval()
     for name, part in parts.items():
         setattr(net, name, part if isinstance(part, nn.Module) else nn.Parameter(torch.randn(part)))
     one = functional(capture(net.eval(), (example_input(_MAP),), "net"))
-    pictures = torch.randn(3, *_MAP[1:])
-    expected = torch.cat([one(picture[None]) for picture in pictures])
-    torch.testing.assert_close(any_batch(one)(pictures), expected, rtol=1e-5, atol=1e-6)
+    images = torch.randn(3, *_MAP[1:])
+    expected = torch.cat([one(image[None]) for image in images])
+    torch.testing.assert_close(any_batch(one)(images), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["mobile_former", "segnetr", "vt_resnet"])
-def test_sums_of_one_picture_do_not_depend_on_others(family):
+def test_sums_of_one_image_do_not_depend_on_others(family):
     torch.manual_seed(0)
     deployed, _ = deploy(build(family).eval(), spec_of(family))
-    module, pictures = any_batch(deployed), torch.randn(24, 3, 32, 32)
+    module, images = any_batch(deployed), torch.randn(24, 3, 32, 32)
     with torch.no_grad():
-        alone = torch.cat([deployed(picture[None]) for picture in pictures])
-        assert not torch.equal(module(pictures), alone)
+        alone = torch.cat([deployed(image[None]) for image in images])
+        assert not torch.equal(module(images), alone)
         sum_alone(module)
-        assert torch.equal(module(pictures), alone)
+        assert torch.equal(module(images), alone)
 
 
 @pytest.mark.parametrize("build", [TinyClassifier, TinySegmenter])
@@ -86,16 +86,16 @@ def test_batch_rides_on_the_axis_that_is_there(build):
 def test_networks_keep_their_gradients(build):
     net = seeded(build)
     module = any_batch(functional(capture(net, (example_input((1, 3, 32, 32)),), "net")))
-    pictures = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(module(pictures), net(pictures), rtol=1e-4, atol=1e-5)
-    module(pictures).sum().backward()
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(module(images), net(images), rtol=1e-4, atol=1e-5)
+    module(images).sum().backward()
     assert all(parameter.grad is not None for parameter in module.parameters() if parameter.requires_grad)
 
 
 def test_operation_that_does_not_know_another_axis_is_named():
     net = Function(lambda net, x: net.conv(x.flatten(2)), conv=nn.Conv1d(4, 2, 3))
     one = functional(capture(net.eval(), (example_input(_MAP),), "net"))
-    with pytest.raises(ExportError, match="several pictures"):
+    with pytest.raises(ExportError, match="several images"):
         any_batch(one)
 
 
@@ -106,7 +106,7 @@ def test_every_family_takes_a_batch_as_servers_deploy_it(family):
     torch.manual_seed(0)
     network = settled(build(family))
     deployed, _ = deploy(network, spec_of(family), kernels="server")
-    pictures = example_input((3, 3, 32, 32), seed=3)
+    images = example_input((3, 3, 32, 32), seed=3)
     with torch.no_grad():
-        wanted, together = network(pictures), any_batch(deployed)(pictures)
+        wanted, together = network(images), any_batch(deployed)(images)
     assert (together - wanted).abs().max() <= 1e-5 * wanted.abs().max()

@@ -33,7 +33,7 @@ def _read_everything(folder: Path) -> bool:
     if refusal is None:
         assert all(finding.message.isprintable() and finding.where.isprintable() for finding in findings)
         return True
-    assert refusal.hint
+    assert refusal.fix
     assert str(folder) in refusal.message
     return False
 

@@ -101,14 +101,17 @@ def test_fp16_program_with_casts_at_its_ends_only_is_clean(tmp_path):
     assert _one(findings, "precision", Level.INFO).message == "fp16: 1 floating-point ops, 2 casts"
 
 
-def test_fp32_islands_and_needless_casts_in_an_fp16_program(tmp_path):
+def test_fp32_float_fallback_and_needless_casts_in_an_fp16_program(tmp_path):
     build = _half_program()
     build.op("cast", "single", (1, 3, 8, 8), x="active")
     build.op("exp", "island", (1, 3, 8, 8), x="single")
     build.op("cast", "back", (1, 3, 8, 8), "fp16", x="island")
     findings = _lint(build, tmp_path)
-    island = _one(findings, "fp32-island", Level.WARNING)
-    assert (island.message, island.where) == ("1 op(s) compute in fp32 inside an fp16 program: exp", "main: island")
+    float_fallback = _one(findings, "fp32-island", Level.WARNING)
+    assert (float_fallback.message, float_fallback.where) == (
+        "1 op(s) compute in fp32 inside an fp16 program: exp",
+        "main: island",
+    )
     assert _one(findings, "casts", Level.WARNING).message == "4 casts where 2 would serve inputs and outputs"
 
 
@@ -127,11 +130,11 @@ def test_description_that_disagrees_with_the_function(tmp_path):
     feature = build.spec.description.output[0]
     feature.type.multiArrayType.dataType = 65552
     feature.type.multiArrayType.shape[:] = [1, 5]
-    build.spec.description.input[0].name = "picture"
+    build.spec.description.input[0].name = "image"
     messages = [f.message for f in _lint(build, tmp_path) if f.rule == "interface"]
     assert messages == [
         "input 'image' is missing in the description",
-        "input 'picture' is missing in the function",
+        "input 'image' is missing in the function",
         "output 'logits' is described as float16, the function has fp32",
         "output 'logits' is described as (1, 5), the function has (1, 4)",
     ]
@@ -258,9 +261,9 @@ def test_compressed_share_counts_bytes(tmp_path):
 def test_engine_hints_name_their_source(tmp_path):
     build = small()
     build.op("gather", "picked", (1, 4), x="logits", indices="axes")
-    hint = _one(_lint(build, tmp_path), "engine-gather", Level.WARNING)
-    assert "not checked" in hint.message
-    assert hint.where == "main: picked"
+    fix = _one(_lint(build, tmp_path), "engine-gather", Level.WARNING)
+    assert "not checked" in fix.message
+    assert fix.where == "main: picked"
 
 
 def _manifest(**changes) -> Manifest:

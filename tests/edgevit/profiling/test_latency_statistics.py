@@ -55,10 +55,10 @@ def paired_ratios(true_ratio: float, seed: int) -> list[float]:
     return ratios
 
 
-def test_same_artifact_twice_shows_no_difference_at_the_promised_rate():
+def test_same_artifact_twice_shows_no_difference_at_the_expected_rate():
     found = [bootstrap_ratio(paired_ratios(1.0, seed), resamples=2000) for seed in range(100)]
     assert found[0].includes(1.0)
-    assert sum(not interval.includes(1.0) for interval in found) <= 12  # 5 % promised, about 7 % at 10 rounds
+    assert sum(not interval.includes(1.0) for interval in found) <= 12  # 5 % expected, about 7 % at 10 rounds
 
 
 def test_a_fifth_less_is_found_every_time():

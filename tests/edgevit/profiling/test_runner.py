@@ -69,7 +69,7 @@ def test_output_of_the_golden_is_within_tolerance(artifact):
     assert parity.within_tolerance is True
 
 
-def test_batch_repeats_the_golden_and_every_picture_is_compared(tmp_path):
+def test_batch_repeats_the_golden_and_every_image_is_compared(tmp_path):
     artifact = write_artifact(tmp_path, dynamic_batch=True)
     report = execute(artifact, batch=4, record_outputs=True)
     assert report.outputs[0].shape == (4, 3)
@@ -85,7 +85,7 @@ def test_batch_repeats_the_golden_and_every_picture_is_compared(tmp_path):
 
 
 def test_batch_that_an_artifact_does_not_take_is_refused(artifact):
-    with pytest.raises(UsageError, match="takes one picture at a time, not 2"):
+    with pytest.raises(UsageError, match="takes one image at a time, not 2"):
         execute(artifact, batch=2)
 
 

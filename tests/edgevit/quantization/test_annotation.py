@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from edgevit.deploy.passes.decompose_layer_norm import NORM_PRODUCTS
-from edgevit.quantization.annotation import place_grids
+from edgevit.quantization.annotation import annotate
 from tests.edgevit.deploy.rewriting import XNNPACK, Function, graph_of
 
 _MAP = (1, 4, 6, 6)
@@ -19,39 +19,39 @@ def _names(nodes) -> list[str]:
 
 def _placed(function, *, shape=_MAP, **modules):
     graph = graph_of(Function(function, **modules), shape)
-    return place_grids(graph)
+    return annotate(graph)
 
 
 def test_convolutions_and_what_lies_between_them_are_int8():
-    placement = _placed(
+    annotation = _placed(
         lambda net, x: net.b(torch.nn.functional.gelu(net.a(x)) + x), a=nn.Conv2d(4, 4, 1), b=nn.Conv2d(4, 2, 1)
     )
-    assert _names(placement.weighted) == ["conv2d", "conv2d"]
-    assert _names(placement.integer) == ["gelu", "add"]
-    assert _names(placement.grids) == ["inputs_0", "conv2d", "gelu", "add", "conv2d"]
-    assert not placement.floating
+    assert _names(annotation.weighted) == ["conv2d", "conv2d"]
+    assert _names(annotation.integer) == ["gelu", "add"]
+    assert _names(annotation.qparams) == ["inputs_0", "conv2d", "gelu", "add", "conv2d"]
+    assert not annotation.floating
 
 
-def test_rectifier_belongs_to_the_convolution_in_front():
-    placement = _placed(lambda net, x: net.b(net.a(x).relu()), a=nn.Conv2d(4, 4, 1), b=nn.Conv2d(4, 2, 1))
-    assert _names(placement.grids) == ["inputs_0", "relu", "conv2d"]
+def test_fused_activation_belongs_to_the_convolution_in_front():
+    annotation = _placed(lambda net, x: net.b(net.a(x).relu()), a=nn.Conv2d(4, 4, 1), b=nn.Conv2d(4, 2, 1))
+    assert _names(annotation.qparams) == ["inputs_0", "relu", "conv2d"]
 
 
-def test_rectifier_that_is_not_the_only_reader_stands_alone():
+def test_fused_activation_that_is_not_the_only_reader_stands_alone():
     def function(net, x):
         y = net.a(x)
         return net.b(y.relu()) + y
 
-    placement = _placed(function, a=nn.Conv2d(4, 4, 1), b=nn.Conv2d(4, 4, 1))
-    assert _names(placement.grids) == ["inputs_0", "conv2d", "relu", "conv2d", "add"]
+    annotation = _placed(function, a=nn.Conv2d(4, 4, 1), b=nn.Conv2d(4, 4, 1))
+    assert _names(annotation.qparams) == ["inputs_0", "conv2d", "relu", "conv2d", "add"]
 
 
-def test_concatenation_and_its_inputs_share_a_grid():
-    placement = _placed(
+def test_concatenation_and_its_inputs_share_a_qparams():
+    annotation = _placed(
         lambda net, x: net.c(torch.cat([net.a(x), net.b(x).reshape(1, 4, 6, 6)], 1)),
         a=nn.Conv2d(4, 4, 1), b=nn.Conv2d(4, 4, 1), c=nn.Conv2d(8, 2, 1),
     )  # fmt: skip
-    (group,) = placement.shared
+    (group,) = annotation.shared
     assert group == {"conv2d", "conv2d_1", "cat"}
 
 
@@ -60,25 +60,25 @@ def test_concatenation_and_its_inputs_share_a_grid():
     [lambda x: nn.functional.interpolate(x, scale_factor=2, mode="bilinear"), lambda x: nn.functional.avg_pool2d(x, 2)],
     ids=["bilinear", "average"],
 )
-def test_kernels_that_do_not_rescale_keep_the_grid(resized):
-    placement = _placed(lambda net, x: net.b(resized(net.a(x).relu())), a=nn.Conv2d(4, 4, 1), b=nn.Conv2d(4, 4, 1))
-    (group,) = placement.shared
+def test_kernels_that_do_not_rescale_keep_the_qparams(resized):
+    annotation = _placed(lambda net, x: net.b(resized(net.a(x).relu())), a=nn.Conv2d(4, 4, 1), b=nn.Conv2d(4, 4, 1))
+    (group,) = annotation.shared
     assert len(group) == 2
     assert "relu" in group
 
 
-def test_layer_norm_in_products_is_an_island_of_float():
+def test_layer_norm_in_products_is_an_float_fallback_of_float():
     def function(net, x):
         return net.b(net.norm(net.a(x).flatten(2).transpose(1, 2)))
 
     graph = graph_of(Function(function, a=nn.Conv2d(4, 8, 1), norm=nn.LayerNorm(8), b=nn.Linear(8, 3)), _MAP)
     NORM_PRODUCTS.apply(graph, XNNPACK)
-    placement = place_grids(graph)
-    assert _names(placement.weighted) == ["conv2d", "linear"]
-    assert sorted(_names(placement.floating)) == ["add", "conv2d", "conv2d", "mul", "mul", "mul", "rsqrt", "sub"]
-    assert placement.islands() == {"norm": 8}
+    annotation = annotate(graph)
+    assert _names(annotation.weighted) == ["conv2d", "linear"]
+    assert sorted(_names(annotation.floating)) == ["add", "conv2d", "conv2d", "mul", "mul", "mul", "rsqrt", "sub"]
+    assert annotation.float_fallback() == {"norm": 8}
     # The norm's result is read by a linear layer: it gets a grid although it was computed in float.
-    assert _names(placement.grids) == ["inputs_0", "conv2d", "add", "linear"]
+    assert _names(annotation.qparams) == ["inputs_0", "conv2d", "add", "linear"]
 
 
 def test_attention_is_float_between_int8_layers():
@@ -88,17 +88,17 @@ def test_attention_is_float_between_int8_layers():
         return net.out((q @ k.transpose(1, 2)).softmax(-1) @ v)
 
     layers = {name: nn.Linear(4, 4) for name in ("q", "k", "v", "out")}
-    placement = _placed(function, **layers)
-    assert _names(placement.weighted) == ["linear"] * 4
-    assert sorted(_names(placement.floating)) == ["matmul", "matmul", "softmax"]
+    annotation = _placed(function, **layers)
+    assert _names(annotation.weighted) == ["linear"] * 4
+    assert sorted(_names(annotation.floating)) == ["matmul", "matmul", "softmax"]
 
 
 def test_arithmetic_with_a_constant_is_float():
-    placement = _placed(lambda net, x: net.a(x) * 0.5 + 1, a=nn.Conv2d(4, 4, 1))
-    assert _names(placement.floating) == ["mul", "add"]
+    annotation = _placed(lambda net, x: net.a(x) * 0.5 + 1, a=nn.Conv2d(4, 4, 1))
+    assert _names(annotation.floating) == ["mul", "add"]
 
 
-def test_weight_that_is_computed_is_no_layer_with_a_grid():
-    placement = _placed(lambda net, x: torch.nn.functional.conv2d(x, x.mean((2, 3)).reshape(1, 4, 1, 1)))
-    assert not placement.weighted
-    assert "conv2d" in _names(placement.floating)
+def test_weight_that_is_computed_is_no_layer_with_a_qparams():
+    annotation = _placed(lambda net, x: torch.nn.functional.conv2d(x, x.mean((2, 3)).reshape(1, 4, 1, 1)))
+    assert not annotation.weighted
+    assert "conv2d" in _names(annotation.floating)

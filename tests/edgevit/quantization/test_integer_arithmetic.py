@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from edgevit.quantization.calibration import calibrate
-from edgevit.quantization.integer_arithmetic import IntegerKernel, Site, bias_on_grid, integer_sites
+from edgevit.quantization.integer_arithmetic import IntegerKernel, Site, integer_sites, quantize_bias
 from edgevit.quantization.quantized_model import Int8Network, prepare
 from tests.edgevit.deploy.rewriting import Function
 from tests.tiny import classifier_spec
@@ -36,7 +36,7 @@ def test_difference_takes_the_second_away():
     assert kernel(torch.tensor([3.5]), torch.tensor([1.25])).item() == 2.25
 
 
-def test_maps_grow_in_steps_of_the_grid_and_round_ties_up():
+def test_maps_grow_in_steps_of_the_qparams_and_round_ties_up():
     kernel = _kernel(aten.upsample_bilinear2d.vec, _scale(0.5), _scale(0.5))
     grown = [kernel(torch.tensor([[[row]]]), None, False, [1.0, 2.0]).flatten() for row in ([0.0, 1.0], [0.0, -1.0])]
     assert [row.tolist() for row in grown] == [[0.0, 0.5, 1.0, 1.0], [0.0, 0.0, -0.5, -1.0]]
@@ -58,9 +58,9 @@ def test_biases_are_added_as_integers():
     kernel = _kernel(aten.linear.default, _scale(0.5), _scale(0.5, 0.25), _scale(0.125))
     weight, bias = torch.tensor([[1.0], [0.5]]), torch.tensor([0.37, 0.07])
     assert kernel(torch.tensor([[2.0]]), weight, bias).tolist() == [[2.25, 1.125]]
-    settled = bias_on_grid(bias, 0.5, torch.tensor([0.5, 0.25]))
+    settled = quantize_bias(bias, 0.5, torch.tensor([0.5, 0.25]))
     assert settled.tolist() == [0.25, 0.125]
-    assert bias_on_grid(settled, 0.5, torch.tensor([0.5, 0.25])).equal(settled)
+    assert quantize_bias(settled, 0.5, torch.tensor([0.5, 0.25])).equal(settled)
 
 
 @pytest.mark.parametrize("channels", [8, 3000])
@@ -89,7 +89,7 @@ def test_bias_may_be_left_out():
     assert kernel(x, weight).item() == kernel(x, weight, None).item() == 12.0
 
 
-class _Rectified(nn.Module):
+class _Fused(nn.Module):
     def __init__(self):
         super().__init__()
         self.a, self.b = nn.Conv2d(3, 4, 8, stride=8), nn.Conv2d(3, 4, 8, stride=8)
@@ -100,39 +100,39 @@ class _Rectified(nn.Module):
 
 def _network(net: nn.Module) -> Int8Network:
     generator = torch.Generator().manual_seed(3)
-    pictures = [torch.randn(1, 3, 32, 32, generator=generator) for _ in range(16)]
+    images = [torch.randn(1, 3, 32, 32, generator=generator) for _ in range(16)]
     deployed, steps = prepare(net.eval(), classifier_spec())
-    return Int8Network.settled(*calibrate(deployed, pictures), steps)
+    return Int8Network.settled(*calibrate(deployed, images), steps)
 
 
 def _sites(net: nn.Module) -> tuple[Site, ...]:
     network = _network(net)
-    return integer_sites(network.deployed, network.placement())
+    return integer_sites(network.deployed, network.annotation())
 
 
-def test_a_sum_is_rescaled_onto_the_grid_behind_its_rectifier():
+def test_a_sum_is_rescaled_onto_the_qparams_behind_its_fused_activation():
     torch.manual_seed(0)
-    (total,) = (site for site in _sites(_Rectified()) if not site.weighted)
+    (total,) = (site for site in _sites(_Fused()) if not site.weighted)
     assert (total.inputs, total.output) == (("conv2d", "conv2d_1"), "relu")
 
 
-def test_a_float_island_is_left_alone():
+def test_a_float_float_fallback_is_left_alone():
     torch.manual_seed(0)
     net = Function(lambda net, x: net.a(x).flatten(1).softmax(1) * 3 + 1, a=nn.Conv2d(3, 4, 8, stride=8))
     assert [site.name for site in _sites(net)] == ["conv2d"]
 
 
-def test_batch_and_single_pictures_agree_to_the_bit():
+def test_batch_and_single_images_agree_to_the_bit():
     torch.manual_seed(0)
-    network = _network(_Rectified())
-    pictures = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(4))
+    network = _network(_Fused())
+    images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(4))
     single = network.reference()
     with torch.no_grad():
-        alone = torch.cat([single(picture[None]) for picture in pictures])
-        assert torch.equal(network.reference(batched=True)(pictures), alone)
+        alone = torch.cat([single(image[None]) for image in images])
+        assert torch.equal(network.reference(batched=True)(images), alone)
 
 
-def test_a_result_that_is_always_zero_gets_a_grid_that_kernels_can_rescale_onto():
+def test_a_result_that_is_always_zero_gets_a_qparams_that_kernels_can_rescale_onto():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 4, 32), nn.ReLU(), nn.Flatten())
     nn.init.constant_(net[0].bias, -1e4)

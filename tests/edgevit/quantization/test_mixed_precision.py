@@ -12,46 +12,46 @@ from edgevit.errors import QuantizationError
 from edgevit.export.export_program import export
 from edgevit.quantization import ptq
 from edgevit.quantization.calibration import calibrate
-from edgevit.quantization.expected_qparams import network_grids
+from edgevit.quantization.expected_qparams import network_qparams
 from edgevit.quantization.mixed_precision import fit_budget, row
-from edgevit.quantization.model_qparams import compare_grids
-from edgevit.quantization.qparams import ActivationGrid, ScaleTable
+from edgevit.quantization.model_qparams import compare_qparams
+from edgevit.quantization.qparams import QParams, QParamsTable
 from edgevit.quantization.quantized_model import Int8Network, prepare, restore
 from edgevit.spec import Precision
 from edgevit.targets.registry import get_converter
 from tests.tiny import TinyResidual, TinySegmenter, residual_spec, seeded, segmenter_spec
 
-PICTURES = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+IMAGES = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 
 
 @pytest.fixture(scope="module")
 def network() -> Int8Network:
     """TinyResidual whose convolution "last" writes to a grid of three numbers; all else is calibrated well."""
     deployed, steps = prepare(seeded(TinyResidual), residual_spec())
-    corrected, table = calibrate(deployed, list(PICTURES[:16, None]))
+    corrected, table = calibrate(deployed, list(IMAGES[:16, None]))
     healthy = Int8Network(corrected, table, steps)
-    (ruined,) = (node for node in healthy.placement().weighted if "last" in str(node.args[1]))
+    (ruined,) = (node for node in healthy.annotation().weighted if "last" in str(node.args[1]))
     low, high = table.activations[ruined.name].range
-    grids = {**table.activations, ruined.name: ActivationGrid.over(100 * low, 100 * high)}
-    return Int8Network(corrected, ScaleTable(grids, table.weights), steps)
+    qparams = {**table.activations, ruined.name: QParams.over(100 * low, 100 * high)}
+    return Int8Network(corrected, QParamsTable(qparams, table.weights), steps)
 
 
 @pytest.fixture(scope="module")
 def targets(network):
     with torch.no_grad():
-        return [int(network.deployed(picture[None]).argmax()) for picture in PICTURES]
+        return [int(network.deployed(image[None]).argmax()) for image in IMAGES]
 
 
 @pytest.fixture(scope="module")
 def budgeted(network, targets):
-    return fit_budget(network, list(PICTURES), targets, 2.0)
+    return fit_budget(network, list(IMAGES), targets, 2.0)
 
 
 def test_the_ruined_layer_is_among_few_that_stay_in_float(network, budgeted):
     assert budgeted.drop_before > 4 > 2 >= budgeted.drop
     assert "last" in {cost.place for cost in budgeted.floating}
     assert len(budgeted.floating) <= 3 < budgeted.candidates
-    assert all(name in budgeted.network.table.islands for cost in budgeted.floating for name in cost.nodes)
+    assert all(name in budgeted.network.table.float_fallback for cost in budgeted.floating for name in cost.nodes)
     assert "points below the float network on 64 held-out" in budgeted.summary()
 
 
@@ -59,76 +59,78 @@ def test_costs_say_what_int8_does_at_a_layer_alone(budgeted):
     worst = min(budgeted.floating, key=lambda cost: cost.snr_db)
     assert worst.place == "last"
     assert worst.snr_db < 20
-    assert worst.drop_points > 2
+    assert worst.drop_percentage_points > 2
     assert row(worst)[1].endswith(" dB")
 
 
 def test_drop_is_that_of_the_network_which_leaves(network, budgeted, targets):
     module = budgeted.network.module()
     with torch.no_grad():
-        hits = sum(
-            int(module(picture[None]).argmax()) == target for picture, target in zip(PICTURES, targets, strict=True)
-        )
+        hits = sum(int(module(image[None]).argmax()) == target for image, target in zip(IMAGES, targets, strict=True))
     assert 100 * (len(targets) - hits) / len(targets) == pytest.approx(budgeted.drop)
 
 
 def test_budget_that_is_kept_changes_nothing(network, targets):
-    kept = fit_budget(network, list(PICTURES), targets, 100.0)
+    kept = fit_budget(network, list(IMAGES), targets, 100.0)
     assert (kept.floating, kept.network.digest()) == ((), network.digest())
 
 
 def test_budget_that_cannot_be_kept_is_refused(network, targets):
     with pytest.raises(QuantizationError, match="every layer in float"):
-        fit_budget(network, list(PICTURES), targets, -1.0)
+        fit_budget(network, list(IMAGES), targets, -1.0)
 
 
-def test_islands_survive_storing(budgeted):
+def test_float_fallback_survive_storing(budgeted):
     network = budgeted.network
     again = restore(
-        seeded(TinyResidual), residual_spec(), network.tensors(), network.activations(), sorted(network.table.islands)
+        seeded(TinyResidual),
+        residual_spec(),
+        network.tensors(),
+        network.activations(),
+        sorted(network.table.float_fallback),
     )
     assert again.digest() == network.digest()
-    picture = PICTURES[:1]
+    image = IMAGES[:1]
     with torch.no_grad():
-        assert torch.equal(again.module()(picture), network.module()(picture))
+        assert torch.equal(again.module()(image), network.module()(image))
 
 
-def test_unknown_island_is_refused(budgeted):
+def test_unknown_float_fallback_is_refused(budgeted):
     network = budgeted.network
     with pytest.raises(QuantizationError, match="does not fit its network: conv9"):
         restore(seeded(TinyResidual), residual_spec(), network.tensors(), network.activations(), ["conv9"])
 
 
 @pytest.mark.parametrize("target", ["executorch", "tflite", "coreml"])
-def test_every_target_has_the_same_islands(budgeted, target, tmp_path):
+def test_every_target_has_the_same_float_fallback(budgeted, target, tmp_path):
     converter = get_converter(target)
     pytest.importorskip(converter.runtime_modules[-1], reason=f"{target} is not installed")
     network = budgeted.network
     program = export(network.module(), residual_spec(), precision=Precision.INT8)
     converted = converter.convert(program, converter.Options(), tmp_path)
     manifest = dataclasses.make_dataclass("Manifest", ["entry"])(converted.entry)
-    stored, promised = converter.read_grids(tmp_path, manifest), network_grids(network)
-    assert compare_grids(stored, promised).equal
-    assert len(stored.float_layers) == len(promised.float_layers) >= 1
+    stored, expected = converter.read_qparams(tmp_path, manifest), network_qparams(network)
+    assert compare_qparams(stored, expected).equal
+    assert len(stored.float_layers) == len(expected.float_layers) >= 1
 
 
 def test_masks_have_a_budget_in_points_of_their_own_score():
     spec = segmenter_spec()
     deployed, steps = prepare(seeded(TinySegmenter), spec)
-    network = Int8Network.settled(*calibrate(deployed, list(PICTURES[:16, None])), steps)
+    network = Int8Network.settled(*calibrate(deployed, list(IMAGES[:16, None])), steps)
     with torch.no_grad():
-        masks = [network.deployed(picture[None])[0].argmax(0).to(torch.uint8) for picture in PICTURES]
-    kept = fit_budget(network, list(PICTURES), masks, 50.0)
+        masks = [network.deployed(image[None])[0].argmax(0).to(torch.uint8) for image in IMAGES]
+    kept = fit_budget(network, list(IMAGES), masks, 50.0)
     assert (kept.metric, kept.floating) == ("mIoU", ())
     assert 0 < kept.drop < 50
-    strict = fit_budget(network, list(PICTURES), masks, kept.drop / 2)
+    strict = fit_budget(network, list(IMAGES), masks, kept.drop / 2)
     assert strict.floating
     assert strict.drop <= kept.drop / 2
 
 
 @pytest.mark.parametrize(("count", "max_drop", "warned"), [(32, 0.5, True), (200, 0.5, False), (32, 0.0, False)])
-def test_few_judges_are_told_of_with_the_steps_that_they_see(count, max_drop, warned, caplog):
+def test_few_judges_are_reported_of_with_the_steps_that_they_see(count, max_drop, warned, caplog):
     with caplog.at_level(logging.WARNING):
         ptq._warn_of_coarse_steps(count, max_drop)
-    told = "32 pictures judge in steps of 3.1 points: a drop of 0.5 takes 200"
-    assert (told in caplog.text) is warned
+    recorded = "32 images judge in steps of 3.1 points: a drop of 0.5 takes 200"
+    assert (recorded in caplog.text) is warned

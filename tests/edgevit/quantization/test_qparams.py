@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgevit.errors import QuantizationError
-from edgevit.quantization.qparams import SMALLEST_SCALE, ActivationGrid, WeightGrid, is_half, next_half
+from edgevit.quantization.qparams import SMALLEST_SCALE, QParams, QuantizedWeight, is_half, next_half
 
 
 @pytest.mark.parametrize("value", [1e-9, 1e-6, 0.0123, 0.5, 1.0001, 300.7])
@@ -20,45 +20,45 @@ def test_next_half_is_the_smallest_float16_not_below(value):
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 2.0), (0.3, 5.0), (-4.0, -1.0), (0.0, 0.0), (-1e-6, 1e-5)])
-def test_activation_grid_reaches_both_ends_and_zero(low, high):
-    grid = ActivationGrid.over(low, high)
-    lowest, highest = grid.range
-    assert is_half(grid.scale)
-    assert lowest <= min(low, 0) + grid.scale
-    assert highest >= max(high, 0) - grid.scale
+def test_activation_qparams_reaches_both_ends_and_zero(low, high):
+    qparams = QParams.over(low, high)
+    lowest, highest = qparams.range
+    assert is_half(qparams.scale)
+    assert lowest <= min(low, 0) + qparams.scale
+    assert highest >= max(high, 0) - qparams.scale
     assert lowest <= 0 <= highest
-    assert -128 <= grid.zero_point <= 127
+    assert -128 <= qparams.zero_point <= 127
 
 
 @pytest.mark.parametrize(("low", "high"), [(float("-inf"), 0.0), (0.0, float("nan")), (0.0, float("inf"))])
 def test_range_that_is_not_finite_raises(low, high):
     with pytest.raises(QuantizationError, match="ranges from"):
-        ActivationGrid.over(low, high)
+        QParams.over(low, high)
 
 
 @pytest.mark.parametrize(("scale", "zero_point"), [(0.1, 0), (0.0, 0), (-0.5, 0), (0.5, 128), (0.5, -129)])
-def test_numbers_that_are_no_grid_of_the_scheme_raise(scale, zero_point):
+def test_numbers_that_are_no_qparams_of_the_scheme_raise(scale, zero_point):
     with pytest.raises(QuantizationError, match="no int8 grid"):
-        ActivationGrid(scale, zero_point)
+        QParams(scale, zero_point)
 
 
-def test_weight_lies_within_half_a_step_of_its_grid():
+def test_weight_lies_within_half_a_step_of_its_qparams():
     weight = torch.randn(6, 3, 5, 5) * torch.logspace(-4, 1, 6).reshape(-1, 1, 1, 1)
-    grid = WeightGrid.of(weight)
-    assert grid.values.dtype == torch.int8
-    assert grid.values.abs().max() <= 127
-    assert all(is_half(float(scale)) for scale in grid.scales)
-    step = grid.scales.reshape(-1, 1, 1, 1)
-    assert ((grid.real() - weight).abs() <= step / 2 * 1.0001).all()
-    assert torch.equal(WeightGrid.of(grid.real()).real(), grid.real())
+    qparams = QuantizedWeight.of(weight)
+    assert qparams.values.dtype == torch.int8
+    assert qparams.values.abs().max() <= 127
+    assert all(is_half(float(scale)) for scale in qparams.scales)
+    step = qparams.scales.reshape(-1, 1, 1, 1)
+    assert ((qparams.real() - weight).abs() <= step / 2 * 1.0001).all()
+    assert torch.equal(QuantizedWeight.of(qparams.real()).real(), qparams.real())
 
 
-def test_channel_of_zeros_has_a_grid():
-    grid = WeightGrid.of(torch.zeros(2, 3))
-    assert (grid.values == 0).all()
-    assert (grid.scales > 0).all()
+def test_channel_of_zeros_has_a_qparams():
+    qparams = QuantizedWeight.of(torch.zeros(2, 3))
+    assert (qparams.values == 0).all()
+    assert (qparams.scales > 0).all()
 
 
 def test_weight_that_is_not_finite_raises():
     with pytest.raises(QuantizationError, match="not finite"):
-        WeightGrid.of(torch.tensor([[1.0, float("nan")]]))
+        QuantizedWeight.of(torch.tensor([[1.0, float("nan")]]))

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from edgevit.artifacts.artifact import Artifact, file_entries, load_artifact
-from edgevit.contract.manifest import DeployStep, Lowering, Manifest, ModelFacts, Parity, Tolerance
+from edgevit.contract.manifest import AppliedPass, Lowering, Manifest, ModelFacts, Parity, Tolerance
 from edgevit.contract.raw_report import AskedUsed, Delegation, DeviceInfo, Memory, RawReport, Runtime
 from edgevit.infra.files import write_json
 from edgevit.profiling.latency import Round, judge, save_comparison, save_profile, summarize
 from edgevit.spec import Layout, Precision, Preprocess, Task, TensorSpec
-from edgevit.verification.error_breakdown import DriftStep
+from edgevit.verification.error_breakdown import StageError
 from edgevit.verification.numeric_debugger import LayerError, LayerReport
 from tests.fakes import make_job, make_report
 
@@ -68,7 +68,7 @@ def write_artifact(folder: Path, name: str, **changes: Any) -> Artifact:
         tolerance=Tolerance(max_relative_error=1e-4, min_snr_db=60.0),
         parity=_parity("executorch 1.4.1", 6.1e-7, 131.2),
         lowering=_LOWERING[name],
-        deploy=(DeployStep("fold_batch_norm", 54, 3.2e-7), DeployStep("fold_layer_scale", 16, 1.1e-7)),
+        deploy=(AppliedPass("fold_batch_norm", 54, 3.2e-7), AppliedPass("fold_layer_scale", 16, 1.1e-7)),
         checks={"inputs": "image float32 (1, 3, 224, 224)"},
         provenance=_PROVENANCE,
     )
@@ -83,7 +83,7 @@ def write_verification(
     accuracy: float | None = 0.982,
     kind: str = "evaluate",
     started_utc: str = "2026-11-20T12:00:00Z",
-    drift: tuple[DriftStep, ...] = (),
+    drift: tuple[StageError, ...] = (),
 ) -> Path:
     """The artifact's evaluate.json, top-1 `accuracy` against a checkpoint of 0.984, or its verify.json without."""
     parity = parity or _parity("executorch 1.4.1", 6.1e-7, 131.2)
@@ -117,7 +117,7 @@ def write_debug(artifact: Artifact, layers: tuple[LayerError, ...]) -> Path:
         "digits",
         True,
         layers,
-        untold=(),
+        unrecorded=(),
         reference="checkpoint",
     )
     path = artifact.path.parent / "results" / f"{artifact.name}.debug.json"

@@ -17,14 +17,14 @@ from edgevit.cli.report import report as report_command
 from edgevit.contract.manifest import ModelFacts, Parity, Tolerance
 from edgevit.errors import MissingDependency, UsageError
 from edgevit.infra.files import sha256_file
-from edgevit.quantization.model_qparams import StoredGrid
+from edgevit.quantization.model_qparams import TensorQParams
 from edgevit.reporting.collect import collect, report
 from edgevit.reporting.figures import figures
 from edgevit.reporting.html import embed_json, html
 from edgevit.reporting.model import ArtifactRow, NoteKind, ReportData, Status
 from edgevit.reporting.tables import csv_text, latency, markdown
 from edgevit.spec import Task
-from edgevit.verification.error_breakdown import DriftStep
+from edgevit.verification.error_breakdown import StageError
 from edgevit.verification.layer_values import Layer
 from edgevit.verification.numeric_debugger import ErrorSize, LayerError
 from tests.edgevit.reporting.report_shelf import (
@@ -108,7 +108,7 @@ def test_numbers_in_report_json_are_those_of_the_files_they_name(shelf: Path) ->
     assert latency["samples_ns"] == profiled["raw"]["samples_ns"]
     verified = json.loads((shelf / row["agreement"]["source"]["file"]).read_text())
     assert row["agreement"]["max_relative_error"] == verified["parity"]["max_relative_error"]
-    assert row["accuracy"]["drop_points"] == pytest.approx(0.2)
+    assert row["accuracy"]["drop_percentage_points"] == pytest.approx(0.2)
     assert document["comparisons"][0]["ratio"] == pytest.approx(0.87, abs=0.01)
 
 
@@ -129,7 +129,7 @@ def test_runs_of_several_batches_are_rows_with_their_rates_the_smallest_first(sh
 
 
 def without_batches(data):
-    """The same report without runs of several pictures."""
+    """The same report without runs of several images."""
     rows = (
         dataclasses.replace(row, latencies=tuple(run for run in row.latencies if run.batch == 1))
         for row in data.artifacts
@@ -153,7 +153,7 @@ def test_unexecuted_artifact_has_its_reason_and_no_numbers(shelf: Path) -> None:
     row = _row(shelf, COREML)
     assert row.agreement.status is Status.NOT_EXECUTED
     assert row.agreement.reason == NO_RUNTIME
-    assert (row.agreement.cosine, row.accuracy.artifact, row.accuracy.drop_points) == (None, None, None)
+    assert (row.agreement.cosine, row.accuracy.artifact, row.accuracy.drop_percentage_points) == (None, None, None)
     assert f"not executed here: {NO_RUNTIME}" in html(collect(shelf))
 
 
@@ -358,7 +358,7 @@ def test_csv_has_units_in_its_columns_and_nothing_where_nothing_was_measured(she
     profiled = json.loads((shelf / "results" / f"{TFLITE}.profile.json").read_text())
     assert float(rows[TFLITE]["p50_ms"]) == profiled["p50_ms"]
     assert rows[TFLITE]["size_bytes"] == "1651000"
-    assert {rows[COREML][key] for key in ("p50_ms", "cosine", "artifact_fraction", "drop_points")} == {""}
+    assert {rows[COREML][key] for key in ("p50_ms", "cosine", "artifact_fraction", "drop_percentage_points")} == {""}
 
 
 def test_without_plotly_the_page_names_the_extra_and_the_tables_still_work(
@@ -367,7 +367,7 @@ def test_without_plotly_the_page_names_the_extra_and_the_tables_still_work(
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(MissingDependency) as raised:
         report(shelf, formats=["html"])
-    assert raised.value.hint == 'pip install "edgevit[report]"'
+    assert raised.value.fix == 'pip install "edgevit[report]"'
     assert len(report(shelf, formats=["md", "csv", "json"])) == 3
 
 
@@ -381,15 +381,15 @@ def test_command_prints_the_paths_it_wrote(shelf: Path) -> None:
     assert json.loads(as_json.stdout)["paths"] == [str(shelf / "report.md")]
 
 
-def test_ladder_and_worst_layers_are_shown_for_the_build_they_measured(tmp_path):
+def test_stages_and_worst_layers_are_shown_for_the_build_they_measured(tmp_path):
     artifact = write_artifact(tmp_path, EXECUTORCH)
     steps = (
-        DriftStep("float network", "top-1", 0.984),
-        DriftStep("artifact", "top-1", 0.982, 0.998, 34.56, 0.9998, 0.02),
+        StageError("float network", "top-1", 0.984),
+        StageError("artifact", "top-1", 0.982, 0.998, 34.56, 0.9998, 0.02),
     )
     write_verification(artifact, drift=steps, started_utc="2026-11-20T10:00:00Z")
     write_verification(artifact, kind="verify", started_utc="2026-11-20T11:00:00Z")  # takes no ladder back
-    layer = Layer("quantize_per_tensor_5", "conv2d_2", "conv2d", "block1.0.attn", StoredGrid(0.5, 3))
+    layer = Layer("quantize_per_tensor_5", "conv2d_2", "conv2d", "block1.0.attn", TensorQParams(0.5, 3))
     quiet = dataclasses.replace(layer, node="quantize_per_tensor_6", place="block1.1")
     so_far = ErrorSize(31.25, 0.5, 0.2)
     write_debug(

@@ -25,9 +25,9 @@ def square(count: int = 32) -> torch.Tensor:
 
 def test_augmentation_moves_each_image_within_its_bounds():
     images, classes = square(), torch.arange(32)
-    moved, truth = augment(images, classes, Augmentation(shift=0.25), seeded())
+    moved, target = augment(images, classes, Augmentation(shift=0.25), seeded())
     assert moved.shape == images.shape
-    assert truth is classes
+    assert target is classes
     mass = moved.sum((1, 2, 3))
     torch.testing.assert_close(mass, images.sum((1, 2, 3)), rtol=1e-3, atol=1e-3)  # nothing left the image
     rows = (moved.sum((1, 3)) * torch.arange(16.0)).sum(1) / moved.sum((1, 2, 3))  # centre of mass, (N,)
@@ -67,17 +67,17 @@ def test_crop_shows_a_window_of_at_least_the_area_inside_the_image():
 def test_masks_move_with_their_images_and_keep_their_values():
     images = square(8)
     masks = (images[:, 0] * 7).to(torch.uint8)
-    moved, truth = augment(images, masks, Augmentation(shift=0.2, horizontal_flip=0.5, crop_area=0.5), seeded())
-    assert truth.dtype is torch.uint8
-    assert set(truth.unique().tolist()) == {0, 7}
-    assert (moved[:, 0][truth == 7] > 0.2).all()
-    assert (moved[:, 0][truth == 0] < 0.8).all()
+    moved, target = augment(images, masks, Augmentation(shift=0.2, horizontal_flip=0.5, crop_area=0.5), seeded())
+    assert target.dtype is torch.uint8
+    assert set(target.unique().tolist()) == {0, 7}
+    assert (moved[:, 0][target == 7] > 0.2).all()
+    assert (moved[:, 0][target == 0] < 0.8).all()
 
 
 def test_colours_change_and_places_do_not():
     images, masks = torch.randn(4, 3, 8, 8), torch.randint(0, 3, (4, 8, 8))
-    changed, truth = augment(images, masks, Augmentation(color_jitter=0.5), seeded())
-    assert torch.equal(truth, masks)
+    changed, target = augment(images, masks, Augmentation(color_jitter=0.5), seeded())
+    assert torch.equal(target, masks)
     for one, other in zip(images, changed, strict=True):
         # Linear in the pixel and in its grey value: equal pixels stay equal, whatever was drawn.
         design = torch.stack([one[0], torch.tensordot(GREY, one, 1), torch.ones(8, 8)], -1).view(-1, 3)
@@ -92,7 +92,7 @@ def test_mixture_says_truly_how_much_of_each_class_is_in_it(alphas):
     generator, shares = seeded(), []
     for _ in range(20):
         mixture = mix(images, torch.arange(4), *alphas, generator)
-        (one, kept), (other, rest) = mixture.truths
+        (one, kept), (other, rest) = mixture.targets
         assert kept + rest == pytest.approx(1)
         assert other.tolist() == [2, 3, 0, 1]
         torch.testing.assert_close(mixture.images.mean((1, 2, 3)), kept * one + rest * other)
@@ -104,17 +104,17 @@ def test_no_mixing_returns_what_was_given():
     images, classes = torch.randn(4, 3, 8, 8), torch.arange(4)
     mixture = mix(images, classes, 0.0, 0.0, seeded())
     assert mixture.images is images
-    assert mixture.truths == ((classes, 1.0),)
+    assert mixture.targets == ((classes, 1.0),)
 
 
 def test_masks_are_cut_like_their_images():
     images = torch.arange(4.0)[:, None, None, None].expand(4, 3, 20, 20)
     masks = torch.arange(4)[:, None, None].expand(4, 20, 20)
     mixture = mix(images, masks, 0.0, 1.0, seeded(1))
-    ((truth, share),) = mixture.truths
+    ((target, share),) = mixture.targets
     assert share == 1.0
-    assert torch.equal(mixture.images[:, 0], truth.float())
-    assert (truth != masks).any()
+    assert torch.equal(mixture.images[:, 0], target.float())
+    assert (target != masks).any()
 
 
 def test_two_processes_see_together_what_one_sees():
@@ -124,11 +124,11 @@ def test_two_processes_see_together_what_one_sees():
         generator = seeded(3)
         own = augment(images[share.rank :: share.world], masks[share.rank :: share.world], EVERYTHING, generator, share)
         mixture = mix(*own, 0.4, 1.0, generator)
-        return mixture.images, mixture.truths[0][0], generator.get_state()
+        return mixture.images, mixture.targets[0][0], generator.get_state()
 
-    whole, truth, state = batch(Share())
+    whole, target, state = batch(Share())
     for rank in (0, 1):
-        own, own_truth, own_state = batch(Share(rank, 2))
+        own, own_target, own_state = batch(Share(rank, 2))
         torch.testing.assert_close(own, whole[rank::2])
-        assert torch.equal(own_truth, truth[rank::2])
+        assert torch.equal(own_target, target[rank::2])
         assert torch.equal(own_state, state)

@@ -12,7 +12,7 @@ from edgevit.checkpoints.checkpoint import read_checkpoint
 from edgevit.errors import UsageError
 from edgevit.log import is_first_process
 from edgevit.training.augment import Share
-from edgevit.training.distributed import Shuffled, own_batch, placement
+from edgevit.training.distributed import Shuffled, annotation, own_batch
 from tests.edgevit.training.two_processes import run
 
 
@@ -36,8 +36,8 @@ def test_two_processes_end_with_the_weights_of_one(folders):
     assert alone.state_dict.keys() == together.state_dict.keys()
     for name, tensor in alone.state_dict.items():
         torch.testing.assert_close(together.state_dict[name], tensor, rtol=0, atol=1e-5)
-    assert together.card.training["score"] == alone.card.training["score"]
-    losses = ([epoch["loss"] for epoch in one.card.training["curve"]] for one in (alone, together))
+    assert together.metadata.training["score"] == alone.metadata.training["score"]
+    losses = ([epoch["loss"] for epoch in one.metadata.training["curve"]] for one in (alone, together))
     assert next(losses) == pytest.approx(next(losses), abs=1e-5)
 
 
@@ -80,7 +80,7 @@ def test_batch_that_processes_cannot_share_is_refused(batch, world):
 def test_processes_of_torchrun_are_taken_as_they_are(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("WORLD_SIZE", "6")
-    found = placement(devices=1)
+    found = annotation(devices=1)
     assert (found["devices"], found["num_nodes"]) == (2, 3)
     monkeypatch.setenv("RANK", "3")
     assert not is_first_process()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from edgevit.checkpoints.checkpoint import CheckpointCard, read_checkpoint, save_checkpoint
+from edgevit.checkpoints.checkpoint import CheckpointMetadata, read_checkpoint, save_checkpoint
 from edgevit.spec import Preprocess
 from edgevit.training.trainer import progress_of
 from tests.edgevit.cli.test_main import run
@@ -39,17 +39,17 @@ color_jitter = 0.3
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """net.py with a network that has dropout, a float checkpoint of it, pictures and a recipe."""
+    """net.py with a network that has dropout, a float checkpoint of it, images and a recipe."""
     folder = tmp_path_factory.mktemp("kill")
     (folder / "net.py").write_text(
         "from tests.tiny import TinyClassifier\ndef tiny(num_classes=2):\n    return TinyClassifier(num_classes)\n"
     )
     (folder / "recipe.toml").write_text(RECIPE)
-    card = CheckpointCard("tiny", 2, SIZE, LABELS, Preprocess.for_input(SIZE), "0")
-    save_checkpoint(folder / "float.pt", seeded(TinyClassifier, num_classes=2), card)
+    metadata = CheckpointMetadata("tiny", 2, SIZE, LABELS, Preprocess.for_input(SIZE), "0")
+    save_checkpoint(folder / "float.pt", seeded(TinyClassifier, num_classes=2), metadata)
     for split, count in (("train", 18), ("test", 4)):
-        pictures = colours(count, labels=LABELS)
-        for index, (pixels, target) in enumerate(zip(pictures.images, pictures.targets, strict=True)):
+        images = colours(count, labels=LABELS)
+        for index, (pixels, target) in enumerate(zip(images.images, images.targets, strict=True)):
             path = folder / "data" / split / LABELS[target] / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
@@ -68,16 +68,16 @@ def test_killed_process_goes_on_to_the_same_weights(folder, capsys, command):
     while process.poll() is None and not progress_of(killed).is_file():
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    _, told = process.communicate()
-    assert process.returncode == -signal.SIGKILL, told
+    _, recorded = process.communicate()
+    assert process.returncode == -signal.SIGKILL, recorded
     assert not killed.exists()
 
     code, _, _ = run(capsys, *arguments, "--out", whole)
     assert code == 0
-    code, _, told = run(capsys, *arguments, "--out", killed, "--resume")
+    code, _, recorded = run(capsys, *arguments, "--out", killed, "--resume")
     assert code == 0
-    assert f"epoch {EPOCHS}/{EPOCHS}" in told
-    assert f"epoch 1/{EPOCHS}" not in told
+    assert f"epoch {EPOCHS}/{EPOCHS}" in recorded
+    assert f"epoch 1/{EPOCHS}" not in recorded
     one, other = read_checkpoint(whole), read_checkpoint(killed)
     for left, right in ((one.state_dict, other.state_dict), (one.int8, other.int8)):
         assert left.keys() == right.keys()

@@ -69,7 +69,7 @@ def test_file_without_a_base_starts_from_the_defaults(write):
         ("epochs", "is no TOML"),
     ],
 )
-def test_mistakes_are_named_with_a_remedy(write, text, message):
+def test_mistakes_are_named_with_a_fix(write, text, message):
     with pytest.raises(UsageError, match=message):
         open_recipe(write(text))
 

@@ -1,4 +1,4 @@
-"""Learning masks on a toy: one bright square per picture, a network of a few hundred weights."""
+"""Learning masks on a toy: one bright square per image, a network of a few hundred weights."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import nn
 
 from edgevit.checkpoints.checkpoint import load_weights, read_checkpoint
 from edgevit.data.metrics import score
-from edgevit.data.postprocess import VOID
+from edgevit.data.postprocess import IGNORE_INDEX
 from edgevit.data.segmentation_datasets import MaskSet
 from edgevit.errors import UsageError
 from edgevit.spec import ModelSpec, Preprocess, Task, Tier, image_input, logit_map
 from edgevit.training.augment import augment
 from edgevit.training.recipe import Augmentation, Distillation, Recipe
 from edgevit.training.segmentation import Segmenter, dice_loss
-from edgevit.training.trainer import PreprocessedSet, fit, train
+from edgevit.training.trainer import PreprocessedDataset, fit, train
 from tests.edgevit.training.test_trainer import colours, toy_spec
 
 RECIPE = Recipe(
@@ -66,24 +66,24 @@ def trained(tmp_path_factory):
     return train(mask_spec(), squares(48), squares(16), RECIPE, out, threads=1)
 
 
-def test_masks_are_learned_and_the_card_tells_the_scores(trained):
+def test_masks_are_learned_and_the_metadata_tells_the_scores(trained):
     first, last = trained.curve[0], trained.curve[-1]
     assert last.loss < 0.7 * first.loss
     assert (trained.metric, trained.score) == ("mIoU", last.scores["mIoU"])
     assert first.scores["Dice"] > first.scores["mIoU"]
     assert last.scores["Dice"] >= last.scores["mIoU"] > 0.9
-    card = read_checkpoint(trained.checkpoint).card
-    assert (card.training["metric"], card.training["score"]) == ("mIoU", trained.score)
-    assert card.labels == LABELS
+    metadata = read_checkpoint(trained.checkpoint).metadata
+    assert (metadata.training["metric"], metadata.training["score"]) == ("mIoU", trained.score)
+    assert metadata.labels == LABELS
 
 
 def test_scores_in_training_are_those_of_evaluation(trained):
     model = build(2, 16)
     load_weights(model, trained.checkpoint)
-    pictures = PreprocessedSet(squares(16), mask_spec())
-    images, masks = (torch.stack(column) for column in zip(*(pictures[i] for i in range(16)), strict=True))
+    images = PreprocessedDataset(squares(16), mask_spec())
+    tensors, masks = (torch.stack(column) for column in zip(*(images[i] for i in range(16)), strict=True))
     with torch.no_grad():
-        found = score(model.eval()(images).numpy(), masks.numpy())
+        found = score(model.eval()(tensors).numpy(), masks.numpy())
     assert found == pytest.approx(trained.curve[-1].scores, abs=1e-6)
 
 
@@ -95,37 +95,37 @@ def test_log_says_what_counts(tmp_path, caplog):
 
 
 def test_image_and_mask_move_together():
-    pictures = PreprocessedSet(squares(16), mask_spec())
-    images, masks = (torch.stack(column) for column in zip(*(pictures[i] for i in range(16)), strict=True))
-    moved, truth = augment(images, masks, RECIPE.augmentation, torch.Generator().manual_seed(0))
-    assert not torch.equal(truth, masks)
-    assert set(truth.unique().tolist()) == {0, 1}
-    bright = moved.mean(1) > images.mean((1, 2, 3)).max()  # (N, 16, 16)
-    assert ((bright == (truth == 1)).float().mean((1, 2)) > 0.9).all()
+    images = PreprocessedDataset(squares(16), mask_spec())
+    tensors, masks = (torch.stack(column) for column in zip(*(images[i] for i in range(16)), strict=True))
+    moved, target = augment(tensors, masks, RECIPE.augmentation, torch.Generator().manual_seed(0))
+    assert not torch.equal(target, masks)
+    assert set(target.unique().tolist()) == {0, 1}
+    bright = moved.mean(1) > tensors.mean((1, 2, 3)).max()  # (N, 16, 16)
+    assert ((bright == (target == 1)).float().mean((1, 2)) > 0.9).all()
 
 
 def test_ignored_pixels_teach_nothing():
     module = Segmenter(build(3, 16), RECIPE, 3)
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
-    truth = torch.randint(3, (2, 4, 4))
-    truth[0, 1:3] = VOID
-    module.distance(logits, truth).backward()
+    target = torch.randint(3, (2, 4, 4))
+    target[0, 1:3] = IGNORE_INDEX
+    module.distance(logits, target).backward()
     assert (logits.grad[0, :, 1:3] == 0).all()
     assert (logits.grad[0, :, 0] != 0).any()
 
 
-def test_dice_loss_of_the_truth_is_none_and_of_its_opposite_whole():
-    truth = torch.tensor([[[0, 0, 1, 1]] * 8] * 2)
-    logits = 40 * nn.functional.one_hot(truth, 2).movedim(-1, 1).float()
-    assert dice_loss(logits, truth) == pytest.approx(0, abs=1e-6)
-    assert dice_loss(-logits, truth) > 0.95
+def test_dice_loss_of_the_target_is_none_and_of_its_opposite_whole():
+    target = torch.tensor([[[0, 0, 1, 1]] * 8] * 2)
+    logits = 40 * nn.functional.one_hot(target, 2).movedim(-1, 1).float()
+    assert dice_loss(logits, target) == pytest.approx(0, abs=1e-6)
+    assert dice_loss(-logits, target) > 0.95
 
 
 def test_teacher_is_followed_pixel_by_pixel(trained, tmp_path):
     teacher, pupil, spec = build(2, 16), build(2, 16), mask_spec()
     load_weights(teacher, trained.checkpoint)
-    truth, test = squares(48), squares(16)
-    swapped = MaskSet(truth.images, tuple(1 - mask for mask in truth.masks), LABELS, "swapped")
+    target, test = squares(48), squares(16)
+    swapped = MaskSet(target.images, tuple(1 - mask for mask in target.masks), LABELS, "swapped")
     recipe = dataclasses.replace(RECIPE, distillation=Distillation(soft_share=1.0, temperature=1.0))
     curve = fit(pupil, spec, swapped, test, recipe, progress=tmp_path / "pupil.progress", teacher=teacher)
     assert curve[-1].score > 0.8  # not the masks, which say the opposite
@@ -155,8 +155,8 @@ def test_run_that_was_killed_ends_with_the_same_weights(trained, tmp_path, monke
 @pytest.mark.parametrize(
     ("spec", "train_set", "test_set", "says"),
     [
-        (mask_spec(), colours(8), squares(4), "colours has a class per picture, toy answers a class per pixel"),
-        (toy_spec(), colours(8), squares(4), "squares has a class per pixel, toy answers a class per picture"),
+        (mask_spec(), colours(8), squares(4), "colours has a class per image, toy answers a class per pixel"),
+        (toy_spec(), colours(8), squares(4), "squares has a class per pixel, toy answers a class per image"),
         (mask_spec(), squares(8), squares(4, labels=("a", "b")), "other labels"),
         (mask_spec(3), squares(8), squares(4), "squares has 2 classes, toy 3"),
     ],

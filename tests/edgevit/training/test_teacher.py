@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgevit.checkpoints.checkpoint import CheckpointCard, save_checkpoint
+from edgevit.checkpoints.checkpoint import CheckpointMetadata, save_checkpoint
 from edgevit.errors import UsageError
 from edgevit.models import get_spec
 from edgevit.spec import Preprocess
@@ -38,8 +38,8 @@ def teacher(tmp_path):
     ) -> tuple[str, str]:
         module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
         module = nn.Conv2d(3, 2, 1) if factory == "mapped" else module
-        card = CheckpointCard("net", 2, 32, labels, preprocess or Preprocess.for_input(32), "0")
-        save_checkpoint(tmp_path / "t.pt", module, card)
+        metadata = CheckpointMetadata("net", 2, 32, labels, preprocess or Preprocess.for_input(32), "0")
+        save_checkpoint(tmp_path / "t.pt", module, metadata)
         return f"{tmp_path / 'net.py'}:{factory}", str(tmp_path / "t.pt")
 
     return teacher
@@ -72,12 +72,12 @@ def test_teacher_that_sees_other_images_is_refused(teacher, spec):
 
 
 def test_loss_is_the_share_of_both_and_temperature_keeps_its_size():
-    logits, images, truth = torch.randn(5, 3), torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
+    logits, images, target = torch.randn(5, 3), torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
     teacher = nn.Linear(4, 3)
     recipe = dataclasses.replace(RECIPE, distillation=Distillation(soft_share=0.25, temperature=3.0))
     learner = Classifier(nn.Identity(), recipe, 3, teacher)
-    loss = learner._distance(logits, Mixture(images, ((truth, 0.75), (truth.flip(0), 0.25))))
-    hard = 0.75 * F.cross_entropy(logits, truth) + 0.25 * F.cross_entropy(logits, truth.flip(0))
+    loss = learner._distance(logits, Mixture(images, ((target, 0.75), (target.flip(0), 0.25))))
+    hard = 0.75 * F.cross_entropy(logits, target) + 0.25 * F.cross_entropy(logits, target.flip(0))
     wanted = (teacher(images) / 3).softmax(1)
     soft = 9 * (wanted * (wanted.log() - (logits / 3).log_softmax(1))).sum(1).mean()
     torch.testing.assert_close(loss, 0.75 * hard + 0.25 * soft)
@@ -87,5 +87,5 @@ def test_teacher_alone_leaves_the_labels_out():
     logits, images = torch.randn(5, 3), torch.randn(5, 4)
     recipe = dataclasses.replace(RECIPE, distillation=Distillation(soft_share=1.0, temperature=1.0))
     learner = Classifier(nn.Identity(), recipe, 3, nn.Linear(4, 3))
-    right, wrong = (learner._distance(logits, Mixture(images, ((truth, 1.0),))) for truth in (None, torch.zeros(5)))
+    right, wrong = (learner._distance(logits, Mixture(images, ((target, 1.0),))) for target in (None, torch.zeros(5)))
     assert torch.equal(right, wrong)

@@ -18,7 +18,7 @@ from edgevit.models.layers import DropPath
 from edgevit.spec import ModelSpec, Preprocess, Task, Tier, class_logits, image_input, logit_map
 from edgevit.training.module import Classifier, set_drop_path, warmup_cosine
 from edgevit.training.recipe import Augmentation, Distillation, Recipe
-from edgevit.training.trainer import PreprocessedSet, fit, train
+from edgevit.training.trainer import PreprocessedDataset, fit, train
 
 RECIPE = Recipe(
     "toy", epochs=3, batch_size=8, learning_rate=2e-2, augmentation=Augmentation(0.1, 0.1, 10.0), label_smoothing=0.0
@@ -57,7 +57,7 @@ def colours(count: int, *, labels: tuple[str, ...] = ("red", "blue"), name: str 
     return ImageSet(tuple(images), targets.astype(np.int64), labels, name)
 
 
-def test_loss_falls_and_the_card_tells_what_was_trained(tmp_path, caplog):
+def test_loss_falls_and_the_metadata_tells_what_was_trained(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="edgevit"):
         result = train(toy_spec(), colours(64), colours(20), RECIPE, tmp_path / "toy.pt")
     assert [epoch.epoch for epoch in result.curve] == [1, 2, 3]
@@ -67,14 +67,14 @@ def test_loss_falls_and_the_card_tells_what_was_trained(tmp_path, caplog):
     assert result.epochs == 3
     assert result.seconds > 0
 
-    card = read_checkpoint(result.checkpoint).card
-    assert card.labels == ("red", "blue")
-    assert card.model == "toy"
-    assert card.input_size == 8
-    assert card.preprocess == toy_spec().preprocess
-    assert card.training["recipe"]["augmentation"] == dataclasses.asdict(RECIPE.augmentation)
-    assert (card.training["metric"], card.training["score"]) == ("top-1", 1.0)
-    assert len(card.training["curve"]) == 3
+    metadata = read_checkpoint(result.checkpoint).metadata
+    assert metadata.labels == ("red", "blue")
+    assert metadata.model == "toy"
+    assert metadata.input_size == 8
+    assert metadata.preprocess == toy_spec().preprocess
+    assert metadata.training["recipe"]["augmentation"] == dataclasses.asdict(RECIPE.augmentation)
+    assert (metadata.training["metric"], metadata.training["score"]) == ("top-1", 1.0)
+    assert len(metadata.training["curve"]) == 3
 
     lines = [record.getMessage() for record in caplog.records]
     assert lines[-1].startswith("epoch 3/3  loss ")
@@ -118,10 +118,10 @@ def test_weights_are_the_start_and_get_a_new_head_for_other_classes(tmp_path):
     tuned = read_checkpoint(tmp_path / "b.pt")
     torch.testing.assert_close(tuned.state_dict["0.weight"], start["0.weight"])
     assert tuned.state_dict["5.weight"].shape == (3, 8)
-    assert tuned.card.labels == ("r", "b", "none")
+    assert tuned.metadata.labels == ("r", "b", "none")
 
 
-def test_loss_that_is_not_finite_stops_with_a_hint_and_saves_nothing(tmp_path):
+def test_loss_that_is_not_finite_stops_with_a_fix_and_saves_nothing(tmp_path):
     class Diverging(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x.mean((2, 3))) / 0
@@ -267,7 +267,7 @@ def test_progress_of_another_run_is_refused(tmp_path, monkeypatch):
         train(toy_spec(), colours(16), colours(8), RECIPE, out, resume=True)
 
 
-def test_nothing_to_resume_is_told_and_training_starts(tmp_path, caplog):
+def test_nothing_to_resume_is_reported_and_training_starts(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="edgevit"):
         train(toy_spec(), colours(16), colours(8), RECIPE, tmp_path / "toy.pt", resume=True)
     assert "starts anew" in caplog.text
@@ -282,10 +282,10 @@ def test_teacher_is_followed_and_stays_as_it_is(tmp_path):
     swapped = ImageSet(train_set.images, 1 - train_set.targets, train_set.labels, "swapped")
     recipe = dataclasses.replace(RECIPE, distillation=Distillation(soft_share=1.0, temperature=1.0))
     fit(pupil, spec, swapped, test_set, recipe, progress=tmp_path / "pupil.progress", teacher=teacher)
-    images = torch.stack([PreprocessedSet(test_set, spec)[i][0] for i in range(16)])
+    images = torch.stack([PreprocessedDataset(test_set, spec)[i][0] for i in range(16)])
     with torch.no_grad():
-        told, learned = teacher.eval()(images).argmax(1), pupil(images).argmax(1)
-    assert (told == learned).float().mean() > 0.9  # not the labels, which say the opposite
+        recorded, learned = teacher.eval()(images).argmax(1), pupil(images).argmax(1)
+    assert (recorded == learned).float().mean() > 0.9  # not the labels, which say the opposite
     assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
 
 

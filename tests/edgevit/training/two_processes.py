@@ -18,7 +18,7 @@ RECIPE = Recipe(
 
 
 def run(folder: Path) -> None:
-    """Train, with 27 pictures that fill no whole number of batches, and 5 to score, which two cannot share evenly."""
+    """Train, with 27 images that fill no whole number of batches, and 5 to score, which two cannot share evenly."""
     train(toy_spec(), colours(27), colours(5), RECIPE, folder / "toy.pt", threads=1, logs=folder / "logs")
     moving = dataclasses.replace(RECIPE, freeze_norms=False, epochs=1)
     train(toy_spec(), colours(27), colours(5), moving, folder / "moving.pt", threads=1)

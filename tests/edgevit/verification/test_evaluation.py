@@ -55,16 +55,16 @@ def test_segmentation_shows_both_scores():
         "mIoU checkpoint", "mIoU artifact", "Dice checkpoint", "Dice artifact", "points"
     )  # fmt: skip
     assert row(result)[2:7] == ("75.00 %", "70.00 %", "85.00 %", "-", "-5.00")
-    assert "on 12 pictures: mIoU checkpoint 75.0 %, artifact 70.0 %; Dice checkpoint 85.0 %" in result.summary()
+    assert "on 12 images: mIoU checkpoint 75.0 %, artifact 70.0 %; Dice checkpoint 85.0 %" in result.summary()
 
 
-def test_pictures_with_a_class_each_do_not_score_masks(tmp_path, monkeypatch):
+def test_images_with_a_class_each_do_not_score_masks(tmp_path, monkeypatch):
     artifact = write_artifact(tmp_path / "net")
     model = dataclasses.replace(artifact.manifest.model, task=Task.SEGMENT)
     artifact = dataclasses.replace(artifact, manifest=dataclasses.replace(artifact.manifest, model=model))
-    pictures = ImageSet((), np.array([], np.int64), ("blue", "green", "red"), "photos/test")
-    monkeypatch.setattr(evaluation, "open_imageset", lambda *_: pictures)
-    with pytest.raises(UsageError, match=r"photos/test has a class per picture, .* answers a class per pixel"):
+    images = ImageSet((), np.array([], np.int64), ("blue", "green", "red"), "photos/test")
+    monkeypatch.setattr(evaluation, "open_imageset", lambda *_: images)
+    with pytest.raises(UsageError, match=r"photos/test has a class per image, .* answers a class per pixel"):
         evaluation.evaluate(artifact, data="photos")
 
 
@@ -72,8 +72,8 @@ def test_pictures_with_a_class_each_do_not_score_masks(tmp_path, monkeypatch):
     ("labels", "says"), [(("red", "blue"), "has 3 classes"), (("blue", "green", "red"), "in another order")]
 )
 def test_data_with_other_classes_gives_no_score(tmp_path, monkeypatch, labels, says):
-    pictures = ImageSet((), np.array([], np.int64), labels, "photos/test")
-    monkeypatch.setattr(evaluation, "open_imageset", lambda *_: pictures)
+    images = ImageSet((), np.array([], np.int64), labels, "photos/test")
+    monkeypatch.setattr(evaluation, "open_imageset", lambda *_: images)
     with pytest.raises(UsageError, match=says):
         evaluation.evaluate(write_artifact(tmp_path), data="photos")
 

@@ -12,7 +12,7 @@ from edgevit.spec import Precision
 from edgevit.verification.layer_values import ProgramTrace, layers_of
 from tests.tiny import int8_network, residual_spec
 
-PICTURE = example_input((1, 3, 32, 32), seed=3).numpy()
+IMAGE = example_input((1, 3, 32, 32), seed=3).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -27,36 +27,36 @@ def program(network):
 
 def test_layers_are_what_kernels_write(program, network):
     layers = layers_of(program)
-    operations = [layer.operation for layer in layers if layer.grid]
+    operations = [layer.operation for layer in layers if layer.qparams]
     assert operations[:3] == ["input", "conv2d relu", "conv2d"]
-    grids = network.table.activations.values()
-    assert [(layer.grid.scale, layer.grid.zero_point) for layer in layers if layer.grid] == [
-        (grid.scale, grid.zero_point) for grid in grids
+    qparams = network.table.activations.values()
+    assert [(layer.qparams.scale, layer.qparams.zero_point) for layer in layers if layer.qparams] == [
+        (qparams.scale, qparams.zero_point) for qparams in qparams
     ]
     assert {layer.place for layer in layers} >= {"stem.1", "mix.0", "norm", "last", "head"}
     assert [layer.place for layer in layers if layer.operation == "rsqrt"] == ["norm"]
 
 
-def test_a_run_ends_with_the_answer_of_the_network(program, network):
+def test_a_run_ends_with_the_output_of_the_network(program, network):
     last = layers_of(program)[-1]
-    values = ProgramTrace(program).run(PICTURE)
+    values = ProgramTrace(program).run(IMAGE)
     with torch.no_grad():
-        answer = network.reference()(torch.from_numpy(PICTURE)).numpy()
-    assert np.array_equal((values[last.node].astype(np.float32) - last.grid.zero_point) * last.grid.scale, answer)
+        output = network.reference()(torch.from_numpy(IMAGE)).numpy()
+    assert np.array_equal((values[last.node].astype(np.float32) - last.qparams.zero_point) * last.qparams.scale, output)
 
 
 def test_own_values_lead_to_own_values(program):
     trace = ProgramTrace(program)
-    values = trace.run(PICTURE)
-    made = trace.follow(PICTURE, values)
+    values = trace.run(IMAGE)
+    made = trace.follow(IMAGE, values)
     assert all(np.array_equal(made[node], value) for node, value in values.items())
 
 
 def test_a_given_value_moves_the_layers_behind_it_alone(program):
     trace, layers = ProgramTrace(program), [layer.node for layer in layers_of(program)]
-    values = trace.run(PICTURE)
+    values = trace.run(IMAGE)
     changed = values | {layers[2]: values[layers[2]] // 2}
-    made = trace.follow(PICTURE, changed)
+    made = trace.follow(IMAGE, changed)
     differing = {node for node in layers if not np.array_equal(made[node], values[node])}
     assert layers[2] not in differing
     assert layers[3] in differing
@@ -66,14 +66,14 @@ def test_a_given_value_moves_the_layers_behind_it_alone(program):
 def test_the_float_network_is_followed_by_the_layers_of_the_int8_one(program, network):
     layers = layers_of(program)
     trace = ProgramTrace(export(network.deployed, residual_spec()), layers)
-    values = trace.run(PICTURE)
+    values = trace.run(IMAGE)
     assert list(values) == [layer.node for layer in layers]
     with torch.no_grad():
-        answer = network.deployed(torch.from_numpy(PICTURE)).numpy()
-    assert np.array_equal(values[layers[-1].node], answer)
-    told = ProgramTrace(program).run(PICTURE)
-    made = trace.follow(PICTURE, told)
+        output = network.deployed(torch.from_numpy(IMAGE)).numpy()
+    assert np.array_equal(values[layers[-1].node], output)
+    recorded = ProgramTrace(program).run(IMAGE)
+    made = trace.follow(IMAGE, recorded)
     gelu = next(layer for layer in layers if layer.operation == "gelu")
-    inside = (told[gelu.node] > -128) & (told[gelu.node] < 127)  # beyond its ends a grid has no nearest step
-    rounded = (gelu.grid.real(told[gelu.node]) - made[gelu.node])[inside]
-    assert 0 < np.abs(rounded).max() <= gelu.grid.scale / 2 * 1.01
+    inside = (recorded[gelu.node] > -128) & (recorded[gelu.node] < 127)  # beyond its ends a grid has no nearest step
+    rounded = (gelu.qparams.real(recorded[gelu.node]) - made[gelu.node])[inside]
+    assert 0 < np.abs(rounded).max() <= gelu.qparams.scale / 2 * 1.01

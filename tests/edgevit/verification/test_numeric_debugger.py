@@ -37,8 +37,8 @@ class Telling(FakeConverter):
 
     def _session(self, nodes, gain):
         def run(inputs):
-            (picture,) = inputs.values()
-            values = ProgramTrace(self.program).run(picture)
+            (image,) = inputs.values()
+            values = ProgramTrace(self.program).run(image)
             last = list(values)[-1]
             return {"logits": values[last] * gain} | {name: values[name] for name in nodes}
 
@@ -58,14 +58,14 @@ def use(monkeypatch, program):
         monkeypatch.setattr(numeric_debugger, "open_source_of", lambda *given: None)
         monkeypatch.setattr(numeric_debugger, "program_of", lambda *given: program)
         monkeypatch.setattr(numeric_debugger, "get_converter", lambda name: converter)
-        pictures = [example_input((1, 3, 32, 32), seed).numpy() for seed in range(2)]
-        monkeypatch.setattr(numeric_debugger, "_pictures", lambda *given: pictures)
+        images = [example_input((1, 3, 32, 32), seed).numpy() for seed in range(2)]
+        monkeypatch.setattr(numeric_debugger, "_pictures", lambda *given: images)
 
     return installed
 
 
 def artifact_at(folder):
-    """A fake one that takes the pictures of `use`."""
+    """A fake one that takes the images of `use`."""
     artifact = write_artifact(folder)
     (given,) = artifact.manifest.inputs
     sized = dataclasses.replace(given, shape=(1, 3, 32, 32))
@@ -91,33 +91,33 @@ def test_the_layer_that_errs_comes_first(use, program, tmp_path):
     document = json.loads((tmp_path / "van-fp32-fake.debug.json").read_text())
     assert document["schema"] == "edgevit.debug"
     assert document["layers"][0]["layer"]["node"] == worst.layer.node
-    assert document["layers"][0]["layer"]["grid"]["scale"] == worst.layer.grid.scale
+    assert document["layers"][0]["layer"]["qparams"]["scale"] == worst.layer.qparams.scale
 
 
 def test_equal_programs_have_no_error(use, program, tmp_path):
     use(Telling(program=program))
     report = debug(artifact_at(tmp_path), weights="w.pt", out=tmp_path)
-    assert report.same_answers
+    assert report.same_outputs
     assert not any(error.so_far.steps for error in report.layers)
-    assert report.summary().startswith(f"0 of {len(layers_of(program))} layers add error; 2 pictures of its goldens")
+    assert report.summary().startswith(f"0 of {len(layers_of(program))} layers add error; 2 images of its goldens")
 
 
-def test_layers_that_are_not_told_are_named(use, program, tmp_path):
+def test_layers_that_are_not_reported_are_named(use, program, tmp_path):
     hidden = layers_of(program)[3].node
     use(Telling(program=program, hides=hidden))
     report = debug(artifact_at(tmp_path), weights="w.pt", out=tmp_path)
-    assert report.untold == (hidden,)
+    assert report.unrecorded == (hidden,)
     assert "1 not told" in report.summary()
 
 
-def test_other_answers_of_the_telling_copy_are_said(use, program, tmp_path, caplog):
+def test_other_outputs_of_the_telling_copy_are_said(use, program, tmp_path, caplog):
     use(Telling(program=program, gain=2.0))
     report = debug(artifact_at(tmp_path), weights="w.pt", out=tmp_path)
-    assert not report.same_answers
+    assert not report.same_outputs
     assert "NOT the artifact's" in report.summary()
     assert "telling inner values changed the answers" in caplog.text
 
 
-def test_no_pictures_are_refused(tmp_path):
-    with pytest.raises(UsageError, match="no pictures"):
+def test_no_images_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="no images"):
         debug(artifact_at(tmp_path), weights="w.pt", data="digits", samples=0)

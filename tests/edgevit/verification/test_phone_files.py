@@ -27,7 +27,7 @@ IN_PLACE = "constants that are freed once the file is loaded are read in place: 
 
 
 def run(capsys, *arguments):
-    """Exit code, stdout, and the error line with its remedy, of one command."""
+    """Exit code, stdout, and the error line with its fix, of one command."""
     with pytest.raises(SystemExit) as ended:
         main([str(argument) for argument in arguments])
         sys.exit(0)

@@ -63,7 +63,7 @@ def test_difference_beyond_the_tolerance_is_a_parity_error_with_the_command_that
     assert "is wrong under 1 of 2 settings of phones, first with cache=on: max rel. error 1.00e-01" in str(
         execution.failure
     )
-    assert "edgevit convert FILE.py:van --weights van.pt --target phones --precision fp32" in execution.failure.hint
+    assert "edgevit convert FILE.py:van --weights van.pt --target phones --precision fp32" in execution.failure.fix
 
 
 def test_int8_must_be_equal_to_the_bit(tmp_path):
@@ -107,7 +107,7 @@ def test_refused_switch_is_no_failure_and_no_proof(tmp_path):
     assert execution.unproven == execution.rows[1].reason == "the runtime refused cache=on (error 0x12)"
 
 
-def test_file_that_runs_nowhere_is_told_so(tmp_path):
+def test_file_that_runs_nowhere_is_reported_so(tmp_path):
     execution = execution_of(_artifact(tmp_path, under={"on": "error", "off": "error"}))
     assert isinstance(execution.failure, DeviceError)
     assert "does not run here: RuntimeError: kernel 17 is missing" in execution.failure.message

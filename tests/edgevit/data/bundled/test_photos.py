@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgevit.data.bundled import photos
-from edgevit.data.datasets import open_imageset
+from edgevit.data.datasets import open_dataset
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def split() -> photos.PhotosSplit:
     return photos.load_photos_split()
 
 
-def test_every_picture_has_its_pieces(split):
+def test_every_image_has_its_pieces(split):
     assert len(split.labels) == 18 == len(set(split.labels))
     assert split.train_images.shape == (18 * 200, 32, 32, 3)
     assert split.test_images.shape == (18 * 80, 32, 32, 3)
@@ -34,7 +34,7 @@ def test_pieces_are_the_same_every_time(split):
 def test_test_pieces_come_from_the_right_part(monkeypatch):
     seen = {}
 
-    def piece(picture, low, high, random):
+    def piece(image, low, high, random):
         seen.setdefault((low, high), 0)
         seen[low, high] += 1
         return np.zeros((32, 32, 3), np.uint8)
@@ -54,6 +54,6 @@ def test_piece_stays_within_its_part():
 
 
 def test_both_splits_open_by_name():
-    train, test = (open_imageset("photos", part) for part in ("train", "test"))
+    train, test = (open_dataset("photos", part) for part in ("train", "test"))
     assert train.labels == test.labels
     assert (train.name, test.name) == ("photos/train", "photos/test")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgevit.data.bundled import tiles
-from edgevit.data.datasets import open_imageset
+from edgevit.data.datasets import open_dataset
 from edgevit.spec import Task
 
 
@@ -15,7 +15,7 @@ def split() -> tiles.TilesSplit:
     return tiles.load_tiles_split()
 
 
-def test_every_picture_has_its_pieces(split):
+def test_every_image_has_its_pieces(split):
     for images, masks in ((split.train_images, split.train_masks), (split.test_images, split.test_masks)):
         assert images.shape == (1200, 64, 64, 3)
         assert masks.shape == (1200, 64, 64)
@@ -23,14 +23,14 @@ def test_every_picture_has_its_pieces(split):
         assert set(np.unique(masks)) == set(range(len(split.labels)))
 
 
-def test_each_picture_shows_its_own_class_and_background(split):
-    for picture, label in enumerate(("coin", "gland", "ink", "ink", "galaxy")):
-        masks = split.test_masks[240 * picture : 240 * (picture + 1)]
+def test_each_image_shows_its_own_class_and_background(split):
+    for image, label in enumerate(("coin", "gland", "ink", "ink", "galaxy")):
+        masks = split.test_masks[240 * image : 240 * (image + 1)]
         assert set(np.unique(masks)) == {0, split.labels.index(label)}
 
 
 def test_pieces_are_the_same_every_time(split):
-    again = tiles._piece(*tiles._pictures()[0], 0.6, 1.0, np.random.default_rng([1, 0, 7]))
+    again = tiles._piece(*tiles._images()[0], 0.6, 1.0, np.random.default_rng([1, 0, 7]))
     assert np.array_equal(split.test_images[7], again[0])
     assert np.array_equal(split.test_masks[7], again[1])
 
@@ -55,6 +55,6 @@ def test_piece_and_its_mask_stay_together_and_within_their_part():
 
 
 def test_both_splits_open_by_name():
-    train, test = (open_imageset("tiles", part) for part in ("train", "test"))
+    train, test = (open_dataset("tiles", part) for part in ("train", "test"))
     assert train.labels == test.labels == tiles.LABELS
     assert (train.name, test.name, train.task) == ("tiles/train", "tiles/test", Task.SEGMENT)

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from edgevit.deploy.passes.isolate_concat_inputs import SEPARATE_SKIPS
-from edgevit.quantization.annotation import place_grids
+from edgevit.quantization.annotation import annotate
 from tests.edgevit.deploy.rewriting import XNNPACK, Function, changes_nothing, error, graph_of, ops
 
 _MAP = (1, 4, 6, 6)
 
 
-def test_map_that_is_read_elsewhere_keeps_its_own_grid():
+def test_map_that_is_read_elsewhere_keeps_its_own_qparams():
     def function(net, x):
         skip = net.a(x)
         return net.c(torch.cat([skip, net.b(skip).exp()], 1))
@@ -22,7 +22,7 @@ def test_map_that_is_read_elsewhere_keeps_its_own_grid():
     assert len(SEPARATE_SKIPS.apply(graph, XNNPACK)) == 1
     assert ops(graph)["conv2d.default"] == 4
     assert error(graph, net, _MAP) <= 1e-6
-    for group in place_grids(graph).shared:
+    for group in annotate(graph).shared:
         assert "conv2d" not in group
 
 
