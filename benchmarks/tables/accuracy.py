@@ -109,7 +109,7 @@ def _int8_row(model: dict[str, Any], row: dict[str, Any]) -> str:
         reason = row["refused"].rpartition("computes: ")[2]
         return f"| {model['model']} | {_FORMS.get(row['form'], row['form'])} | – | – | refused: {reason} | – |"
     drop = row["drop"]
-    lost = "–" if row["form"] == "float" else f"{drop['points']:.2f} [{drop['low']:.2f}, {drop['high']:.2f}]"
+    lost = "–" if row["form"] == "float" else f"{drop['percentage_points']:.2f} [{drop['low']:.2f}, {drop['high']:.2f}]"
     agreement = size = "–"
     if "agreement" in row:
         closeness = "equal" if row["snr_db"] is None else f"{row['snr_db']:.0f} dB"
@@ -139,7 +139,7 @@ def compressed() -> str:
 def _compressed_row(row: dict[str, Any]) -> str:
     lost = agreement = size = "–"
     if row["form"] != "float":
-        lost = f"{row['drop']['points']:.2f} [{row['drop']['low']:.2f}, {row['drop']['high']:.2f}]"
+        lost = f"{row['drop']['percentage_points']:.2f} [{row['drop']['low']:.2f}, {row['drop']['high']:.2f}]"
         closeness = "equal" if row["snr_db"] is None else f"{row['snr_db']:.0f} dB"
         agreement = f"{100 * row['agreement']:.2f} %, {closeness}"
     if "size_bytes" in row:

@@ -90,7 +90,7 @@ def convert(program: Program, folder: Path, target: str, request: dict[str, Any]
         if program.precision is Precision.INT8 or program is not original:
             checks["qparams"] = _check_qparams(program, converter, manifest, building)
         if program.precision is not Precision.FP32 or converted.compression:
-            checks["fp32 twin"] = _check_graph(original, converter, options, manifest, folder)
+            checks["fp32 reference build"] = _check_graph(original, converter, options, manifest, folder)
         if manifest.dynamic_batch:
             checks["batch sizes"] = ", ".join(map(str, batch_sizes(manifest)))
         manifest = dataclasses.replace(manifest, checks=checks)
@@ -263,12 +263,12 @@ def _check_graph(program: Program, converter: Converter, options: Any, manifest:
         converted = converter.convert(program, options, Path(temporary))
         fp32_reference = dataclasses.replace(manifest, precision=Precision.FP32, entry=converted.entry, compression="")
         parity = _execute(Artifact(Path(temporary), fp32_reference), folder)
-    check_parity(parity, TOLERANCES[Precision.FP32], f"the fp32 twin of {manifest.name}")
+    check_parity(parity, TOLERANCES[Precision.FP32], f"the fp32 reference build of {manifest.name}")
     return describe_parity(parity)
 
 
 def _numeric(options: Any) -> list[dataclasses.Field]:
-    """Options that change what numbers come out; they must not hide what the fp32 twin shall show."""
+    """Options that change what numbers come out; they must not hide what the fp32 reference build shall show."""
     return [field for field in dataclasses.fields(options) if field.metadata.get("numeric")]
 
 

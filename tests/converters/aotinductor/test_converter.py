@@ -39,7 +39,7 @@ def test_artifact_says_what_was_compiled_and_compared(made):
     assert (manifest.dynamic_batch, manifest.accelerator) == (True, "cpu")
     assert manifest.checks["batch sizes"] == "1, 3"
     assert manifest.checks["compiled for"].startswith("cpu ")
-    assert "over 8 inputs in aotinductor" in manifest.checks["fp32 twin"]
+    assert "over 8 inputs in aotinductor" in manifest.checks["fp32 reference build"]
     assert manifest.parity.samples == 8
     assert 30 <= manifest.parity.snr_db < 70  # bf16 has rounded
     assert manifest.lowering.ops["aten.conv2d.default"] == 2

@@ -294,7 +294,7 @@ def test_the_whole_line_with_images_labels_and_compressed_weights(tmp_path):
     manifest = artifact.manifest
     assert artifact.name == "tiny_classifier-fp16-coreml-weights-int8"
     assert (manifest.compression, manifest.tolerance.min_snr_db) == ("int8", 50)  # of the network with those weights
-    assert manifest.checks["fp32 twin"].startswith("max rel. error")  # held to 1e-5, without compression
+    assert manifest.checks["fp32 reference build"].startswith("max rel. error")  # held to 1e-5, without compression
     assert manifest.parity.samples == 4
     assert 50 < manifest.parity.snr_db < 80
     stored = artifact.golden_input("portrait")["image"]

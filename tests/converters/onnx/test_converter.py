@@ -56,7 +56,7 @@ def test_artifact_says_what_was_compared(made):
     assert manifest.checks["opset"] == "20"
     assert manifest.checks["inputs"] == "image float32 batchx3x32x32"
     assert manifest.checks["outputs"] == "logits float32 batchx5"
-    assert "over 8 inputs in onnxruntime" in manifest.checks["fp32 twin"]
+    assert "over 8 inputs in onnxruntime" in manifest.checks["fp32 reference build"]
     assert manifest.parity.samples == 8
     assert manifest.parity.snr_db >= 50
     assert manifest.lowering.ops["Conv"] == 2

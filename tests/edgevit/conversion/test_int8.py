@@ -63,7 +63,7 @@ def test_all_runtimes_compute_what_was_trained(artifacts):
         assert manifest.precision == "int8"
         assert manifest.parity.snr_db is None or manifest.parity.snr_db > 35
         assert manifest.parity.agreement == 1
-        assert "max rel. error" in manifest.checks["fp32 twin"]
+        assert "max rel. error" in manifest.checks["fp32 reference build"]
         assert manifest.provenance["weights"]["quantization"] == "qat"
         assert edgevit.verify(artifact).parity.executed
 

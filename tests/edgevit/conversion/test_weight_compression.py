@@ -90,7 +90,7 @@ def test_artifacts_are_held_to_the_network_with_their_weights(artifacts):
         manifest = artifact.manifest
         assert manifest.compression == "int8"
         assert manifest.parity.snr_db > manifest.tolerance.min_snr_db == 50
-        assert "max rel. error" in manifest.checks["fp32 twin"]
+        assert "max rel. error" in manifest.checks["fp32 reference build"]
         assert "5 of 5 weights" in manifest.checks["qparams"]
         assert "int8 weights" in edgevit.verify(artifact).checks["qparams"]
         golden = artifact.golden_level(artifact.golden(), "L3").reshape(-1)
