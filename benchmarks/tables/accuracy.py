@@ -113,7 +113,7 @@ def _int8_row(model: dict[str, Any], row: dict[str, Any]) -> str:
     agreement = size = "–"
     if "agreement" in row:
         closeness = "equal" if row["snr_db"] is None else f"{row['snr_db']:.0f} dB"
-        agreement = f"{100 * row['agreement']:.2f} %, {closeness}, {100 * row['equal_answers']:.1f} % to the bit"
+        agreement = f"{100 * row['agreement']:.2f} %, {closeness}, {100 * row['equal_outputs']:.1f} % bit-exact"
         size = f"{row['size_bytes'] / 1e6:.1f}, {row['size_ratio']:.2f}"
     form = _FORMS.get(row["form"], row["form"])
     if row["form"] == "budget":

@@ -153,7 +153,7 @@ class Converter(Protocol):
     packages: tuple[str, ...]  # distributions it needs, for `edgevit doctor` and the manifest's tool versions
     runtime_modules: tuple[str, ...]  # what running (not converting) imports, so that memory can be told apart
     # Frozen dataclass of strings and booleans; the command line fills it from -O key=value. A field whose metadata
-    # says "numeric" is at its default in the fp32 reference build that proves the graph, and in the artifact's name elsewhere;
+    # says "numeric" is at its default in the fp32 reference build, and in the artifact's name elsewhere;
     # one that says "named" is part of the name alone.
     Options: type
     # What phones' builds of the runtime do otherwise than the one here, one mapping of names to values for each way to
