@@ -1,9 +1,9 @@
 """`python -m benchmarks.compare_runtimes [RULES.toml]`: our artifacts against others of the same networks.
 
 Every candidate of a model gets the same weights and the same image, and a fresh process per round; rounds come in
-pairs of opposite order, so what slows the machine for minutes hits all alike. Conversions stay in artifacts/compare-runtimes/
-and made again when what they come from has changed. The result is results/RULES.json, where --only replaces its models
-alone; a run with --rounds leaves artifacts/compare-runtimes/RULES.json instead.
+pairs of opposite order, so what slows the machine for minutes hits all alike. Conversions are kept in
+artifacts/compare-runtimes/ and made again when what they come from has changed. The result is results/RULES.json,
+where --only replaces its models alone; a run with --rounds leaves artifacts/compare-runtimes/RULES.json instead.
 """
 
 from __future__ import annotations

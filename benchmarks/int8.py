@@ -24,7 +24,7 @@ import edgevit
 from edgevit import log
 from edgevit.artifacts.artifact import Artifact
 from edgevit.checkpoints.checkpoint import read_checkpoint
-from edgevit.checkpoints.model_source import open_source
+from edgevit.checkpoints.model_source import load_model
 from edgevit.data.datasets import LabelledDataset, open_dataset, targets
 from edgevit.data.metrics import METRICS, MIOU, agreement, confusion, overlap_scores, score
 from edgevit.data.preprocess import preprocess
@@ -34,6 +34,7 @@ from edgevit.infra.provenance import provenance
 from edgevit.log import stage
 from edgevit.models import get_spec
 from edgevit.profiling.devices.host import describe_host
+from edgevit.quantization.loading import load_quantized_model
 from edgevit.spec import Layout, Precision, Preprocess
 from edgevit.training.recipe import get_recipe
 from edgevit.verification.error_breakdown import break_down
@@ -191,9 +192,10 @@ def _artifacts(
 
 def network_outputs(name: str, weights: Path, images: LabelledDataset, precision: Precision) -> np.ndarray:
     """Logits (N, classes, ...) of the network of a checkpoint in PyTorch."""
-    source = open_source(name, weights=weights, precision=precision)
+    load = load_quantized_model if precision is Precision.INT8 else load_model
+    source = load(name, weights=weights)
     tensors = np.concatenate(_tensors(images, source.spec.preprocess))
-    with stage("answers", model=name, weights=weights.name):
+    with stage("outputs", model=name, weights=weights.name):
         return np.concatenate([source.run(tensors[i : i + _BATCH]) for i in range(0, len(tensors), _BATCH)])
 
 
@@ -201,7 +203,7 @@ def artifact_outputs(artifact: Artifact, images: LabelledDataset) -> np.ndarray:
     """Logits (N, classes, ...) of an artifact in its own runtime."""
     session = artifact.open()
     try:
-        with stage("answers", artifact=artifact.name):
+        with stage("outputs", artifact=artifact.name):
             tensors = _tensors(images, artifact.manifest.preprocess)
             return np.concatenate([artifact.run(tensor, session=session) for tensor in tensors])
     finally:

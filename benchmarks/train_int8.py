@@ -11,10 +11,9 @@ from pathlib import Path
 
 import edgevit
 from edgevit import log
-from edgevit.checkpoints.checkpoint import save_checkpoint
-from edgevit.checkpoints.model_source import open_source
+from edgevit.checkpoints.model_source import load_model
 from edgevit.data.datasets import open_dataset
-from edgevit.quantization.ptq import int8_metadata, post_training
+from edgevit.quantization.ptq import post_training, save_quantized
 
 _IMAGES = 16
 
@@ -28,11 +27,9 @@ def main() -> None:
     log.configure()
     model = json.loads((arguments.course / "course.json").read_text())["model"]
     weights, checkpoint = arguments.course / "weights.pt", arguments.out / "int8.pt"
-    source = open_source(model, weights=weights)
+    source = load_model(model, weights=weights)
     network = post_training(source, open_dataset("photos", "train"), _IMAGES)
-    save_checkpoint(
-        checkpoint, source.module, int8_metadata(source, weights, network, {"method": "ptq"}), network.tensors()
-    )
+    save_quantized(checkpoint, source, network, {"method": "ptq"})
     edgevit.convert(model, weights=checkpoint, target="all", precision="int8", out=arguments.out, cache=False)
 
 

@@ -139,7 +139,7 @@ def int8_network() -> Int8Network:
     table = QParamsTable(
         {
             node.name: QParams(next_half(0.02 + 0.003 * i), -128 if "relu" in node.name else i - 4)
-            for i, node in enumerate(annotation.qparams)
+            for i, node in enumerate(annotation.quantized)
         },
         {node.name: QuantizedWeight.of(graph.value(node.args[1])) for node in annotation.weighted},
     )

@@ -14,7 +14,8 @@ import numpy as np
 
 from edgevit.errors import ContractError
 from edgevit.mil.package import Package, body, open_package, walk
-from edgevit.quantization.model_qparams import LayerQParams, ModelQParams, TensorQParams, count_kinds, is_average
+from edgevit.quantization.model_qparams import LayerQParams, ModelQParams, count_kinds, is_average
+from edgevit.quantization.qparams import QParams, QuantizedWeight
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -62,7 +63,7 @@ class _FunctionReader:
                 self._readers.setdefault(name, []).append(operation)
         self._whole = self._emulated_integers()
 
-    def activations(self) -> Iterator[tuple[str, TensorQParams]]:
+    def activations(self) -> Iterator[tuple[str, QParams]]:
         """The grid of each operation that goes onto one or comes from one."""
         for operation in self._operations:
             if operation.type in ("quantize", "dequantize"):
@@ -74,7 +75,8 @@ class _FunctionReader:
             stored = self._weight(operation)
             if stored is not None:
                 name = operation.outputs[0].name
-                yield LayerQParams(name, *stored, self._read_qparams(operation, "x"), self._written_qparams(operation))
+                reads, writes = self._read_qparams(operation, "x"), self._written_qparams(operation)
+                yield LayerQParams(name, QuantizedWeight(*stored), reads, writes)
 
     def float_layers(self) -> Iterator[tuple[str, bool]]:
         """(name, whether it averages) of those with another weight."""
@@ -162,11 +164,11 @@ class _FunctionReader:
             constants += [value for key in "xy" if (value := self._constant(steps, key)) is not None]
         return (constants[0], float(constants[1]), steps) if len(constants) == 2 else None
 
-    def _read_qparams(self, operation: Message, key: str) -> TensorQParams | None:
+    def _read_qparams(self, operation: Message, key: str) -> QParams | None:
         producer = self._producer(operation, key)
         return self._qparams(producer) if producer is not None and producer.type == "dequantize" else None
 
-    def _written_qparams(self, operation: Message) -> TensorQParams | None:
+    def _written_qparams(self, operation: Message) -> QParams | None:
         """The one grid that all readers take the result to, behind a fused activation where there is one.
 
         In whole numbers a layer's result is rescaled and rounded before, and given the scale of that grid.
@@ -189,14 +191,14 @@ class _FunctionReader:
         reads = all(producer is not None and producer.type == "dequantize" for producer in producers)
         return reads and self._written_qparams(operation) is not None
 
-    def _qparams(self, operation: Message) -> TensorQParams:
+    def _qparams(self, operation: Message) -> QParams:
         """Of a quantize or dequantize; unsigned integers, which rectified tensors become, are moved to signed ones."""
         integers = operation if operation.type == "quantize" else self._producer(operation, "input")
         kind, _ = self._package.tensor_type(integers.outputs[0].type)
         zero = self._constant(operation, "zero_point")
         whole = operation.type == "dequantize" and operation.outputs[0].name in self._whole
         scale = self._stored_scale(operation) if whole else float(self._constant(operation, "scale"))
-        return TensorQParams(scale, int(0 if zero is None else zero) - (128 if kind.name == "uint8" else 0))
+        return QParams(scale, int(0 if zero is None else zero) - (128 if kind.name == "uint8" else 0))
 
     def _producer(self, operation: Message, key: str) -> Message | None:
         arguments = operation.inputs[key].arguments if key in operation.inputs else ()

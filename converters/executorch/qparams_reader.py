@@ -12,11 +12,11 @@ from converters.executorch.pte_reader import Delegate, Json, KernelCall, read_co
 from edgevit.quantization.model_qparams import (
     LayerQParams,
     ModelQParams,
-    TensorQParams,
     canonical_weight,
     count_kinds,
     is_average,
 )
+from edgevit.quantization.qparams import QParams, QuantizedWeight
 
 _MOVES = ("Convert", "Copy", "Reshape", "Transpose", "Slice", "Concatenate", "ConstantPad", "MaxPooling")
 _LAYER_KERNELS = ("aten::convolution", "aten::linear", "aten::addmm")
@@ -36,7 +36,7 @@ def read_qparams(path: Path) -> ModelQParams:
         activations |= reader.activations()
     for index, call in enumerate(calls):
         if call.name in _PAIR_KERNELS:
-            activations[f"call {index}"] = TensorQParams(float(np.float32(call.arguments[1])), int(call.arguments[2]))
+            activations[f"call {index}"] = QParams(float(np.float32(call.arguments[1])), int(call.arguments[2]))
     floats = [found for reader in readers for found in reader.float_layers()]
     floats += [(call.name, _LAYER) for call in calls if call.name in _LAYER_KERNELS]
     kinds = [kind for reader in readers for kind in reader.floating()]
@@ -64,7 +64,7 @@ class _DelegateReader:
         self._tensors = {id_: value.tensor for id_, value in values.items()}
         self._quantization = {id_: value.qparams for id_, value in values.items()}
 
-    def activations(self) -> dict[str, TensorQParams]:
+    def activations(self) -> dict[str, QParams]:
         """The grid of each int8 tensor that is no constant."""
         found = {id_: self._qparams(id_) for id_, tensor in self._tensors.items() if not tensor["constant_buffer_idx"]}
         return {f"delegate {self._index} value {id_}": qparams for id_, qparams in found.items() if qparams is not None}
@@ -78,8 +78,7 @@ class _DelegateReader:
             axis = self._quantization[id_]["channel_dim"]
             yield LayerQParams(
                 name,
-                canonical_weight(self._constant(id_, np.int8), axis),
-                self._scales(id_),
+                QuantizedWeight(canonical_weight(self._constant(id_, np.int8), axis), self._scales(id_)),
                 self._qparams(node["input1_id"]),
                 self._qparams(node["output_id"]),
             )
@@ -118,11 +117,11 @@ class _DelegateReader:
     def _kind(self, id_: int) -> str:
         return self._tensors[id_]["datatype"].removeprefix("xnn_datatype_")
 
-    def _qparams(self, id_: int) -> TensorQParams | None:
+    def _qparams(self, id_: int) -> QParams | None:
         if self._kind(id_) != "qint8":
             return None
         quantization = self._quantization[id_]
-        return TensorQParams(float(np.uint32(quantization["scale"]).view(np.float32)), quantization["zero_point"])
+        return QParams(float(np.uint32(quantization["scale"]).view(np.float32)), quantization["zero_point"])
 
     def _scales(self, id_: int) -> np.ndarray:
         """Float32 (O,): in a constant buffer of their own, or in the graph itself."""

@@ -45,9 +45,8 @@ def take_quantized_weights(exported: ExportedProgram) -> tuple[ExportedProgram, 
     weights = {}
     for node in exported.graph.find_nodes(op="call_function", target=dequantize):
         values, scales = (exported.state_dict[names[constant.name]] for constant in node.args[:2])
-        weight = QuantizedWeight(values, scales)
-        real = weight.real()
-        weights[_digest((real.permute(0, 2, 3, 1) if real.dim() == 4 else real).contiguous().numpy())] = weight
+        weight = QuantizedWeight(values.numpy(), scales.numpy())
+        weights[_digest(_channels_last(weight.dequantize()))] = weight
     if not weights:
         return exported, weights
     return constant_prop_pass(copy.deepcopy(exported), custom_skip_targets=set()), weights  # it works in place
@@ -90,16 +89,16 @@ class _Narrowing:
             self._in_half(node, weight)
         return [node]
 
-    def _quantized(self, node: Any, weight: np.ndarray, qparams: QuantizedWeight) -> list[Any]:
+    def _quantized(self, node: Any, weight: np.ndarray, quantized: QuantizedWeight) -> list[Any]:
         from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNFullyConnected, XNode
 
         layer, before = node.xnode_union, []
         source = layer.input1_id
         if kind(node) == "XNNConv2d":
             source, before = gathered_taps(self._graph, layer)
-        values = qparams.values.permute(0, 2, 3, 1) if qparams.values.dim() == 4 else qparams.values
-        matrix = values.reshape(len(values), -1).contiguous().numpy()  # (O, kH kW I)
-        scales = qparams.scales.numpy()
+        values = _channels_last(quantized.int_repr)
+        matrix = values.reshape(len(values), -1)  # (O, kH kW I)
+        scales = quantized.scales
         filter_id = self._once(layer.filter_id, "int8", lambda: self._add_int8(matrix, scales))
         bias_id = self._scaled_bias(layer.bias_id, scales)
         product = XNNFullyConnected(source, filter_id, bias_id, layer.output_id, 0)
@@ -179,3 +178,8 @@ class _Narrowing:
 
 def _digest(weight: np.ndarray) -> bytes:
     return hashlib.sha256(repr(weight.shape).encode() + weight.tobytes()).digest()
+
+
+def _channels_last(weight: np.ndarray) -> np.ndarray:
+    """(O, I, kH, kW) as XNNPACK has it, (O, kH, kW, I); a matrix stays."""
+    return np.ascontiguousarray(weight.transpose(0, 2, 3, 1) if weight.ndim == 4 else weight)

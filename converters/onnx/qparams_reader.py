@@ -9,7 +9,8 @@ import numpy as np
 
 from converters.onnx.model import read_model
 from edgevit.errors import ContractError
-from edgevit.quantization.model_qparams import LayerQParams, ModelQParams, TensorQParams, count_kinds, is_average
+from edgevit.quantization.model_qparams import LayerQParams, ModelQParams, count_kinds, is_average
+from edgevit.quantization.qparams import QParams, QuantizedWeight
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
@@ -68,7 +69,8 @@ class _Reader:
         values, scales = (self._constants[name] for name in weight.input[:2])
         source = self._producers.get(node.input[0])
         reads = self._qparams(source) if source is not None and source.op_type == "DequantizeLinear" else None
-        return LayerQParams(node.output[0], values, scales.astype(np.float32), reads, self._written(node))
+        stored = QuantizedWeight(values, scales.astype(np.float32))
+        return LayerQParams(node.output[0], stored, reads, self._written(node))
 
     def _weight(self, node: NodeProto) -> NodeProto | None:
         """The operator that dequantizes a layer's weight, maybe before it is turned round for a product."""
@@ -80,7 +82,7 @@ class _Reader:
         )
         return producer if stored else None
 
-    def _written(self, node: NodeProto) -> TensorQParams | None:
+    def _written(self, node: NodeProto) -> QParams | None:
         """The grid of a layer's result, behind its bias and a fused activation."""
         readers = self._readers.get(node.output[0], [])
         if len(readers) != 1:
@@ -105,5 +107,5 @@ class _Reader:
         readers = self._readers.get(node.output[0], [])
         return reads and bool(readers) and all(reader.op_type == "QuantizeLinear" for reader in readers)
 
-    def _qparams(self, node: NodeProto) -> TensorQParams:
-        return TensorQParams(float(self._constants[node.input[1]]), int(self._constants[node.input[2]]))
+    def _qparams(self, node: NodeProto) -> QParams:
+        return QParams(float(self._constants[node.input[1]]), int(self._constants[node.input[2]]))

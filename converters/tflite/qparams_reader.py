@@ -10,11 +10,11 @@ from converters.tflite.flatbuffer import Graph, Operator, Tensor, read_graph
 from edgevit.quantization.model_qparams import (
     LayerQParams,
     ModelQParams,
-    TensorQParams,
     canonical_weight,
     count_kinds,
     is_average,
 )
+from edgevit.quantization.qparams import QParams, QuantizedWeight
 
 _WEIGHTED = frozenset(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"))
 _MOVES = frozenset(
@@ -53,16 +53,11 @@ def read_qparams(path: Path) -> ModelQParams:
 def _layer(graph: Graph, operator: Operator, weight: Tensor) -> LayerQParams:
     result = graph.tensors[operator.output]
     source = graph.tensors[operator.inputs[2 if operator.name == "TRANSPOSE_CONV" else 0]]
-    return LayerQParams(
-        result.name,
-        canonical_weight(weight.data, weight.qparams.axis),
-        np.array(weight.qparams.scales, np.float32),
-        _qparams(source),
-        _qparams(result),
-    )
+    values, scales = canonical_weight(weight.data, weight.qparams.axis), np.array(weight.qparams.scales, np.float32)
+    return LayerQParams(result.name, QuantizedWeight(values, scales), _qparams(source), _qparams(result))
 
 
-def _qparams(tensor: Tensor) -> TensorQParams | None:
+def _qparams(tensor: Tensor) -> QParams | None:
     if tensor.dtype != "int8" or tensor.qparams is None:
         return None
-    return TensorQParams(tensor.qparams.scales[0], tensor.qparams.zero_point)
+    return QParams(tensor.qparams.scales[0], tensor.qparams.zero_point)

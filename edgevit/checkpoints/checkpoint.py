@@ -1,34 +1,33 @@
-"""Trained weights in and out: our own checkpoints with a card, and the containers that papers publish.
+"""Trained weights in and out: our own checkpoints with metadata, and the containers that papers publish.
 
 Reading runs no code of the file (see torchfile.py). Ours are also plain `torch.load(path, weights_only=True)`
-files: {"edgevit_card": JSON text, "state_dict": {name: tensor}}.
+files: {"edgevit_metadata": JSON text, "state_dict": {name: tensor}}.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import io
-import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from edgevit.checkpoints.metadata import CheckpointMetadata
 from edgevit.checkpoints.torchfile import StoredTensor, TorchFile, TorchFileError, read_torch_file
 from edgevit.errors import MissingDependency, UsageError
 from edgevit.infra.files import write_bytes
-from edgevit.spec import Interpolation, Preprocess
 
 log = logging.getLogger(__name__)
 
-_METADATA_KEY = "edgevit_card"
+_METADATA_KEY = "edgevit_metadata"
+_OLD_METADATA_KEY = "edgevit_card"  # of edgevit 0.1 before its documents had version 2; the content is the same
 _STATE_KEY = "state_dict"
-_INT8_KEY = "edgevit_int8"
+_INT8_KEY, _INT8_GRAPH_KEY = "edgevit_int8", "edgevit_int8_graph"
 _CONTAINERS = ("state_dict", "model", "model_state_dict")  # trained weights, in the order we look
 _EMA_CONTAINERS = ("state_dict_ema", "model_ema")  # their moving average
 _PROGRESS_KEY, _PROGRESS_PREFIX = "edgevit_progress", "model."  # of a run that has not ended
@@ -39,66 +38,28 @@ _GIVE_WEIGHTS = "give a checkpoint with a state dict: torch.save(model.state_dic
 
 
 @dataclass(frozen=True, slots=True)
-class CheckpointMetadata:
-    """What a checkpoint must say to be used without the code that trained it. JSON-serialisable.
+class Int8Part:
+    """The int8 network beside the float one that it was made from: its graph as JSON text, its tensors by key.
 
-    training is free: recipe, epochs, metrics. quantization is that of an int8 checkpoint: how it was made, and the
-    scale and zero point of each activation.
+    graph is "" in a file of an edgevit that did not store it yet.
     """
 
-    model: str
-    num_classes: int
-    input_size: int
-    labels: tuple[str, ...]
-    preprocess: Preprocess
-    edgevit_version: str
-    training: dict[str, Any] = field(default_factory=dict)
-    quantization: dict[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.labels) != self.num_classes:
-            raise UsageError(
-                f"{len(self.labels)} labels for {self.num_classes} classes", fix="give exactly one label per class"
-            )
-
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> CheckpointMetadata:
-        """Raises ValueError, TypeError or KeyError for text that `to_json` did not write; UsageError for bad values."""
-        document = json.loads(text)
-        preprocess = Preprocess(
-            resize=int(document["preprocess"]["resize"]),
-            crop=_tuple_of(int, document["preprocess"]["crop"], 2),
-            mean=_tuple_of(float, document["preprocess"]["mean"], 3),
-            std=_tuple_of(float, document["preprocess"]["std"], 3),
-            interpolation=Interpolation(document["preprocess"]["interpolation"]),
-        )
-        return cls(
-            model=str(document["model"]),
-            num_classes=int(document["num_classes"]),
-            input_size=int(document["input_size"]),
-            labels=_tuple_of(str, document["labels"], len(document["labels"])),
-            preprocess=preprocess,
-            edgevit_version=str(document["edgevit_version"]),
-            training=dict(document["training"]),
-            quantization=document.get("quantization"),
-        )
+    graph: str
+    tensors: dict[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Weights on the CPU (floats as float32), the card if the file is ours, and the file they came from.
+    """Weights on the CPU (floats as float32), metadata if the file is ours, and the file they came from.
 
-    int8: the tensors of the int8 network beside the float one that it was made from; empty in a float checkpoint.
+    int8: None in a float checkpoint.
     """
 
     state_dict: dict[str, Tensor]
     metadata: CheckpointMetadata | None
     sha256: str
     path: Path
-    int8: dict[str, Tensor] = field(default_factory=dict)
+    int8: Int8Part | None = None
 
 
 def read_checkpoint(path: str | Path, *, ema: bool = False) -> Checkpoint:
@@ -144,16 +105,16 @@ def load_weights(
 
 
 def save_checkpoint(
-    path: str | Path, model: nn.Module, metadata: CheckpointMetadata, int8: Mapping[str, Tensor] | None = None
+    path: str | Path, model: nn.Module, metadata: CheckpointMetadata, int8: Int8Part | None = None
 ) -> None:
-    """Write the model's weights, its card and the tensors of its int8 network as one file, whole or not at all.
+    """Write the model's weights, its metadata and its int8 network as one file, whole or not at all.
 
     Raises StorageError.
     """
     # clone: a view would drag its whole storage into the file.
     content: dict[str, Any] = {_METADATA_KEY: metadata.to_json(), _STATE_KEY: _detached(model.state_dict())}
     if int8 is not None:
-        content[_INT8_KEY] = _detached(int8)
+        content |= {_INT8_KEY: _detached(int8.tensors), _INT8_GRAPH_KEY: int8.graph}
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_bytes(Path(path), buffer.getvalue())
@@ -161,12 +122,6 @@ def save_checkpoint(
 
 def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-
-
-def _tuple_of(kind: type, values: object, count: int) -> tuple[Any, ...]:
-    if not isinstance(values, list) or len(values) != count:
-        raise ValueError(f"expected a list of {count}")
-    return tuple(kind(value) for value in values)
 
 
 def _read_file(path: Path) -> bytes:
@@ -182,7 +137,7 @@ def _read_file(path: Path) -> bytes:
         raise UsageError(f"cannot read checkpoint {path}: {error.strerror}", fix="check its permissions") from error
 
 
-def _safetensors(data: bytes) -> tuple[dict[str, Tensor], None, dict[str, Tensor]]:
+def _safetensors(data: bytes) -> tuple[dict[str, Tensor], None, None]:
     try:
         import safetensors
         from safetensors.torch import load
@@ -194,10 +149,10 @@ def _safetensors(data: bytes) -> tuple[dict[str, Tensor], None, dict[str, Tensor
         tensors = load(data)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype torch does not have
         raise TorchFileError("it is no whole .safetensors file") from error
-    return _strip_wrapper({name: _as_float32(tensor) for name, tensor in tensors.items()}), None, {}
+    return _strip_wrapper({name: _as_float32(tensor) for name, tensor in tensors.items()}), None, None
 
 
-def _torch_weights(data: bytes, ema: bool) -> tuple[dict[str, Tensor], CheckpointMetadata | None, dict[str, Tensor]]:
+def _torch_weights(data: bytes, ema: bool) -> tuple[dict[str, Tensor], CheckpointMetadata | None, Int8Part | None]:
     file = read_torch_file(data)
     stored = _find_weights(file.content, ema)
     metadata = _metadata(file.content)
@@ -207,7 +162,11 @@ def _torch_weights(data: bytes, ema: bool) -> tuple[dict[str, Tensor], Checkpoin
     odd = [name for name, value in (*stored.items(), *int8.items()) if not isinstance(value, StoredTensor)]
     if odd:
         raise TorchFileError(f"these entries are no dense tensors: {_listing(odd)}", _GIVE_WEIGHTS)
-    return _strip_wrapper(_materialise(file, stored, len(data))), metadata, _materialise(file, int8, len(data))
+    part = None
+    if int8:
+        graph = file.content.get(_INT8_GRAPH_KEY, "")
+        part = Int8Part(graph if isinstance(graph, str) else "", _materialise(file, int8, len(data)))
+    return _strip_wrapper(_materialise(file, stored, len(data))), metadata, part
 
 
 def _find_weights(content: object, ema: bool) -> dict[str, Any]:
@@ -251,12 +210,15 @@ def _strip_wrapper(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _metadata(content: dict[str, Any]) -> CheckpointMetadata | None:
-    if _METADATA_KEY not in content:
+    text = content.get(_METADATA_KEY, content.get(_OLD_METADATA_KEY))
+    if text is None:
         return None
     try:
-        return CheckpointMetadata.from_json(content[_METADATA_KEY])
+        return CheckpointMetadata.from_json(text)
     except (ValueError, TypeError, KeyError, AttributeError, UsageError) as error:
-        raise TorchFileError(f"its card is malformed: {error}", "save it again with this version of edgevit") from error
+        raise TorchFileError(
+            f"its metadata is malformed: {error}", "save it again with this version of edgevit"
+        ) from error
 
 
 def _resized_head(model: nn.Module, found: Mapping[str, Tensor]) -> list[str]:

@@ -12,77 +12,76 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevit.errors import QuantizationError, UsageError
+from edgevit.checkpoints.metadata import CheckpointMetadata, metadata_for
+from edgevit.errors import UsageError
 from edgevit.log import logger
 from edgevit.models import get_spec
 from edgevit.models.counting import count_macs, count_params
-from edgevit.spec import ModelSpec, Precision, Preprocess, Task, Tier, class_logits, image_input, logit_map
+from edgevit.spec import ModelSpec, Preprocess, Task, Tier, class_logits, image_input, logit_map
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
 
     from edgevit.checkpoints.checkpoint import Checkpoint
-    from edgevit.contract.manifest import AppliedPass
-    from edgevit.quantization.quantized_model import Int8Network, ReferenceNetwork
 
 _DEFAULT_SIZE = 224
 _SEED = 0  # of random weights and of new heads, so that the same words give the same network
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A network ready for the line: module, spec, labels, and where its weights are from.
+class LoadedModel:
+    """A float network with its weights, ready for the line.
 
-    module is in its training form, unless the source was opened in int8: then it is the deployed graph with its grids,
-    `steps` are what made it, `reference` computes it in integers, and `twin` is the same graph without grids, on the
-    same weights.
+    weights: where they are from, for the manifest. metadata: the checkpoint's, or made for it. one_by_one: the module
+    takes one image at a time, as a deployed graph does.
     """
 
     module: nn.Module
     spec: ModelSpec
     labels: tuple[str, ...]
     weights: dict[str, Any]
-    steps: tuple[AppliedPass, ...] | None = None
-    fp32_reference: Source | None = None
-    reference: ReferenceNetwork | None = None
+    metadata: CheckpointMetadata
+    one_by_one: bool = False
 
-    def run(self, tensor: Any) -> Any:
-        """The reference: normalised images (N, 3, H, W) to logits, NumPy in and out, eval mode."""
+    def run(self, tensor: np.ndarray) -> np.ndarray:
+        """Normalised images (N, 3, H, W) to logits (N, ...), in eval mode."""
         import torch
 
         images = torch.from_numpy(tensor)
+        network = self.module.eval()
         with torch.no_grad():
-            if self.reference is not None:
-                return self.reference(images).numpy()
-            network = self.module.eval()
-            if self.steps is None:
-                return network(images).numpy()
-            return torch.cat([network(image[None]) for image in images]).numpy()  # deployed for one
+            if self.one_by_one:
+                return torch.cat([network(image[None]) for image in images]).numpy()
+            return network(images).numpy()
 
 
-def open_source(
+def load_model(
     model: str | nn.Module,
     *,
-    weights: str | Path | None = None,
+    weights: str | Path | Checkpoint | None = None,
     num_classes: int | None = None,
     input_size: int | None = None,
     labels: tuple[str, ...] = (),
     spec: ModelSpec | None = None,
     replace_head: bool = False,
-    precision: Precision | None = Precision.FP32,
-) -> Source:
-    """Resolve a model and load its weights.
+    float_part: bool = False,
+) -> LoadedModel:
+    """Resolve a model and load its float weights.
 
     model: a name of `edgevit list`, "path/to/file.py:factory", or a module (from create_model, or any other
     with `spec`). A checkpoint of ours brings classes, size, labels and preprocessing; arguments override it.
-    precision: int8 opens the int8 network of a checkpoint; None its float one, whatever else it holds.
-    Raises UsageError for names, files, weights and labels that do not fit together, QuantizationError for int8
-    without an int8 checkpoint.
+    float_part: take the float network out of an int8 checkpoint, too, which is refused otherwise.
+    Raises UsageError for names, files, weights and labels that do not fit together.
     """
-    from edgevit.checkpoints.checkpoint import load_weights, read_checkpoint
+    from edgevit.checkpoints.checkpoint import Checkpoint, load_weights, read_checkpoint
 
-    checkpoint = None if weights is None else read_checkpoint(weights)
-    _require_precision(checkpoint, precision)
+    checkpoint = weights if weights is None or isinstance(weights, Checkpoint) else read_checkpoint(weights)
+    if checkpoint is not None and checkpoint.int8 is not None and not float_part:
+        raise UsageError(
+            f"{checkpoint.path} is an int8 checkpoint",
+            fix="convert it with --precision int8, or give the float checkpoint that it was made from",
+        )
     metadata = None if checkpoint is None else checkpoint.metadata
     if metadata is not None:
         num_classes = metadata.num_classes if num_classes is None else num_classes
@@ -102,14 +101,7 @@ def open_source(
         warn_of_random_weights(spec.name)
     counted = dataclasses.replace(spec, params=count_params(module), macs=count_macs(module, spec.inputs[0].shape))
     facts = _weights_facts(module, checkpoint, random=checkpoint is None and isinstance(model, str))
-    if precision is not Precision.INT8:
-        return Source(module, counted, labels, facts)
-    from edgevit.quantization.quantized_model import ReferenceNetwork
-
-    network = int8_network(module, counted, checkpoint)
-    facts |= {"state_sha256": network.digest(), "quantization": metadata.quantization["method"]}
-    fp32_reference = Source(network.deployed, counted, labels, facts, network.steps)
-    return Source(network.module(), counted, labels, facts, network.steps, fp32_reference, ReferenceNetwork(network))
+    return LoadedModel(module, counted, labels, facts, metadata or metadata_for(counted, labels))
 
 
 def open_spec(model: str, num_classes: int | None = None, input_size: int | None = None) -> ModelSpec:
@@ -121,29 +113,6 @@ def open_spec(model: str, num_classes: int | None = None, input_size: int | None
         return get_spec(model).for_task(num_classes, input_size)
     _, spec = _build_seeded(model, num_classes, input_size)
     return dataclasses.replace(spec, build=lambda classes, size: _build(model, classes, size)[0].train())
-
-
-def _require_precision(checkpoint: Checkpoint | None, precision: Precision | None) -> None:
-    """Scales come from data: an int8 network is one that was quantized, and no other."""
-    quantized = checkpoint is not None and bool(checkpoint.int8)
-    if precision is Precision.INT8 and not quantized:
-        raise QuantizationError(
-            "no int8 scales without weights" if checkpoint is None else f"{checkpoint.path} has no int8 scales",
-            fix="make them first: edgevit quantize MODEL --weights FILE --data DATA, or edgevit qat",
-        )
-    if precision not in (None, Precision.INT8) and quantized:
-        raise UsageError(
-            f"{checkpoint.path} is an int8 checkpoint",
-            fix="convert it with --precision int8, or give the float checkpoint that it was made from",
-        )
-
-
-def int8_network(module: nn.Module, spec: ModelSpec, checkpoint: Checkpoint) -> Int8Network:
-    """The int8 network in a checkpoint, whose float network is `module`. Raises QuantizationError if damaged."""
-    from edgevit.quantization.quantized_model import restore
-
-    facts = checkpoint.metadata.quantization
-    return restore(module, spec, checkpoint.int8, facts["activations"], facts.get("float_fallback", ()))
 
 
 def model_tier(model: str | nn.Module, spec: ModelSpec | None = None) -> Tier:

@@ -48,8 +48,8 @@ def _rows(report: QParamsReport) -> list[tuple[str, ...]]:
     return [
         (
             names.get(layer.name, layer.name),
-            "x".join(map(str, layer.values.shape)),
-            f"{layer.scales.min():.6g} to {layer.scales.max():.6g}",
+            "x".join(map(str, layer.weight.int_repr.shape)),
+            f"{layer.weight.scales.min():.6g} to {layer.weight.scales.max():.6g}",
             str(layer.input or "float"),
             str(layer.result or "float"),
         )

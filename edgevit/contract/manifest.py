@@ -218,7 +218,7 @@ class Manifest:
                 "tolerance": _build(Tolerance, document["tolerance"]),
                 "parity": _build(Parity, document["parity"]),
                 "lowering": _build(Lowering, document["lowering"]),
-                "deploy": tuple(deploy_step_from_json(step) for step in document["deploy"]),
+                "deploy": tuple(applied_pass_from_json(step) for step in document["deploy"]),
                 "classifier": _build(Classifier, document["classifier"]) if document.get("classifier") else None,
                 "executed": tuple(
                     _build(Executed, row, runtime=lambda one: _build(Runtime, one), outcome=Outcome)
@@ -278,8 +278,8 @@ def preprocess_from_json(document: dict[str, Any]) -> Preprocess:
     )
 
 
-def deploy_step_from_json(document: dict[str, Any]) -> AppliedPass:
-    """A DeployStep from its JSON form; the graph's numbers are null in older manifests."""
+def applied_pass_from_json(document: dict[str, Any]) -> AppliedPass:
+    """An AppliedPass from its JSON form; the graph's numbers are null in older manifests."""
     return _build(AppliedPass, document, places=tuple, before=_graph_facts, after=_graph_facts)
 
 

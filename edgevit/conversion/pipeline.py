@@ -17,7 +17,7 @@ import numpy as np
 
 from edgevit import errors
 from edgevit.artifacts.artifact import Artifact, load_artifact
-from edgevit.checkpoints.model_source import Source, model_tier, open_source
+from edgevit.checkpoints.model_source import load_model, model_tier
 from edgevit.contract.golden import Reference
 from edgevit.conversion.cache_session import Reuse
 from edgevit.conversion.worker import FP32_REFERENCE, save_references
@@ -31,6 +31,7 @@ from edgevit.export.program import save_program
 from edgevit.infra import process
 from edgevit.infra.files import storage_errors, write_json
 from edgevit.log import logger, stage
+from edgevit.quantization.loading import QuantizedModel, load_quantized_model
 from edgevit.quantization.weight_storage import INT8
 from edgevit.spec import Layout, ModelSpec, Precision, Tier
 from edgevit.targets.base import Converter, program_name
@@ -40,6 +41,8 @@ from edgevit.verification.reference_model import captured_form
 
 if TYPE_CHECKING:
     from torch import fx, nn
+
+    from edgevit.verification.reference_model import Source
 
 ALL = {Tier.EDGE: ("executorch", "coreml", "tflite"), Tier.SERVER: ("onnx", "aotinductor")}  # what `all` means
 _PROBES = 2  # random images beside the golden ones
@@ -97,7 +100,8 @@ def convert(
     missing = [name for name in targets if name not in found]
     if missing:
         with reuse.recording():
-            source = open_source(
+            load = load_quantized_model if precision == Precision.INT8 else load_model
+            source = load(
                 model,
                 weights=weights,
                 num_classes=num_classes,
@@ -105,7 +109,6 @@ def convert(
                 labels=tuple(labels),
                 spec=spec,
                 replace_head=replace_head,
-                precision=Precision(precision),
             )
         with tempfile.TemporaryDirectory(prefix="edgevit-") as temporary:
             folder = Path(temporary)
@@ -184,8 +187,8 @@ def _prepare(source: Source, folder: Path, goldens: Sequence[str | Path]) -> fx.
         probes = np.concatenate([_noise(spec, seed=7 + i) for i in range(_PROBES)])
         save_references(folder, _outputs_of(source, images), probes, _one_by_one(source, probes))
         running.result = f"{len(images)} images, {_PROBES} probes through the checkpoint"
-    if source.fp32_reference is not None:
-        fp32_reference = source.fp32_reference
+    if isinstance(source, QuantizedModel):
+        fp32_reference = source.float_build
         (folder / FP32_REFERENCE).mkdir()
         save_references(
             folder / FP32_REFERENCE, _outputs_of(fp32_reference, images), probes, _one_by_one(fp32_reference, probes)
@@ -211,7 +214,9 @@ def _programs(
         name, kernels, batches = program_name(converter), converter.kernels, converter.dynamic_batch
         with stage("deploy", model=spec.name, kernels=kernels) as running:
             module, steps = (
-                (captured, source.steps) if source.steps is not None else deploy(captured, spec, passes, kernels)
+                (captured, source.network.passes)
+                if isinstance(source, QuantizedModel)
+                else deploy(captured, spec, passes, kernels)
             )
             write_json(folder / f"{name}.deploy.json", [dataclasses.asdict(step) for step in steps])
             running.result = ", ".join(f"{step.name} x{step.changes}" for step in steps) or "nothing to rewrite"
@@ -221,10 +226,8 @@ def _programs(
                 module, spec, precision=precision, labels=source.labels, provenance=facts, dynamic_batch=batches
             )
             save_program(program, folder / name)
-            if source.fp32_reference is not None:
-                fp32_reference = export(
-                    source.fp32_reference.module, spec, labels=source.fp32_reference.labels, dynamic_batch=batches
-                )
+            if isinstance(source, QuantizedModel):
+                fp32_reference = export(source.float_build.module, spec, labels=source.labels, dynamic_batch=batches)
                 save_program(fp32_reference, folder / FP32_REFERENCE / name)
             running.result = f"{len(program.exported.graph.nodes)} nodes"
         yield name

@@ -24,7 +24,7 @@ import numpy as np
 from edgevit import errors
 from edgevit.artifacts.artifact import Artifact, file_entries, load_artifact
 from edgevit.contract.golden import Reference, write_goldens
-from edgevit.contract.manifest import Executed, Manifest, ModelFacts, Parity, deploy_step_from_json
+from edgevit.contract.manifest import Executed, Manifest, ModelFacts, Parity, applied_pass_from_json
 from edgevit.data.preprocess import normalize_table
 from edgevit.export.program import Program, load_program, runner
 from edgevit.infra import process
@@ -149,7 +149,7 @@ def _describe(
         tolerance=converted.tolerance or TOLERANCES[program.precision],
         parity=Parity(False, converter.name),
         lowering=converted.lowering,
-        deploy=tuple(deploy_step_from_json(step) for step in steps),
+        deploy=tuple(applied_pass_from_json(step) for step in steps),
         checks={},
         provenance={},
         classifier=converted.classifier,

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Protocol
 
 from edgevit.contract.manifest import AppliedPass
 from edgevit.deploy.cost_model import Costs, read_costs
-from edgevit.deploy.passes.decompose_dynamic_conv import COMPUTED_KERNELS
-from edgevit.deploy.passes.decompose_layer_norm import NORM_PRODUCTS
-from edgevit.deploy.passes.eliminate_common_subexpressions import MERGE_DUPLICATES
+from edgevit.deploy.passes.decompose_dynamic_conv import DECOMPOSE_DYNAMIC_CONV
+from edgevit.deploy.passes.decompose_layer_norm import DECOMPOSE_LAYER_NORM
+from edgevit.deploy.passes.eliminate_common_subexpressions import ELIMINATE_COMMON_SUBEXPRESSIONS
 from edgevit.deploy.passes.fold_affine import FOLD_AFFINE
-from edgevit.deploy.passes.fold_channel_shuffles import DENSE_POINTWISE, FOLD_SHUFFLES
+from edgevit.deploy.passes.fold_channel_shuffles import DENSE_POINTWISE, FOLD_CHANNEL_SHUFFLES
 from edgevit.deploy.passes.fold_constants import FOLD_CONSTANTS
 from edgevit.deploy.passes.move_permutes import MOVE_PERMUTES
 from edgevit.deploy.passes.remove_noops import REMOVE_NOOPS
-from edgevit.deploy.passes.simplify_views import TOKEN_VIEWS
-from edgevit.deploy.passes.softmax_last_axis import SOFTMAX_LAST
+from edgevit.deploy.passes.simplify_views import SIMPLIFY_VIEWS
+from edgevit.deploy.passes.softmax_last_axis import SOFTMAX_LAST_AXIS
 from edgevit.deploy.passes.split_depthwise import REPLICATE_DEPTHWISE, SPLIT_DEPTHWISE
-from edgevit.deploy.passes.strided_slice_to_conv import PICK_CHANNELS
+from edgevit.deploy.passes.strided_slice_to_conv import STRIDED_SLICE_TO_CONV
 from edgevit.errors import ExportError
 from edgevit.graph.capture import capture, example_input, functional, is_functional
 from edgevit.graph.edit import Graph
@@ -46,19 +46,19 @@ class Pass(Protocol):
 
 PASSES: tuple[Pass, ...] = (
     REMOVE_NOOPS,
-    MERGE_DUPLICATES,
+    ELIMINATE_COMMON_SUBEXPRESSIONS,
     FOLD_CONSTANTS,
-    COMPUTED_KERNELS,
-    SOFTMAX_LAST,
-    TOKEN_VIEWS,
-    NORM_PRODUCTS,
-    TOKEN_VIEWS,
+    DECOMPOSE_DYNAMIC_CONV,
+    SOFTMAX_LAST_AXIS,
+    SIMPLIFY_VIEWS,
+    DECOMPOSE_LAYER_NORM,
+    SIMPLIFY_VIEWS,
     MOVE_PERMUTES,
     REMOVE_NOOPS,
-    PICK_CHANNELS,
+    STRIDED_SLICE_TO_CONV,
     DENSE_POINTWISE,
     REPLICATE_DEPTHWISE,
-    FOLD_SHUFFLES,
+    FOLD_CHANNEL_SHUFFLES,
     FOLD_AFFINE,
     SPLIT_DEPTHWISE,
 )

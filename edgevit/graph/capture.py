@@ -54,8 +54,13 @@ def functional(exported: ExportedProgram) -> fx.GraphModule:
         warnings.simplefilter("ignore", FutureWarning)
         unlifted = to_functional(exported).module(check_guards=False)
     plain = fx.GraphModule(unlifted, unlifted.graph)  # export's own kind refuses train() and eval()
-    plain.meta[_FUNCTIONAL] = True
+    mark_functional(plain)
     return plain
+
+
+def mark_functional(module: nn.Module) -> None:
+    """Say of a graph that it consists of functional ATen operations, as `functional` gives them."""
+    module.meta[_FUNCTIONAL] = True
 
 
 def is_functional(module: nn.Module) -> bool:

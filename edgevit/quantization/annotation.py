@@ -7,7 +7,7 @@ two computed tensors, the statistics of a LayerNorm). Data movement keeps the gr
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -18,18 +18,21 @@ if TYPE_CHECKING:
     from torch import fx
 
 
+_KEPT = "edgevit.annotation"  # key in the meta of a graph module
+
+
 @dataclass(frozen=True, slots=True)
 class Annotation:
     """The nodes of a graph by their part in the int8 network.
 
     weighted: convolutions and linear layers with learned weights. integer: other operations that read and write int8.
-    grids: nodes, the input among them, whose result lies on an int8 grid. shared: groups of them that must lie on one,
-    as concatenation, resizing and pooling want it, by name. floating: the operations left in float.
+    quantized: nodes, the input among them, whose result is int8. shared: groups of them that must have the same
+    quantization parameters, as concatenation, resizing and pooling want it, by name. floating: what stays in float.
     """
 
     weighted: tuple[fx.Node, ...]
     integer: tuple[fx.Node, ...]
-    qparams: tuple[fx.Node, ...]
+    quantized: tuple[fx.Node, ...]
     shared: tuple[frozenset[str], ...]
     floating: tuple[fx.Node, ...]
 
@@ -40,16 +43,45 @@ class Annotation:
             counts[place(node)] = counts.get(place(node), 0) + 1
         return counts
 
+    def to_json(self) -> dict[str, list[Any]]:
+        """By the names of nodes, as `keep_annotation` takes it."""
+        parts = ("weighted", "integer", "quantized", "floating")
+        names: dict[str, list[Any]] = {part: [node.name for node in getattr(self, part)] for part in parts}
+        return names | {"shared": [sorted(group) for group in self.shared]}
+
 
 def annotate(graph: Graph, float_fallback: Collection[str] = ()) -> Annotation:
     """Decide for every operation of a deployed graph whether it computes in int8.
 
-    islands: names of nodes that shall compute in float in any case; what reads them follows by the rule above.
+    float_fallback: names of nodes that shall compute in float in any case; what reads them follows by the rule above.
+    A graph that came with its annotation keeps it, as long as the same nodes fall back to float.
     """
-    return _Placing(graph, float_fallback).run()
+    kept = graph.module.meta.get(_KEPT)
+    if kept is not None and kept[1] == frozenset(float_fallback):
+        nodes = {node.name: node for node in graph.module.graph.nodes}
+        parts = {
+            part: tuple(nodes[name] for name in kept[0][part])
+            for part in ("weighted", "integer", "quantized", "floating")
+        }
+        return Annotation(**parts, shared=tuple(map(frozenset, kept[0]["shared"])))
+    return _Annotator(graph, float_fallback).run()
 
 
-class _Placing:
+def keep_annotation(module: fx.GraphModule, names: Mapping[str, Any], float_fallback: Collection[str]) -> None:
+    """Let `annotate` answer with this annotation, of `Annotation.to_json`, for the graph: later rules do not change it.
+
+    Raises ValueError for a part that is missing, or a name that no node has.
+    """
+    known = {node.name for node in module.graph.nodes}
+    parts = {part: list(names[part]) for part in ("weighted", "integer", "quantized", "floating", "shared")}
+    used = {name for part in ("weighted", "integer", "quantized", "floating") for name in parts[part]}
+    used |= {name for group in parts["shared"] for name in group}
+    if used - known:
+        raise ValueError(f"no node {sorted(used - known)[0]!r}")
+    module.meta[_KEPT] = parts, frozenset(float_fallback)
+
+
+class _Annotator:
     def __init__(self, graph: Graph, float_fallback: Collection[str]) -> None:
         self._graph = graph
         self._float_fallback = float_fallback

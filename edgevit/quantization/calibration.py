@@ -37,12 +37,12 @@ def calibrate(
     _require_variety(images)
     graph = Graph(copy.deepcopy(deployed))
     annotation = annotate(graph)
-    vectors = [node for node in annotation.qparams if _is_vector(node)]
+    vectors = [node for node in annotation.quantized if _is_vector(node)]
     measured = _quantized_by_nncf(graph, annotation, vectors, images)
-    ranges = {node.name: _range(measured[node.name]) for node in annotation.qparams if node not in vectors}
+    ranges = {node.name: _range(measured[node.name]) for node in annotation.quantized if node not in vectors}
     ranges |= _extremes(graph, vectors, images)
     if input_range is not None:
-        ranges |= {node.name: input_range for node in annotation.qparams if node.op == "placeholder"}
+        ranges |= {node.name: input_range for node in annotation.quantized if node.op == "placeholder"}
     for group in annotation.shared:
         union = min(ranges[name][0] for name in group), max(ranges[name][1] for name in group)
         ranges.update(dict.fromkeys(group, union))
@@ -116,7 +116,7 @@ def _quantized_by_nncf(
     with quiet_nncf():
         quantized = pt2e.quantize_pt2e(
             model,
-            _Placed([node for node in annotation.qparams if node not in vectors], annotation.weighted),
+            _Placed([node for node in annotation.quantized if node not in vectors], annotation.weighted),
             nncf.Dataset(list(images)),
             subset_size=len(images),
             fold_quantize=False,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.graph.edit import Graph, is_call, only_user
 from edgevit.quantization.annotation import is_move, origin
-from edgevit.quantization.model_qparams import LayerQParams, ModelQParams, TensorQParams, count_kinds, is_average
+from edgevit.quantization.model_qparams import LayerQParams, ModelQParams, count_kinds, is_average
+from edgevit.quantization.qparams import QParams, QuantizedWeight
 
 if TYPE_CHECKING:
     from torch import Tensor, fx
@@ -19,15 +20,12 @@ if TYPE_CHECKING:
 def network_qparams(network: Int8Network) -> ModelQParams:
     """Every number from the checkpoint's table; where it belongs from the deployed graph. Names are the table's."""
     graph, annotation, table = Graph(network.deployed), network.annotation(), network.table
-    activations = {
-        name: TensorQParams(qparams.scale, qparams.zero_point) for name, qparams in table.activations.items()
-    }
+    activations = dict(table.activations)
 
     def layer(node: fx.Node) -> LayerQParams:
-        weight = table.weights[node.name]
         result = node if node.name in activations else only_user(node)  # behind a fused activation
         ends = activations[origin(node.args[0]).name], activations[result.name]
-        return LayerQParams(node.name, weight.values.numpy(), weight.scales.numpy(), *ends)
+        return LayerQParams(node.name, table.weights[node.name], *ends)
 
     floats = [node for node in _weighted(graph.nodes) if node not in annotation.weighted]
     averages = [node for node in floats if _averages(graph.value(node.args[1]))]
@@ -71,7 +69,7 @@ class _ProgramReader:
         stores = (node for node in self._nodes if is_call(node, self._operations.quantize_per_tensor.default))
         return ModelQParams(
             layers=tuple(layers),
-            activations={n.args[0].name: TensorQParams(*n.args[1:3]) for n in stores if not is_move(n.args[0])},
+            activations={n.args[0].name: QParams(*n.args[1:3]) for n in stores if not is_move(n.args[0])},
             float_layers=tuple(floats),
             averages=averages,
             floating={},
@@ -82,10 +80,10 @@ class _ProgramReader:
         source = node.args[0]
         reads = None
         if is_call(source, self._operations.dequantize_per_tensor.default):
-            reads = TensorQParams(*source.args[1:3])
-        return LayerQParams(node.name, values, scales, reads, self._written(node))
+            reads = QParams(*source.args[1:3])
+        return LayerQParams(node.name, QuantizedWeight(values, scales), reads, self._written(node))
 
-    def _written(self, node: fx.Node) -> TensorQParams | None:
+    def _written(self, node: fx.Node) -> QParams | None:
         import torch
 
         aten = torch.ops.aten
@@ -93,7 +91,7 @@ class _ProgramReader:
         if is_call(user, aten.relu.default, aten.relu6.default, aten.hardtanh.default):
             return self._written(user)
         stored = is_call(user, self._operations.quantize_per_tensor.default)
-        return TensorQParams(*user.args[1:3]) if stored else None
+        return QParams(*user.args[1:3]) if stored else None
 
 
 def _weighted(nodes: Any) -> Iterator[fx.Node]:

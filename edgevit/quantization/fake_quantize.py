@@ -51,10 +51,10 @@ class ActivationQuantizer(_layers.AsymmetricQuantizer):
 class WeightQuantizer(_layers.SymmetricQuantizer):
     """A weight (O, ...) on trained int8 grids, one per output channel."""
 
-    def __init__(self, weight: Tensor, qparams: QuantizedWeight) -> None:
-        shape = (len(qparams.scales), *[1] * (weight.dim() - 1))
+    def __init__(self, weight: Tensor, quantized: QuantizedWeight) -> None:
+        shape = (len(quantized.scales), *[1] * (weight.dim() - 1))
         super().__init__(_spec(_structs.QuantizationScheme.SYMMETRIC, shape, narrow=True))
-        self.scale.data.copy_((qparams.scales * WEIGHT_HIGH).reshape(shape))
+        self.scale.data.copy_((torch.from_numpy(quantized.scales) * WEIGHT_HIGH).reshape(shape))
 
     def quantize(self, x: Tensor, execute_traced_op_as_identity: bool = False) -> Tensor:
         """NNCF's hook; as above, per channel."""
@@ -63,12 +63,12 @@ class WeightQuantizer(_layers.SymmetricQuantizer):
         zeros = torch.zeros_like(scales)
         return torch._fake_quantize_learnable_per_channel_affine(x, scales, zeros, 0, WEIGHT_LOW, WEIGHT_HIGH, factor)
 
-    def qparams(self, weight: Tensor) -> QuantizedWeight:
+    def quantized(self, weight: Tensor) -> QuantizedWeight:
         """The grid of now with the values that `weight` takes on it."""
         scales = self.scale_now().detach()
         inverse = (1 / scales).reshape(-1, *[1] * (weight.dim() - 1))
         values = (weight.detach() * inverse).round().clamp(WEIGHT_LOW, WEIGHT_HIGH)
-        return QuantizedWeight(values.to(torch.int8), scales.clone())
+        return QuantizedWeight(values.to(torch.int8).numpy(), scales.clone().numpy())
 
     def scale_now(self) -> Tensor:
         """The scales of now (O,)."""

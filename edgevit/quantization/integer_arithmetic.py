@@ -57,7 +57,7 @@ def integer_sites(deployed: fx.GraphModule, annotation: Annotation) -> tuple[Sit
     reasons: the runtimes see the pairs around it.
     """
     aten = torch.ops.aten
-    sites, quantized = [], {node.name for node in annotation.qparams}
+    sites, quantized = [], {node.name for node in annotation.quantized}
     weights = {node.name for node in annotation.weighted}
     binary = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor)
     operations = (aten.conv2d.default, aten.linear.default, aten.upsample_bilinear2d.vec, *binary)

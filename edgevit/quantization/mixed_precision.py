@@ -172,12 +172,12 @@ def _layers(annotation: Annotation) -> dict[str, list[fx.Node]]:
 def _absorbed_by(node: fx.Node, annotation: Annotation) -> fx.Node | None:
     source = node.all_input_nodes[0]
     computes = source in annotation.weighted or source in annotation.integer
-    return source if computes and source not in annotation.qparams else None
+    return source if computes and source not in annotation.quantized else None
 
 
 def _quantizers(annotation: Annotation) -> set[str]:
     """The submodules of a trainable network that put weights and tensors on their grids."""
-    return {quantizer_name(node) for node in annotation.qparams} | {
+    return {quantizer_name(node) for node in annotation.quantized} | {
         quantizer_name(node.args[1]) for node in annotation.weighted
     }
 
@@ -186,5 +186,5 @@ def _around(node: fx.Node, annotation: Annotation) -> set[str]:
     """The quantizers of what an operation reads and writes, as its kernel would have them."""
     ends = [origin(source) for source in node.all_input_nodes]
     ends += [node, *(user for user in node.users if _absorbed_by(user, annotation) is node)]
-    names = {quantizer_name(end) for end in ends if end in annotation.qparams}
+    names = {quantizer_name(end) for end in ends if end in annotation.quantized}
     return names | ({quantizer_name(node.args[1])} if node in annotation.weighted else set())

@@ -9,43 +9,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from edgevit.errors import ContractError
-from edgevit.quantization.qparams import HIGH, LOW, WEIGHT_LOW, is_half
+from edgevit.quantization.qparams import QParams, QuantizedWeight
 
 _SHOWN = 4  # differences that an error names
-
-
-class TensorQParams(NamedTuple):
-    """Of one tensor: real = scale * (q - zero_point), q in [-128, 127]."""
-
-    scale: float
-    zero_point: int
-
-    def __str__(self) -> str:
-        return f"{self.scale:.6g} @ {self.zero_point}"
-
-    def real(self, stored: np.ndarray) -> np.ndarray:
-        """What integers on the grid stand for, float64 of the same shape."""
-        return (stored.astype(np.float64) - self.zero_point) * self.scale
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerQParams:
     """A convolution or linear layer with an int8 weight.
 
-    values: int8 (O, I/groups, kH, kW) or (O, I); scales: float32 (O,). input and result: the grids between which it
-    computes, None for an end that is float; the result's may stand behind a fused activation that the kernel applies.
+    weight: (O, I/groups, kH, kW) or (O, I). input and result: what it reads and writes, None for an end that is float;
+    the result may stand behind a fused activation.
     """
 
     name: str
-    values: np.ndarray
-    scales: np.ndarray
-    input: TensorQParams | None
-    result: TensorQParams | None
+    weight: QuantizedWeight
+    input: QParams | None
+    result: QParams | None
 
     @property
     def in_int8(self) -> bool:
@@ -54,11 +38,11 @@ class LayerQParams:
     @property
     def content(self) -> tuple[int, bytes, bytes]:
         """Equal for equal weights: a convolution and a linear layer over the taps that it reads are one thing."""
-        rows = np.moveaxis(self.values, 1, -1)  # (O, kH, kW, I/groups) or (O, I)
-        return len(rows), rows.tobytes(), self.scales.tobytes()
+        rows = np.moveaxis(self.weight.int_repr, 1, -1)  # (O, kH, kW, I/groups) or (O, I)
+        return len(rows), rows.tobytes(), self.weight.scales.tobytes()
 
     @property
-    def ends(self) -> tuple[TensorQParams | None, TensorQParams | None]:
+    def ends(self) -> tuple[QParams | None, QParams | None]:
         return self.input, self.result
 
 
@@ -72,7 +56,7 @@ class ModelQParams:
     """
 
     layers: tuple[LayerQParams, ...]
-    activations: Mapping[str, TensorQParams]
+    activations: Mapping[str, QParams]
     float_layers: tuple[str, ...]
     averages: int
     floating: Mapping[str, int]
@@ -93,13 +77,13 @@ class ModelQParams:
     def require_scheme(self, where: str) -> None:
         """Raise ContractError for the first weight or scale that no file of this scheme can hold."""
         for layer in self.layers:
-            if layer.values.min(initial=0) < WEIGHT_LOW or not all(map(is_half, layer.scales.tolist())):
+            if not layer.weight.valid:
                 raise ContractError(
                     f"{where}: the weight of {layer.name} is not on a symmetric int8 grid with float16 scales",
                     fix="convert again",
                 )
         for name, qparams in self.activations.items():
-            if not is_half(qparams.scale) or not LOW <= qparams.zero_point <= HIGH:
+            if not qparams.valid:
                 raise ContractError(f"{where}: {name} lies on {qparams}, no int8 grid", fix="convert again")
 
 
@@ -174,16 +158,16 @@ def _differences(
     stored: ModelQParams,
     expected: ModelQParams,
     pairs: list[tuple[LayerQParams, LayerQParams]],
-    found: set[TensorQParams],
-    wanted: set[TensorQParams],
+    found: set[QParams],
+    wanted: set[QParams],
 ) -> Iterator[str]:
     known, matched = {layer.name for layer, _ in pairs}, {other.name for _, other in pairs}
     for layer in expected.layers:
         if layer.name not in matched:
-            yield f"no weight is that of {layer.name} {layer.values.shape}"
+            yield f"no weight is that of {layer.name} {layer.weight.int_repr.shape}"
     for layer in stored.layers:
         if layer.name not in known:
-            yield f"the weight of {layer.name} {layer.values.shape} is none of the expected ones"
+            yield f"the weight of {layer.name} {layer.weight.int_repr.shape} is none of the expected ones"
     for layer, other in pairs:
         for end, qparams, due in zip(("reads", "writes"), layer.ends, other.ends, strict=True):
             if qparams != due:

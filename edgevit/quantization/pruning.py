@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgevit.checkpoints.checkpoint import save_checkpoint
-from edgevit.checkpoints.model_source import open_source
+from edgevit.checkpoints.model_source import load_model
 from edgevit.data.corrupt_images import readable
 from edgevit.data.datasets import open_dataset
 from edgevit.data.metrics import describe_scores
 from edgevit.errors import UsageError
 from edgevit.log import stage
 from edgevit.quantization.nncf import open_nncf, quiet_nncf
-from edgevit.quantization.ptq import metadata_of
 from edgevit.training.recipe import fine_tuning
 from edgevit.training.trainer import (
     TrainingResult,
@@ -66,10 +65,10 @@ def prune(
     if not 0 < sparsity < 1:
         raise UsageError(f"sparsity {sparsity}", fix="give the share of weights to set to zero, such as 0.5")
     start = time.perf_counter()
-    source = open_source(model, weights=weights)
+    source = load_model(model, weights=weights)
     train_set, test_set = (readable(open_dataset(data, split)) for split in ("train", "test"))
     check_sets(source.spec, train_set, test_set)
-    metadata = metadata_of(source, weights)
+    metadata = source.metadata
     recipe = fine_tuning("prune", metadata.training, epochs, learning_rate)
     teacher = copy.deepcopy(source.module)
     with stage("prune", model=source.spec.name, data=data) as running, threads_of(threads), seeded(recipe.seed):

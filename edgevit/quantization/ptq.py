@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevit.checkpoints.checkpoint import CheckpointMetadata, read_checkpoint, save_checkpoint
-from edgevit.checkpoints.model_source import Source, open_source
+from edgevit._version import __version__
+from edgevit.checkpoints.checkpoint import save_checkpoint
+from edgevit.checkpoints.model_source import LoadedModel, load_model
 from edgevit.data.corrupt_images import readable, spread, spread_indices
 from edgevit.data.datasets import LabelledDataset, open_dataset, require_task
 from edgevit.data.metrics import describe_scores, score
@@ -74,7 +75,7 @@ def quantize(
     more, the layers that cost most stay in float, in every target.
     Raises UsageError for weights and data that do not fit, QuantizationError where no grid can be found.
     """
-    source = open_source(model, weights=weights, input_size=input_size)
+    source = load_model(model, weights=weights, input_size=input_size)
     training, test = (open_dataset(data, split) for split in ("train", "test"))
     require_classes(source, training)
     calibration, test = readable(spread(training, samples)), readable(test)
@@ -91,13 +92,12 @@ def quantize(
     facts = {"method": "ptq", "data": calibration.name, "samples": len(calibration)}
     metric = next(iter(int8))
     facts |= {"metric": metric, "score_float": floats[metric], "score": int8[metric], **budget_facts(budgeted)}
-    metadata = int8_metadata(source, weights, network, facts)
-    save_checkpoint(out, source.module, metadata, network.tensors())
+    save_quantized(out, source, network, facts)
     annotation = network.annotation()
     return Quantized(
         Path(out),
         facts["samples"],
-        len(annotation.qparams),
+        len(annotation.quantized),
         len(annotation.weighted),
         annotation.float_fallback(),
         floats,
@@ -106,7 +106,7 @@ def quantize(
     )
 
 
-def post_training(source: Source, images: LabelledDataset, samples: int) -> Int8Network:
+def post_training(source: LoadedModel, images: LabelledDataset, samples: int) -> Int8Network:
     """Deploy the network of a source and set its grids by up to `samples` images, evenly spread over the set."""
     images = spread(images, samples)
     count = len(images)
@@ -125,7 +125,7 @@ def post_training(source: Source, images: LabelledDataset, samples: int) -> Int8
 
 
 def within_budget(
-    source: Source, network: Int8Network, images: LabelledDataset, samples: int, max_drop: float
+    source: LoadedModel, network: Int8Network, images: LabelledDataset, samples: int, max_drop: float
 ) -> Budgeted:
     """`fit_budget` on training images that `samples` of them, which set the ranges, are not among."""
     used = set(spread_indices(len(images), samples))
@@ -145,7 +145,7 @@ def within_budget(
 
 
 def budget_facts(budgeted: Budgeted | None) -> dict[str, Any]:
-    """What a checkpoint's card says about the layers that stay in float."""
+    """What a checkpoint's metadata says about the layers that stay in float."""
     if budgeted is None:
         return {}
     return {"floating": [dataclasses.asdict(cost) for cost in budgeted.floating], "budget": budgeted.summary()}
@@ -173,7 +173,7 @@ def _input_range(spec: ModelSpec) -> tuple[float, float]:
     return float(table.min()), float(table.max())
 
 
-def require_classes(source: Source, images: LabelledDataset) -> None:
+def require_classes(source: LoadedModel, images: LabelledDataset) -> None:
     """Raise UsageError where the data have another kind of truth, or other classes, than the network."""
     require_task(source.spec.task, images, source.spec.name)
     if len(images.labels) != source.spec.num_classes:
@@ -183,34 +183,11 @@ def require_classes(source: Source, images: LabelledDataset) -> None:
         )
 
 
-def int8_metadata(
-    source: Source, weights: str | Path, network: Int8Network, facts: dict[str, Any]
-) -> CheckpointMetadata:
-    """The float checkpoint's card, or one made for it, with the facts and grids of the int8 network."""
-    from edgevit._version import __version__
-
-    quantization = {**facts, "edgevit_version": __version__, "activations": network.activations()}
-    if network.table.float_fallback:
-        quantization["float_fallback"] = sorted(network.table.float_fallback)
-    return dataclasses.replace(metadata_of(source, weights), quantization=quantization)
-
-
-def metadata_of(source: Source, weights: str | Path) -> CheckpointMetadata:
-    """The card of the checkpoint that a source was opened from, or one made for it."""
-    from edgevit._version import __version__
-
-    metadata = read_checkpoint(weights).metadata
-    if metadata is not None:
-        return metadata
-    classes = source.spec.num_classes
-    return CheckpointMetadata(
-        model=source.spec.name,
-        num_classes=classes,
-        input_size=source.spec.input_size,
-        labels=source.labels or tuple(map(str, range(classes))),
-        preprocess=source.spec.preprocess,
-        edgevit_version=__version__,
-    )
+def save_quantized(out: str | Path, source: LoadedModel, network: Int8Network, facts: dict[str, Any]) -> None:
+    """Write an int8 checkpoint: the float network, the int8 one, and `facts` about its making. Raises StorageError."""
+    quantization = {**facts, "edgevit_version": __version__}
+    metadata = dataclasses.replace(source.metadata, quantization=quantization)
+    save_checkpoint(out, source.module, metadata, network.checkpoint_part())
 
 
 def scores_of(module: nn.Module, images: PreprocessedDataset) -> dict[str, float]:

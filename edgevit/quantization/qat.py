@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from edgevit.checkpoints.checkpoint import read_checkpoint, save_checkpoint
-from edgevit.checkpoints.model_source import int8_network, open_source
+from edgevit.checkpoints.checkpoint import read_checkpoint
+from edgevit.checkpoints.model_source import load_model
 from edgevit.data.corrupt_images import readable
 from edgevit.data.datasets import open_dataset
 from edgevit.data.metrics import describe_scores
 from edgevit.log import is_first_process, stage
-from edgevit.quantization.ptq import SAMPLES, budget_facts, int8_metadata, post_training, within_budget
+from edgevit.quantization.loading import quantized_network
+from edgevit.quantization.ptq import SAMPLES, budget_facts, post_training, save_quantized, within_budget
 from edgevit.quantization.qat_model import finished, trainable
 from edgevit.training.recipe import fine_tuning
 from edgevit.training.trainer import (
@@ -56,16 +57,12 @@ def qat(
     when training diverges; then `out` is as it was.
     """
     start = time.perf_counter()
-    source = open_source(model, weights=weights, precision=None)
+    checkpoint = read_checkpoint(weights)
+    source = load_model(model, weights=checkpoint, float_part=True)
     train_set, test_set = (readable(open_dataset(data, split)) for split in ("train", "test"))
     check_sets(source.spec, train_set, test_set)
-    checkpoint = read_checkpoint(weights)
-    training = {} if checkpoint.metadata is None else checkpoint.metadata.training
-    recipe = fine_tuning("qat", training, epochs, learning_rate)
-    if checkpoint.int8:
-        network = int8_network(source.module, source.spec, checkpoint)
-    else:
-        network = post_training(source, train_set, samples)
+    recipe = fine_tuning("qat", source.metadata.training, epochs, learning_rate)
+    network = post_training(source, train_set, samples) if checkpoint.int8 is None else quantized_network(checkpoint)
     with stage("qat", model=source.spec.name, data=data) as running, threads_of(threads), seeded(recipe.seed):
         module = trainable(network)
         curve = fit(
@@ -88,6 +85,6 @@ def qat(
         network = budgeted.network
         facts |= budget_facts(budgeted)
     if is_first_process():
-        save_checkpoint(out, source.module, int8_metadata(source, weights, network, facts), network.tensors())
+        save_quantized(out, source, network, facts)
         progress_of(out).unlink(missing_ok=True)
     return training_result(out, recipe, time.perf_counter() - start, curve)

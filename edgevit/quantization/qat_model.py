@@ -27,7 +27,7 @@ def trainable(network: Int8Network) -> fx.GraphModule:
     module = simulated(network)
     annotation = network.annotation()
     scales = (
-        {node.name: _quantizer(module, node).scale_now for node in annotation.qparams},
+        {node.name: _quantizer(module, node).scale_now for node in annotation.quantized},
         {node.name: _quantizer(module, node.args[1]).scale_now for node in annotation.weighted},
     )
     return in_integers(module, integer_sites(network.deployed, annotation), *scales)
@@ -48,7 +48,7 @@ def simulated(network: Int8Network) -> fx.GraphModule:
         _insert(module, node.args[1], [node], quantizer)
     shared = {name: min(group) for group in annotation.shared for name in group}
     quantizers: dict[str, nn.Module] = {}
-    for node in annotation.qparams:
+    for node in annotation.quantized:
         owner = shared.get(node.name, node.name)
         if owner not in quantizers:
             quantizers[owner] = ActivationQuantizer(network.table.activations[owner])
@@ -74,11 +74,11 @@ def finished(trained: fx.GraphModule, network: Int8Network) -> Int8Network:
             if constant is not None:
                 with torch.no_grad():
                     graph.parameter(constant).copy_(source.parameter(own[constant.target]))
-        weights[node.name] = _quantizer(trained, node.args[1]).qparams(graph.parameter(node.args[1]))
+        weights[node.name] = _quantizer(trained, node.args[1]).quantized(graph.parameter(node.args[1]))
         with torch.no_grad():
-            graph.parameter(node.args[1]).copy_(weights[node.name].real())
-    qparams = {node.name: _quantizer(trained, node).qparams() for node in annotation.qparams}
-    return Int8Network.settled(deployed, QParamsTable(qparams, weights, network.table.float_fallback), network.steps)
+            graph.parameter(node.args[1]).copy_(torch.from_numpy(weights[node.name].dequantize()))
+    qparams = {node.name: _quantizer(trained, node).qparams() for node in annotation.quantized}
+    return Int8Network.settled(deployed, QParamsTable(qparams, weights, network.table.float_fallback), network.passes)
 
 
 def quantizer_name(node: fx.Node) -> str:

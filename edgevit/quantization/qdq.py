@@ -26,11 +26,11 @@ def insert_qdq(deployed: fx.GraphModule, table: QParamsTable) -> fx.GraphModule:
     """
     graph = Graph(copy.deepcopy(deployed))
     annotation = annotate(graph, table.float_fallback)
-    _require_same(annotation.qparams, table.activations, "tensors")
+    _require_same(annotation.quantized, table.activations, "tensors")
     _require_same(annotation.weighted, table.weights, "weights")
     for node in annotation.weighted:
         store_weight(graph, node, table.weights[node.name])
-    known = {node: table.activations[node.name] for node in annotation.qparams}
+    known = {node: table.activations[node.name] for node in annotation.quantized}
     for node in graph.nodes:
         if is_move(node) and node.args[0] in known:
             known[node] = known[node.args[0]]
@@ -40,7 +40,7 @@ def insert_qdq(deployed: fx.GraphModule, table: QParamsTable) -> fx.GraphModule:
     return graph.module
 
 
-def store_weight(graph: Graph, node: fx.Node, qparams: QuantizedWeight) -> None:
+def store_weight(graph: Graph, node: fx.Node, weight: QuantizedWeight) -> None:
     """Let a layer read its weight as int8 constants behind `dequantize_per_channel`."""
     import torch
 
@@ -48,8 +48,9 @@ def store_weight(graph: Graph, node: fx.Node, qparams: QuantizedWeight) -> None:
     stem = node.args[1].name
     first = next(iter(graph.module.graph.nodes))
     stored = []
-    zeros = torch.zeros(len(qparams.scales), dtype=torch.int8)  # of the values' type: iOS16 cannot cast others to it
-    for kind, value in (("values", qparams.values), ("scales", qparams.scales), ("zero_points", zeros)):
+    values, scales = torch.from_numpy(weight.int_repr), torch.from_numpy(weight.scales)
+    zeros = torch.zeros(len(weight.scales), dtype=torch.int8)  # of the values' type: iOS16 cannot cast others to it
+    for kind, value in (("values", values), ("scales", scales), ("zero_points", zeros)):
         name = f"{stem}_{kind}"
         graph.module.register_buffer(name, value)
         with graph.module.graph.inserting_before(first):

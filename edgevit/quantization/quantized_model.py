@@ -1,22 +1,25 @@
-"""The int8 network of a checkpoint: its deployed graph, its scale table, and how both are stored and found again."""
+"""The int8 network: its deployed graph with its quantization parameters, and how a checkpoint stores both."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgevit.contract.manifest import AppliedPass
+from edgevit.checkpoints.checkpoint import Int8Part
+from edgevit.contract.manifest import AppliedPass, applied_pass_from_json
 from edgevit.deploy.pass_manager import PASSES, deploy
-from edgevit.deploy.passes.channel_scale_to_depthwise import SCALE_CONVOLUTIONS
-from edgevit.deploy.passes.decompose_silu import SPLIT_SILU
-from edgevit.deploy.passes.isolate_concat_inputs import SEPARATE_SKIPS
+from edgevit.deploy.passes.channel_scale_to_depthwise import CHANNEL_SCALE_TO_DEPTHWISE
+from edgevit.deploy.passes.decompose_silu import DECOMPOSE_SILU
+from edgevit.deploy.passes.isolate_concat_inputs import ISOLATE_CONCAT_INPUTS
 from edgevit.errors import QuantizationError
 from edgevit.graph.dynamic_batch import QDQ_OPS, any_batch, sum_alone
 from edgevit.graph.edit import Graph
-from edgevit.quantization.annotation import Annotation, annotate, origin
+from edgevit.graph.serialization import graph_from_json, graph_to_json
+from edgevit.quantization.annotation import Annotation, annotate, keep_annotation, origin
 from edgevit.quantization.qdq import insert_qdq
 from edgevit.quantization.qparams import QParams, QParamsTable, QuantizedWeight
 
@@ -25,42 +28,48 @@ if TYPE_CHECKING:
 
     from edgevit.spec import ModelSpec
 
-# One deployment form for all targets: the scales belong to its tensors.
-INT8_PASSES = (*PASSES, SCALE_CONVOLUTIONS, SPLIT_SILU, SEPARATE_SKIPS)
+# One deployed form for all targets: the quantization parameters belong to its tensors.
+INT8_PASSES = (*PASSES, CHANNEL_SCALE_TO_DEPTHWISE, DECOMPOSE_SILU, ISOLATE_CONCAT_INPUTS)
 
-_FEW, _TOGETHER = 8, 16  # images: answered one by one, and at once
+FORMAT = 1  # of the graph in a checkpoint; a reader refuses others
+MAX_GRAPH_BYTES = 64 * 2**20
+_QUANTIZE_AGAIN = "make it again from the float checkpoint: edgevit quantize MODEL --weights FLOAT --data DATA"
+_FEW, _TOGETHER = 8, 16  # images: run one by one, and at once
 
 
 @dataclass(frozen=True, slots=True)
 class Int8Network:
-    """A deployed float graph (batch 1) and the grids of its tensors.
+    """A deployed float graph (batch 1) and the quantization parameters of its tensors.
 
-    steps: what the deploy passes did. The float weights of layers that have a grid are those of the grid.
+    passes: those that made it. The float weights of quantized layers are the dequantized ones.
     """
 
     deployed: fx.GraphModule
     table: QParamsTable
-    steps: tuple[AppliedPass, ...]
+    passes: tuple[AppliedPass, ...]
 
     @classmethod
-    def settled(cls, deployed: fx.GraphModule, table: QParamsTable, steps: tuple[AppliedPass, ...]) -> Int8Network:
-        """With the biases of `deployed`, in place, on the grid of the products that they are added to."""
+    def settled(cls, deployed: fx.GraphModule, table: QParamsTable, passes: tuple[AppliedPass, ...]) -> Int8Network:
+        """With the biases of `deployed` rounded, in place, to steps of the products that they are added to."""
+        import torch
+
         from edgevit.quantization.integer_arithmetic import quantize_bias
 
         graph = Graph(deployed)
         for node in annotate(graph, table.float_fallback).weighted:
             bias = node.args[2] if len(node.args) > 2 else None
             if bias is not None:
-                data = table.activations[origin(node.args[0]).name].scale
-                _write(graph, bias, quantize_bias(graph.value(bias), data, table.weights[node.name].scales))
-        return cls(deployed, table, steps)
+                scale = table.activations[origin(node.args[0]).name].scale
+                scales = torch.from_numpy(table.weights[node.name].scales)
+                _write(graph, bias, quantize_bias(graph.value(bias), scale, scales))
+        return cls(deployed, table, passes)
 
     def module(self) -> fx.GraphModule:
-        """The network that leaves the pipeline: int8 weights, every grid a quantize and dequantize pair."""
+        """The network that leaves the pipeline: int8 weights, a quantize and dequantize pair at every tensor."""
         return insert_qdq(self.deployed, self.table)
 
     def reference(self, *, batched: bool = False) -> fx.GraphModule:
-        """The same network in the arithmetic of integer kernels: what answers of artifacts are compared with.
+        """The same network in the arithmetic of integer kernels: what outputs of artifacts are compared with.
 
         It takes one image (1, 3, S, S), or with `batched` any number (N, 3, S, S).
         """
@@ -70,7 +79,7 @@ class Int8Network:
 
         module = any_batch(self.module(), QDQ_OPS) if batched else self.module()
         activations = {name: torch.tensor([qparams.scale]) for name, qparams in self.table.activations.items()}
-        weights = {name: qparams.scales for name, qparams in self.table.weights.items()}
+        weights = {name: torch.from_numpy(weight.scales) for name, weight in self.table.weights.items()}
         constant = ({name: scale.detach for name, scale in scales.items()} for scales in (activations, weights))
         in_integers(module, integer_sites(self.deployed, self.annotation()), *constant)
         if batched:
@@ -78,43 +87,63 @@ class Int8Network:
         return module
 
     def annotation(self) -> Annotation:
-        """Where the grids stand."""
+        """Which operations compute in int8, and which tensors are quantized."""
         return annotate(Graph(self.deployed), self.table.float_fallback)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint stores: int8 weights with their scales by node, all other parameters by name."""
-        graph = Graph(self.deployed)
-        weighted = {node.name: node.args[1].target for node in self.annotation().weighted}
-        stored = {}
-        for name, qparams in self.table.weights.items():
-            stored[f"{name}.values"], stored[f"{name}.scales"] = qparams.values, qparams.scales
-        for node in graph.nodes:
-            if node.op == "get_attr" and node.target not in weighted.values():
-                stored[f"float.{node.target}"] = graph.value(node).clone()
-        return stored
-
-    def with_float_fallback(self, float_fallback: Collection[str]) -> Int8Network:
-        """The same network with these nodes in float too, and without the grids that nothing needs any more."""
+    def with_float_fallback(self, names: Collection[str]) -> Int8Network:
+        """The same network with these nodes in float too, and without the parameters that nothing needs any more."""
         table = self.table
-        float_fallback = table.float_fallback | set(float_fallback)
+        float_fallback = table.float_fallback | set(names)
         annotation = annotate(Graph(self.deployed), float_fallback)
         return Int8Network(
             self.deployed,
             QParamsTable(
-                {node.name: table.activations[node.name] for node in annotation.qparams},
+                {node.name: table.activations[node.name] for node in annotation.quantized},
                 {node.name: table.weights[node.name] for node in annotation.weighted},
                 float_fallback,
             ),
-            self.steps,
+            self.passes,
         )
 
-    def activations(self) -> dict[str, list[float]]:
-        """Scale and zero point by node, for a checkpoint's card."""
-        return {name: [qparams.scale, qparams.zero_point] for name, qparams in self.table.activations.items()}
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint stores: int8 weights with their scales by node, all other parameters by name."""
+        import torch
+
+        graph = Graph(self.deployed)
+        weighted = {node.args[1].target for node in self.annotation().weighted}
+        stored = {}
+        for name, weight in self.table.weights.items():
+            stored[f"{name}.int_repr"] = torch.from_numpy(weight.int_repr)
+            stored[f"{name}.scales"] = torch.from_numpy(weight.scales)
+        for node in graph.nodes:
+            if node.op == "get_attr" and node.target not in weighted:
+                stored[f"float.{node.target}"] = graph.value(node).clone()
+        return stored
+
+    def to_json(self) -> str:
+        """All but the tensors as plain data: the graph, what is quantized in it and how, and the passes behind it.
+
+        Raises ExportError for an operation that a checkpoint cannot store.
+        """
+        document = {
+            "format": FORMAT,
+            "nodes": graph_to_json(self.deployed),
+            "annotation": self.annotation().to_json(),
+            "activations": {name: [q.scale, q.zero_point] for name, q in self.table.activations.items()},
+            "float_fallback": sorted(self.table.float_fallback),
+            "passes": [dataclasses.asdict(applied) for applied in self.passes],
+        }
+        return json.dumps(document, allow_nan=False)
+
+    def checkpoint_part(self) -> Int8Part:
+        """The network as a checkpoint stores it; `restore` reads it. Raises ExportError as `to_json` does."""
+        return Int8Part(self.to_json(), self.tensors())
 
     def digest(self) -> str:
-        """SHA-256 over all that the network computes with: equal digests, equal answers."""
-        digest = hashlib.sha256(json.dumps(self.activations(), sort_keys=True).encode())
+        """SHA-256 over all that the network computes with: equal digests, equal outputs."""
+        document = json.loads(self.to_json())
+        del document["passes"]
+        digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode())
         for name, tensor in sorted(self.tensors().items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
             digest.update(tensor.contiguous().numpy().tobytes())
@@ -122,7 +151,7 @@ class Int8Network:
 
 
 class ReferenceNetwork:
-    """An int8 network's answers in integers, to one image or many: what `Int8Network.reference` gives to each alone.
+    """An int8 network's outputs in integer arithmetic, for one image or many: `Int8Network.reference` on each alone.
 
     Its form for batches is made once more than a few images come: it takes seconds, and then a fraction of the time.
     """
@@ -148,53 +177,68 @@ def prepare(module: nn.Module, spec: ModelSpec) -> tuple[fx.GraphModule, tuple[A
     return deploy(module, spec, INT8_PASSES)
 
 
-def restore(
-    module: nn.Module,
-    spec: ModelSpec,
-    tensors: Mapping[str, Tensor],
-    activations: Mapping[str, Any],
-    float_fallback: Collection[str] = (),
-) -> Int8Network:
-    """The network that `tensors()`, `activations()` and its islands came from; module: its float network.
+def restore(part: Int8Part) -> Int8Network:
+    """The network that a checkpoint stores: its own graph, whatever passes there are by now.
 
-    Raises QuantizationError if they do not fit the graph that this version of edgevit makes of `module`.
+    Raises QuantizationError for a text or tensors that are damaged, too large, or of another format.
     """
+    if len(part.graph) > MAX_GRAPH_BYTES:
+        size = f"{len(part.graph)} characters, more than {MAX_GRAPH_BYTES}"
+        raise QuantizationError(f"the checkpoint's int8 graph has {size}", fix="do not use this file")
+    try:
+        document = json.loads(part.graph)
+        if document["format"] != FORMAT:
+            raise QuantizationError(
+                f"the checkpoint's int8 graph has format {document['format']!r}, this edgevit reads {FORMAT}",
+                fix=_QUANTIZE_AGAIN,
+            )
+        return _restored(document, part.tensors)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"the checkpoint's int8 graph is damaged: {error}"[:300]
+        raise QuantizationError(reason, fix=_QUANTIZE_AGAIN) from error
+
+
+def refuse_without_graph(where: object) -> QuantizationError:
+    """The error for an int8 checkpoint of a version that did not store its graph yet."""
+    return QuantizationError(
+        f"{where} is an int8 checkpoint of an edgevit that did not store the graph yet", fix=_QUANTIZE_AGAIN
+    )
+
+
+def _restored(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Int8Network:
     import torch
 
-    deployed, steps = prepare(module, spec)
-    graph = Graph(deployed)
-    weights = {}
-    for name in set(float_fallback) - {node.name for node in graph.nodes}:
-        raise _other_graph(name)
-    for node in annotate(graph, float_fallback).weighted:
-        try:
-            weights[node.name] = QuantizedWeight(tensors[f"{node.name}.values"], tensors[f"{node.name}.scales"])
-        except KeyError:
-            raise _other_graph(node.name) from None
-        if weights[node.name].values.shape != graph.parameter(node.args[1]).shape:
-            raise _other_graph(node.name)
-        _write(graph, node.args[1], weights[node.name].real())
-    kept = {node.target: node for node in graph.nodes if node.op == "get_attr"}
-    with torch.no_grad():
-        for name, node in kept.items():
-            if f"float.{name}" in tensors:
-                _write(graph, node, tensors[f"float.{name}"])
-    qparams = {name: QParams(float(scale), int(zero)) for name, (scale, zero) in activations.items()}
-    return Int8Network(deployed, QParamsTable(qparams, weights, frozenset(float_fallback)), steps)
+    names = set(document["annotation"]["weighted"])
+    weights = {
+        name: QuantizedWeight(tensors[f"{name}.int_repr"].numpy(), tensors[f"{name}.scales"].numpy()) for name in names
+    }
+    constants = {key.removeprefix("float."): value for key, value in tensors.items() if key.startswith("float.")}
+    targets = {node["name"]: node["constant"] for node in document["nodes"] if "constant" in node}
+    for node in document["nodes"]:
+        if node.get("name") in names:
+            weight = weights[node["name"]]
+            _require_weight(node["name"], weight)
+            constants[targets[node["arguments"][1]["node"]]] = torch.from_numpy(weight.dequantize())
+    deployed = graph_from_json(document["nodes"], constants)
+    float_fallback = frozenset(map(str, document["float_fallback"]))
+    keep_annotation(deployed, document["annotation"], float_fallback)
+    activations = {
+        str(name): QParams(float(scale), int(zero)) for name, (scale, zero) in document["activations"].items()
+    }
+    ordered = {node.name: weights[node.name] for node in deployed.graph.nodes if node.name in names}
+    table = QParamsTable(activations, ordered, float_fallback)
+    passes = tuple(map(applied_pass_from_json, document["passes"]))
+    return Int8Network(deployed, table, passes)
+
+
+def _require_weight(name: str, weight: QuantizedWeight) -> None:
+    stored = weight.int_repr.dtype == "int8" and weight.scales.dtype == "float32"
+    if not stored or weight.scales.shape != weight.int_repr.shape[:1] or not weight.valid:
+        raise ValueError(f"the weight of {name} is not symmetric int8 with a float16 scale per output channel")
 
 
 def _write(graph: Graph, node: fx.Node, value: Tensor) -> None:
     import torch
 
-    parameter = graph.parameter(node)
-    if parameter.shape != value.shape:
-        raise _other_graph(node.name)
     with torch.no_grad():
-        parameter.copy_(value)
-
-
-def _other_graph(name: str) -> QuantizationError:
-    return QuantizationError(
-        f"the checkpoint's int8 part does not fit its network: {name}",
-        fix="it was made by another version of edgevit; quantize the float checkpoint again",
-    )
+        graph.parameter(node).copy_(value)

@@ -195,7 +195,7 @@ def fine_tuning(
 ) -> Recipe:
     """The recipe called `name` for a network that is trained already, with the augmentation that it was trained with.
 
-    training: what its checkpoint's card tells of that; epochs and learning_rate stand over the recipe's own.
+    training: what its checkpoint's metadata tells of that; epochs and learning_rate stand over the recipe's own.
     """
     augmentation = Augmentation(**training.get("recipe", {}).get("augmentation", {}))
     return replace(adjusted(get_recipe(name), epochs, learning_rate), augmentation=augmentation)

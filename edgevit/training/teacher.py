@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgevit.checkpoints.model_source import open_source
+from edgevit.checkpoints.model_source import load_model
 from edgevit.errors import UsageError
 from edgevit.spec import ModelSpec
 
@@ -19,7 +19,7 @@ def open_teacher(model: str, weights: str | Path, spec: ModelSpec, labels: tuple
     model: a name of `edgevit list` or "file.py:factory"; its int8 checkpoints teach by their float network.
     Raises UsageError for another task, other labels, another normalisation of the images, or a size it cannot take.
     """
-    source = open_source(
+    source = load_model(
         model, weights=weights, num_classes=spec.num_classes, input_size=spec.input_size, precision=None
     )
     theirs, name = source.spec, f"teacher {source.spec.name}"

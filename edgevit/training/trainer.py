@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from edgevit._version import __version__
-from edgevit.checkpoints.checkpoint import CheckpointMetadata, load_weights, save_checkpoint
+from edgevit.checkpoints.checkpoint import load_weights, save_checkpoint
+from edgevit.checkpoints.metadata import CheckpointMetadata
 from edgevit.checkpoints.model_source import state_digest
 from edgevit.data.datasets import LabelledDataset, require_task
 from edgevit.data.preprocess import preprocess
@@ -225,7 +226,7 @@ def training_result(out: str | Path, recipe: Recipe, seconds: float, curve: list
 
 
 def describe_training(train_set: LabelledDataset, recipe: Recipe, curve: list[EpochResult]) -> dict[str, Any]:
-    """What a checkpoint's card says about a run."""
+    """What a checkpoint's metadata says about a run."""
     return {
         "data": train_set.name,
         "skipped": train_set.skipped,

@@ -17,7 +17,7 @@ from edgevit.quantization import weight_storage
 from edgevit.targets.registry import get_converter
 from edgevit.verification.checks import Verification, examine
 from edgevit.verification.error_breakdown import INT8, ROUNDED
-from edgevit.verification.reference_model import open_source_of, remembering
+from edgevit.verification.reference_model import load_source, remembering
 from edgevit.verification.reference_stages import stages_of
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _references(
     """For each artifact the network that it shall be, and the ladder to it where something was rounded."""
     if weights is None:
         return [(None, {})] * len(opened)
-    source = open_source_of(list(opened), weights, model)
+    source = load_source(list(opened), weights, model)
     plain = remembering(source.run)
     known: dict[tuple[str, str], Mapping[str, Reference]] = {}
     found = []

@@ -13,7 +13,7 @@ from edgevit.export.program import Program
 from edgevit.graph.edit import is_call, only_user
 from edgevit.graph.node_names import module_path
 from edgevit.quantization.annotation import is_move
-from edgevit.quantization.model_qparams import TensorQParams
+from edgevit.quantization.model_qparams import QParams
 from edgevit.spec import Precision
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Layer:
     source: str
     operation: str
     place: str
-    qparams: TensorQParams | None
+    qparams: QParams | None
 
 
 def layers_of(program: Program) -> tuple[Layer, ...]:
@@ -57,7 +57,7 @@ def _layers(program: Program) -> Iterator[Layer]:
         if is_call(node, quantize):
             source = node.args[0]
             if not is_move(source):
-                qparams = TensorQParams(*node.args[1:3])
+                qparams = QParams(*node.args[1:3])
                 yield Layer(node.name, source.name, _operation(source), module_path(source), qparams)
         elif _computes(node) and not is_call(only_user(node), quantize, *_fused_activations()):
             yield Layer(node.name, node.name, _operation(node), module_path(node), None)
@@ -109,7 +109,7 @@ class ProgramTrace:
         stored = exported.state_dict | exported.constants
         self._constants = {placeholder: stored[name].detach() for placeholder, name in names.items()}
         self._nodes = list(exported.graph.nodes)
-        self._qparams: dict[str, TensorQParams | None] = {}
+        self._qparams: dict[str, QParams | None] = {}
         if layers is None:
             self._layers = {called.get(layer.node, layer.node): layer.node for layer in layers_of(program)}
         else:
@@ -146,6 +146,6 @@ class ProgramTrace:
                     if layer in values:
                         qparams, value = self._qparams.get(layer), values[layer]
                         known[node] = torch.from_numpy(
-                            value if qparams is None else qparams.real(value).astype(np.float32)
+                            value if qparams is None else qparams.dequantize(value).astype(np.float32)
                         )
         return made

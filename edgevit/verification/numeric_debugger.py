@@ -26,7 +26,7 @@ from edgevit.log import stage
 from edgevit.spec import Layout, Precision
 from edgevit.targets.registry import get_converter
 from edgevit.verification.layer_values import Layer, ProgramTrace, layers_of
-from edgevit.verification.reference_model import float_program_of, open_checkpoint, open_source_of, program_of
+from edgevit.verification.reference_model import float_program_of, load_float, load_source, program_of
 
 if TYPE_CHECKING:
     from edgevit.export.program import Program
@@ -139,10 +139,10 @@ def debug(
         raise unknown_name("reference", reference, REFERENCES)
     if reference == FLOAT and opened.manifest.precision is not Precision.INT8:
         raise UsageError(f"{opened.name} is no int8 artifact", fix="leave --reference out: its network is a float one")
-    program = program_of(opened, open_source_of([opened], weights, model))
+    program = program_of(opened, load_source([opened], weights, model))
     floats = None
     if reference == FLOAT:
-        floats = float_program_of(opened, open_checkpoint(opened, weights, model, None))
+        floats = float_program_of(opened, load_float(opened, weights, model))
     with stage("debug", artifact=opened.name) as running:
         report = _compared(opened, program, floats, images, data or "its goldens")
         running.result = report.summary()
@@ -283,4 +283,4 @@ class _Tally:
 
     def _real(self, value: np.ndarray) -> np.ndarray:
         """Float64; the float network's values are real numbers for layers with a grid, too."""
-        return self._qparams.real(value) if value.dtype == np.int8 else value.astype(np.float64)
+        return self._qparams.dequantize(value) if value.dtype == np.int8 else value.astype(np.float64)

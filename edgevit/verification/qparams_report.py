@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgevit.artifacts.artifact import Artifact, load_artifact
 from edgevit.errors import ParityError, UsageError
-from edgevit.quantization.model_qparams import ModelQParams, QParamsComparison, TensorQParams, compare_qparams
+from edgevit.quantization.model_qparams import ModelQParams, QParamsComparison, compare_qparams
+from edgevit.quantization.qparams import QParams
 from edgevit.quantization.weight_storage import INT8
-from edgevit.spec import Precision
 from edgevit.targets.registry import get_converter
-from edgevit.verification.reference_model import open_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class QParamsReport:
             "layers": [
                 {
                     "layer": names.get(layer.name, layer.name),
-                    "shape": list(layer.values.shape),
-                    "scales": layer.scales.tolist(),
+                    "shape": list(layer.weight.int_repr.shape),
+                    "scales": layer.weight.scales.tolist(),
                     "input": _qparams(layer.input),
                     "result": _qparams(layer.result),
                 }
@@ -95,20 +95,19 @@ def require_equal(report: QParamsReport) -> None:
 
 def _of_checkpoint(artifact: Artifact, weights: str | Path, model: str | None) -> ModelQParams:
     from edgevit.checkpoints.checkpoint import read_checkpoint
-    from edgevit.checkpoints.model_source import int8_network
     from edgevit.quantization.expected_qparams import network_qparams, program_qparams
-    from edgevit.verification.reference_model import program_of
+    from edgevit.quantization.loading import quantized_network
+    from edgevit.verification.reference_model import load_float, program_of
 
     if artifact.manifest.compression == INT8:
-        return program_qparams(program_of(artifact, open_checkpoint(artifact, weights, model, Precision.FP32)).exported)
+        return program_qparams(program_of(artifact, load_float(artifact, weights, model)).exported)
     checkpoint = read_checkpoint(weights)
-    if not checkpoint.int8:
+    if checkpoint.int8 is None:
         raise UsageError(
             f"{weights} holds no int8 scales", fix="give the int8 checkpoint, of `edgevit quantize` or `qat`"
         )
-    source = open_checkpoint(artifact, weights, model, None)
-    return network_qparams(int8_network(source.module, source.spec, checkpoint))
+    return network_qparams(quantized_network(checkpoint))
 
 
-def _qparams(qparams: TensorQParams | None) -> dict[str, float | int] | None:
-    return None if qparams is None else qparams._asdict()
+def _qparams(qparams: QParams | None) -> dict[str, float | int] | None:
+    return None if qparams is None else dataclasses.asdict(qparams)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from edgevit.checkpoints.model_source import LoadedModel, load_model
 from edgevit.deploy.pass_manager import PASSES, deploy
 from edgevit.errors import UsageError
 from edgevit.export.export_program import export
 from edgevit.graph.capture import capture, example_input, functional
+from edgevit.quantization.loading import QuantizedModel, load_quantized_model
 from edgevit.quantization.quantized_model import prepare
 from edgevit.quantization.weight_only import rounded_program
 from edgevit.quantization.weight_storage import INT8
@@ -23,38 +25,25 @@ if TYPE_CHECKING:
     from torch import fx
 
     from edgevit.artifacts.artifact import Artifact
-    from edgevit.checkpoints.model_source import Source
     from edgevit.export.program import Program
 
     Reference = Callable[[np.ndarray], np.ndarray]
+    Source = LoadedModel | QuantizedModel
 
 
-def open_checkpoint(artifact: Artifact, weights: str | Path, model: str | None, precision: Precision | None) -> Source:
-    """A checkpoint as the network that the artifact says it is; precision as in `open_source`."""
-    from edgevit.checkpoints.model_source import open_source
-
-    facts = artifact.manifest.model
-    return open_source(
-        model or facts.name,
-        weights=weights,
-        num_classes=facts.num_classes,
-        input_size=facts.input_size,
-        precision=precision,
-    )
+def load_float(artifact: Artifact, weights: str | Path, model: str | None) -> LoadedModel:
+    """The float network of an artifact's checkpoint, of an int8 one the network that it was made from."""
+    return load_model(**_arguments(artifact, weights, model), float_part=True)
 
 
-def open_float_form(artifact: Artifact, weights: str | Path, model: str | None = None) -> Reference:
-    """The float network of an int8 artifact's checkpoint as a function."""
-    return remembering(open_checkpoint(artifact, weights, model, None).run)
-
-
-def open_source_of(artifacts: list[Artifact], weights: str | Path, model: str | None = None) -> Source:
+def load_source(artifacts: list[Artifact], weights: str | Path, model: str | None = None) -> Source:
     """The checkpoint's network, after a check that it is the very one that the artifacts were made from.
 
     model: "file.py:factory" for networks that are not ours. Raises UsageError for other weights.
     """
     int8 = artifacts[0].manifest.precision is Precision.INT8
-    source = open_checkpoint(artifacts[0], weights, model, Precision.INT8 if int8 else Precision.FP32)
+    load = load_quantized_model if int8 else load_model
+    source = load(**_arguments(artifacts[0], weights, model))
     for artifact in artifacts:
         if artifact.manifest.provenance["weights"]["state_sha256"] != source.weights["state_sha256"]:
             raise UsageError(
@@ -62,6 +51,21 @@ def open_source_of(artifacts: list[Artifact], weights: str | Path, model: str | 
                 fix="give the checkpoint that was converted, or convert again",
             )
     return source
+
+
+def _arguments(artifact: Artifact, weights: str | Path, model: str | None) -> dict[str, Any]:
+    facts = artifact.manifest.model
+    return {
+        "model": model or facts.name,
+        "weights": weights,
+        "num_classes": facts.num_classes,
+        "input_size": facts.input_size,
+    }
+
+
+def open_float_form(artifact: Artifact, weights: str | Path, model: str | None = None) -> Reference:
+    """The float network of an int8 artifact's checkpoint as a function."""
+    return remembering(load_float(artifact, weights, model).run)
 
 
 def remembering(run: Reference) -> Reference:
@@ -78,10 +82,10 @@ def remembering(run: Reference) -> Reference:
 
 
 def program_of(artifact: Artifact, source: Source) -> Program:
-    """The program that an artifact was converted from, made again; source: its checkpoint, of `open_source_of`."""
+    """The program that an artifact was converted from, made again; source: its checkpoint, of `load_source`."""
     manifest = artifact.manifest
     module, spec = source.module, source.spec
-    if source.steps is None:
+    if isinstance(source, LoadedModel):
         passes = PASSES if manifest.deploy else ()
         module, _ = deploy(captured_form(source), spec, passes, get_converter(manifest.target).kernels)
     program = export(
@@ -90,13 +94,13 @@ def program_of(artifact: Artifact, source: Source) -> Program:
     return rounded_program(program) if manifest.compression == INT8 else program
 
 
-def float_program_of(artifact: Artifact, source: Source) -> Program:
-    """The float network of an int8 artifact's checkpoint, by the operations of its program; source: opened in float."""
+def float_program_of(artifact: Artifact, source: LoadedModel) -> Program:
+    """The float network of an int8 artifact's checkpoint, by the operations of its program; source: of `load_float`."""
     deployed, _ = prepare(source.module, source.spec)
     return export(deployed, source.spec, labels=artifact.manifest.labels, dynamic_batch=artifact.manifest.dynamic_batch)
 
 
-def captured_form(source: Source) -> fx.GraphModule:
+def captured_form(source: LoadedModel) -> fx.GraphModule:
     """The network of a checkpoint as a functional graph, before any deploy pass."""
     inputs = tuple(example_input(tensor.shape) for tensor in source.spec.inputs)
     return functional(capture(source.module, inputs, source.spec.name))

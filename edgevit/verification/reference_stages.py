@@ -11,11 +11,10 @@ from edgevit.artifacts.artifact import Artifact
 from edgevit.quantization import weight_storage
 from edgevit.spec import Precision
 from edgevit.verification.error_breakdown import EXPORTED, FLOAT, INT8, ROUNDED
-from edgevit.verification.reference_model import open_float_form, open_source_of, program_of, remembering
+from edgevit.verification.reference_model import load_source, open_float_form, program_of, remembering
 
 if TYPE_CHECKING:
-    from edgevit.checkpoints.model_source import Source
-    from edgevit.verification.reference_model import Reference
+    from edgevit.verification.reference_model import Reference, Source
 
 
 def open_stages(artifact: Artifact, weights: str | Path, model: str | None = None) -> dict[str, Reference]:
@@ -27,7 +26,7 @@ def open_stages(artifact: Artifact, weights: str | Path, model: str | None = Non
 
     Raises UsageError for weights that the artifact was not made from.
     """
-    return stages_of(artifact, open_source_of([artifact], weights, model), weights, model)
+    return stages_of(artifact, load_source([artifact], weights, model), weights, model)
 
 
 def stages_of(

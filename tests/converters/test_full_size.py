@@ -8,7 +8,7 @@ import math
 import pytest
 
 from benchmarks.conversion_matrix import seeded_model
-from edgevit.checkpoints.model_source import open_source
+from edgevit.checkpoints.model_source import load_model
 from edgevit.contract.manifest import Tolerance
 from edgevit.deploy.pass_manager import deploy
 from edgevit.export.export_program import export
@@ -38,7 +38,7 @@ MOST_TRANSPOSES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_full_size_model_keeps_its_outputs(name, tmp_path):
-    source = open_source(seeded_model(name, 0))
+    source = load_model(seeded_model(name, 0))
     module, _ = deploy(source.module, source.spec)
     program = export(module, source.spec)
     tensor = example_input(source.spec.inputs[0].shape, seed=3).numpy()

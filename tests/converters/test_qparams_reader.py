@@ -61,8 +61,8 @@ def test_changed_byte_of_a_file_is_noticed(written, network, part, tmp_path):
     converter, folder, manifest = written
     layer = converter.read_qparams(folder, manifest).layers[0]  # (8, 3, 3, 3)
     forms = {
-        "values": [layer.values, layer.values.transpose(0, 2, 3, 1)],
-        "scales": [layer.scales, layer.scales.astype(np.float16), _factors(layer)],
+        "values": [layer.weight.int_repr, layer.weight.int_repr.transpose(0, 2, 3, 1)],
+        "scales": [layer.weight.scales, layer.weight.scales.astype(np.float16), _factors(layer)],
     }
     copy = _copy_with_change(folder, tmp_path, [np.ascontiguousarray(form).tobytes() for form in forms[part]])
     comparison = compare_qparams(converter.read_qparams(copy, manifest), network_qparams(network))
@@ -72,7 +72,7 @@ def test_changed_byte_of_a_file_is_noticed(written, network, part, tmp_path):
 
 def _factors(layer: LayerQParams) -> np.ndarray:
     """What rescales the sums of a layer in whole numbers, float32 (O,)."""
-    return layer.scales * np.float32(layer.input.scale) / np.float32(layer.result.scale)
+    return layer.weight.scales * np.float32(layer.input.scale) / np.float32(layer.result.scale)
 
 
 def _copy_with_change(folder: Path, copy: Path, forms: list[bytes]) -> Path:

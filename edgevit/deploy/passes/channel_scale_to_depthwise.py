@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ScaleConvolutions:
+class ChannelScaleToDepthwise:
     """Turns the product of a map with a value per channel, and a sum behind it, into a depthwise 1x1 convolution.
 
     A BatchNorm that no convolution has taken up is such a product and sum.
     """
 
-    name: str = "scale_convolutions"
+    name: str = "channel_scale_to_depthwise"
 
     def apply(self, graph: Graph, costs: Costs) -> list[str]:
         """Returns the place of each product that is a convolution now. LayerNorms keep theirs: they stay in float."""
         return graph.rewrite_each(graph.nodes, lambda node: _norm(graph, node) or _product(graph, node))
 
 
-SCALE_CONVOLUTIONS = ScaleConvolutions()
+CHANNEL_SCALE_TO_DEPTHWISE = ChannelScaleToDepthwise()
 
 
 def _norm(graph: Graph, node: fx.Node) -> bool:

@@ -6,7 +6,7 @@ map, shifted, times that tap's weights: slices, products and sums of rank 4, whi
 - Dynamic DWNet computes one kernel per channel: each shifted map is multiplied by a vector of channels.
 - Inhomogeneous dynamic DWNet computes one per pixel, which a group of channels shares, and writes that as `unfold`, a
   product and a sum. Here the channels of a group stand apart, so that all groups' weights of a tap multiply rows of
-  adjacent numbers; the convolution that computes the weights gives them in that order (fold_shuffles).
+  adjacent numbers; the convolution that computes the weights gives them in that order (fold_channel_shuffles).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ComputedKernels:
+class DecomposeDynamicConv:
     """Writes convolutions with computed kernels, one per channel or one per pixel, as sums of shifted products.
 
     For servers too: each image of a batch has kernels of its own, and a convolution takes one set.
     """
 
-    name: str = "computed_kernels"
+    name: str = "decompose_dynamic_conv"
 
     def apply(self, graph: Graph, costs: Costs) -> list[str]:
         """Returns the place of each convolution rewritten."""
@@ -43,7 +43,7 @@ class ComputedKernels:
         return places + graph.rewrite_each(graph.calls(aten.sum.dim_IntList), lambda total: _per_pixel(graph, total))
 
 
-COMPUTED_KERNELS = ComputedKernels()
+DECOMPOSE_DYNAMIC_CONV = DecomposeDynamicConv()
 
 
 def _per_channel(graph: Graph, conv: fx.Node) -> bool:

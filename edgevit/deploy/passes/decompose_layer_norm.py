@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class NormProducts:
+class DecomposeLayerNorm:
     """Writes LayerNorm over channels as means by linear layers or, on a map, by 1x1 convolutions."""
 
-    name: str = "norm_products"
+    name: str = "decompose_layer_norm"
 
     def apply(self, graph: Graph, costs: Costs) -> list[str]:
         """Returns the place of each norm rewritten; none where the runtime takes them whole."""
@@ -34,7 +34,7 @@ class NormProducts:
         return graph.rewrite_each(norms, lambda norm: _rewrite(graph, norm))
 
 
-NORM_PRODUCTS = NormProducts()
+DECOMPOSE_LAYER_NORM = DecomposeLayerNorm()
 
 
 def _rewrite(graph: Graph, norm: fx.Node) -> bool:

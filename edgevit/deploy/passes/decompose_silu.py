@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SplitSilu:
+class DecomposeSilu:
     """Turns silu(x) into x * sigmoid(x): a table of 256 entries and a multiplication of integers."""
 
-    name: str = "split_silu"
+    name: str = "decompose_silu"
 
     def apply(self, graph: Graph, costs: Costs) -> list[str]:
         """Returns the place of each SiLU."""
@@ -32,4 +32,4 @@ class SplitSilu:
         return places
 
 
-SPLIT_SILU = SplitSilu()
+DECOMPOSE_SILU = DecomposeSilu()

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class MergeDuplicates:
+class EliminateCommonSubexpressions:
     """Common subexpression elimination: in a functional graph equal calls have equal results."""
 
-    name: str = "merge_duplicates"
+    name: str = "eliminate_common_subexpressions"
 
     def apply(self, graph: Graph, costs: Costs) -> list[str]:
         """Returns the place of each operation that an earlier one stands for."""
@@ -35,7 +35,7 @@ class MergeDuplicates:
         return places
 
 
-MERGE_DUPLICATES = MergeDuplicates()
+ELIMINATE_COMMON_SUBEXPRESSIONS = EliminateCommonSubexpressions()
 
 
 def _frozen(value: Any) -> Any:

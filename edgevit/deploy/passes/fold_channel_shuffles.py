@@ -46,10 +46,10 @@ class DensePointwise:
 
 
 @dataclass(frozen=True)
-class FoldShuffles:
+class FoldChannelShuffles:
     """Lets the convolution in front of a channel shuffle, or else those behind it, reorder its channels."""
 
-    name: str = "fold_shuffles"
+    name: str = "fold_channel_shuffles"
 
     def apply(self, graph: Graph, costs: Costs) -> list[str]:
         """Returns the place of each shuffle that is gone."""
@@ -57,7 +57,7 @@ class FoldShuffles:
 
 
 DENSE_POINTWISE = DensePointwise()
-FOLD_SHUFFLES = FoldShuffles()
+FOLD_CHANNEL_SHUFFLES = FoldChannelShuffles()
 
 
 def _densify(graph: Graph, conv: fx.Node, costs: Costs) -> bool:

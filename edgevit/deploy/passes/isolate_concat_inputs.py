@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SeparateSkips:
+class IsolateConcatInputs:
     """Lets a concatenation of maps read an identity, a depthwise 1x1 convolution, of what others read too."""
 
-    name: str = "separate_skips"
+    name: str = "isolate_concat_inputs"
 
     def apply(self, graph: Graph, costs: Costs) -> list[str]:
         """Returns the place of each concatenation changed."""
@@ -31,7 +31,7 @@ class SeparateSkips:
         return graph.rewrite_each(concatenations, lambda node: _separate(graph, node))
 
 
-SEPARATE_SKIPS = SeparateSkips()
+ISOLATE_CONCAT_INPUTS = IsolateConcatInputs()
 
 
 def _separate(graph: Graph, node: fx.Node) -> bool:

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TokenViews:
+class SimplifyViews:
     """Writes each chain of views anew where that takes fewer or cheaper operations."""
 
-    name: str = "token_views"
+    name: str = "simplify_views"
 
     def apply(self, graph: Graph, costs: Costs) -> list[str]:
         """Returns the place of each chain, index, split or mean that has a new form."""
@@ -41,7 +41,7 @@ class TokenViews:
         return places
 
 
-TOKEN_VIEWS = TokenViews()
+SIMPLIFY_VIEWS = SimplifyViews()
 
 
 def shorten_chains(graph: Graph) -> list[str]:

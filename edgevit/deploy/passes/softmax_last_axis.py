@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SoftmaxLast:
+class SoftmaxLastAxis:
     """Turns a softmax over another axis into transpose, softmax, transpose; other passes let the transposes cancel."""
 
-    name: str = "softmax_last"
+    name: str = "softmax_last_axis"
 
     def apply(self, graph: Graph, costs: Costs) -> list[str]:
         """Returns the place of each softmax moved."""
@@ -39,4 +39,4 @@ class SoftmaxLast:
         return places
 
 
-SOFTMAX_LAST = SoftmaxLast()
+SOFTMAX_LAST_AXIS = SoftmaxLastAxis()

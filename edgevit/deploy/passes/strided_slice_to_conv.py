@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PickChannels:
+class StridedSliceToConv:
     """Turns slices with a step through the channels of a map into convolutions."""
 
-    name: str = "pick_channels"
+    name: str = "strided_slice_to_conv"
 
     def apply(self, graph: Graph, costs: Costs) -> list[str]:
         """Returns the place of each slice that became a convolution."""
@@ -31,7 +31,7 @@ class PickChannels:
         return graph.rewrite_each(slices, lambda node: _pick(graph, node, costs))
 
 
-PICK_CHANNELS = PickChannels()
+STRIDED_SLICE_TO_CONV = StridedSliceToConv()
 
 
 def _pick(graph: Graph, node: fx.Node, costs: Costs) -> bool:

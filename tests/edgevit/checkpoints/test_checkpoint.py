@@ -21,7 +21,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgevit.checkpoints.checkpoint import CheckpointMetadata, load_weights, read_checkpoint, save_checkpoint
+from edgevit.checkpoints.checkpoint import load_weights, read_checkpoint, save_checkpoint
+from edgevit.checkpoints.metadata import CheckpointMetadata
 from edgevit.errors import MissingDependency, StorageError, UsageError
 from edgevit.spec import Interpolation, Preprocess
 
@@ -205,7 +206,7 @@ def test_saved_checkpoint_returns_metadata_and_weights_and_loads_in_plain_torch(
     assert checkpoint.metadata == metadata()
     assert_same(checkpoint.state_dict, model.state_dict())
     plain = torch.load(path, weights_only=True)
-    assert json.loads(plain["edgevit_card"])["labels"][3] == "class 3"
+    assert json.loads(plain["edgevit_metadata"])["labels"][3] == "class 3"
     assert [file.name for file in path.parent.iterdir()] == ["tiny.pt"]
 
 
@@ -232,7 +233,7 @@ def test_unwritable_folder_is_a_storage_error(tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"model": 1}', 7, None])
 def test_malformed_metadata_is_reported(tmp_path, state, text):
     torch.save({"edgevit_card": text, "state_dict": state}, tmp_path / "c.pt")
-    with pytest.raises(UsageError, match="card is malformed"):
+    with pytest.raises(UsageError, match="metadata is malformed"):
         read_checkpoint(tmp_path / "c.pt")
 
 

@@ -6,11 +6,13 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import edgevit
-from edgevit.checkpoints.checkpoint import CheckpointMetadata, save_checkpoint
+from edgevit.checkpoints.checkpoint import save_checkpoint
+from edgevit.checkpoints.metadata import CheckpointMetadata
 from edgevit.errors import ParityError
 from edgevit.quantization.qparams import QParamsTable, QuantizedWeight
 from edgevit.quantization.quantized_model import Int8Network
@@ -30,9 +32,9 @@ def _checkpoint(path: Path, network: Int8Network) -> Path:
         labels=tuple("abcde"),
         preprocess=residual_spec().preprocess,
         edgevit_version=edgevit.__version__,
-        quantization={"method": "ptq", "activations": network.activations()},
+        quantization={"method": "ptq"},
     )
-    save_checkpoint(path, seeded(TinyResidual), metadata, network.tensors())
+    save_checkpoint(path, seeded(TinyResidual), metadata, network.checkpoint_part())
     return path
 
 
@@ -68,7 +70,7 @@ def test_other_scales_are_named_and_fail(capsys, made, tmp_path):
     _, artifact = made
     network = int8_network()
     weights = dict(network.table.weights)
-    weights["linear"] = QuantizedWeight(weights["linear"].values, weights["linear"].scales * 2)
+    weights["linear"] = QuantizedWeight(weights["linear"].int_repr, weights["linear"].scales * 2)
     other = dataclasses.replace(network, table=QParamsTable(network.table.activations, weights))
     checkpoint = _checkpoint(tmp_path / "other.pt", other)
     fails(
@@ -87,9 +89,9 @@ def test_json_has_every_scale_exactly(capsys, made):
     table = int8_network().table
     assert code == 0
     assert document["equal"] is None
-    scales = [torch.tensor(layer["scales"]) for layer in document["layers"]]
+    scales = [np.array(layer["scales"], np.float32) for layer in document["layers"]]
     assert all(
-        torch.equal(found, qparams.scales) for found, qparams in zip(scales, table.weights.values(), strict=True)
+        np.array_equal(found, weight.scales) for found, weight in zip(scales, table.weights.values(), strict=True)
     )
     found = {(qparams["scale"], qparams["zero_point"]) for qparams in document["activations"].values()}
     assert found == {(qparams.scale, qparams.zero_point) for qparams in table.activations.values()}

@@ -20,7 +20,7 @@ from edgevit.contract.manifest import (
     ModelFacts,
     Parity,
     Tolerance,
-    deploy_step_from_json,
+    applied_pass_from_json,
     read_manifest,
     spec_from_json,
     spec_to_json,
@@ -187,7 +187,7 @@ def test_deploy_steps_survive_the_file(tmp_path):
 def test_deploy_step_of_before_has_no_places_and_no_numbers():
     step = {"name": "fold_conv_bn", "changes": 4, "probe_error": 1e-7}
     validate(make_manifest().to_json() | {"deploy": [step]}, "manifest", "m")
-    assert deploy_step_from_json(step) == AppliedPass("fold_conv_bn", 4, 1e-7, (), None, None)
+    assert applied_pass_from_json(step) == AppliedPass("fold_conv_bn", 4, 1e-7, (), None, None)
 
 
 @pytest.mark.parametrize(

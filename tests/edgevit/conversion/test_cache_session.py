@@ -13,7 +13,7 @@ import torch
 
 import edgevit
 from edgevit.artifacts.artifact import load_artifact
-from edgevit.checkpoints.model_source import open_source, state_digest
+from edgevit.checkpoints.model_source import load_model, state_digest
 from tests.fakes import install_target
 from tests.tiny import TinyClassifier, classifier_spec, seeded
 
@@ -157,7 +157,7 @@ def test_random_weights_are_the_same_every_time_and_leave_the_callers_numbers_al
     digests = set()
     for seed in (11, 12):
         torch.manual_seed(seed)
-        digests.add(state_digest(open_source(f"{tmp_path / 'net.py'}:build", input_size=8).module))
+        digests.add(state_digest(load_model(f"{tmp_path / 'net.py'}:build", input_size=8).module))
         if seed == 11:
             assert torch.equal(torch.rand(3), expected)
     assert len(digests) == 1

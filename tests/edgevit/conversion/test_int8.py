@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import edgevit
-from edgevit.checkpoints.checkpoint import CheckpointMetadata, read_checkpoint, save_checkpoint
+from edgevit.checkpoints.checkpoint import read_checkpoint, save_checkpoint
+from edgevit.checkpoints.metadata import CheckpointMetadata
 from edgevit.data.preprocess import preprocess
 from edgevit.data.synthetic_images import sample_images
 from edgevit.errors import QuantizationError, UsageError
@@ -203,9 +204,9 @@ def test_training_goes_on_from_an_int8_checkpoint(line):
     first, second = (read_checkpoint(line / name) for name in ("ptq.pt", "qat.pt"))
     assert (first.metadata.quantization["method"], second.metadata.quantization["method"]) == ("ptq", "qat")
     assert first.metadata.labels == second.metadata.labels == LABELS
-    assert first.int8.keys() == second.int8.keys()
+    assert first.int8.tensors.keys() == second.int8.tensors.keys()
     assert all(torch.equal(first.state_dict[name], second.state_dict[name]) for name in first.state_dict)
-    assert any(not torch.equal(first.int8[name], second.int8[name]) for name in first.int8)
+    assert any(not torch.equal(value, second.int8.tensors[name]) for name, value in first.int8.tensors.items())
 
 
 def test_commands_tell_what_they_did(line, capsys):

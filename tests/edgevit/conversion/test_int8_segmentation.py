@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 import edgevit
-from edgevit.checkpoints.checkpoint import CheckpointMetadata, read_checkpoint, save_checkpoint
+from edgevit.checkpoints.checkpoint import read_checkpoint, save_checkpoint
+from edgevit.checkpoints.metadata import CheckpointMetadata
 from edgevit.data.image_io import read_image
 from edgevit.spec import Preprocess
 from tests.edgevit.cli.test_main import fails, run

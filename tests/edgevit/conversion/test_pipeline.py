@@ -51,7 +51,7 @@ def test_artifact_holds_everything_an_app_needs(classifier_artifact):
     [(Tier.EDGE, ["executorch", "coreml", "tflite"]), (Tier.SERVER, ["onnx", "aotinductor"])],
 )
 def test_all_means_the_targets_of_the_models_tier(tier, meant, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "open_source", None)  # nothing may be opened before the targets are known
+    monkeypatch.setattr(pipeline, "load_model", None)  # nothing may be opened before the targets are known
 
     class Asked(Exception):
         pass

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import edgevit
-from edgevit.checkpoints.checkpoint import CheckpointMetadata, read_checkpoint, save_checkpoint
+from edgevit.checkpoints.checkpoint import read_checkpoint, save_checkpoint
+from edgevit.checkpoints.metadata import CheckpointMetadata
 from edgevit.data.synthetic_images import sample_images
 from edgevit.errors import ParityError, QuantizationError, UsageError
 from edgevit.spec import Preprocess

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgevit.deploy.passes.decompose_layer_norm import NORM_PRODUCTS
+from edgevit.deploy.passes.decompose_layer_norm import DECOMPOSE_LAYER_NORM
 from edgevit.quantization.annotation import annotate
 from tests.edgevit.deploy.rewriting import XNNPACK, Function, graph_of
 
@@ -28,13 +28,13 @@ def test_convolutions_and_what_lies_between_them_are_int8():
     )
     assert _names(annotation.weighted) == ["conv2d", "conv2d"]
     assert _names(annotation.integer) == ["gelu", "add"]
-    assert _names(annotation.qparams) == ["inputs_0", "conv2d", "gelu", "add", "conv2d"]
+    assert _names(annotation.quantized) == ["inputs_0", "conv2d", "gelu", "add", "conv2d"]
     assert not annotation.floating
 
 
 def test_fused_activation_belongs_to_the_convolution_in_front():
     annotation = _placed(lambda net, x: net.b(net.a(x).relu()), a=nn.Conv2d(4, 4, 1), b=nn.Conv2d(4, 2, 1))
-    assert _names(annotation.qparams) == ["inputs_0", "relu", "conv2d"]
+    assert _names(annotation.quantized) == ["inputs_0", "relu", "conv2d"]
 
 
 def test_fused_activation_that_is_not_the_only_reader_stands_alone():
@@ -43,7 +43,7 @@ def test_fused_activation_that_is_not_the_only_reader_stands_alone():
         return net.b(y.relu()) + y
 
     annotation = _placed(function, a=nn.Conv2d(4, 4, 1), b=nn.Conv2d(4, 4, 1))
-    assert _names(annotation.qparams) == ["inputs_0", "conv2d", "relu", "conv2d", "add"]
+    assert _names(annotation.quantized) == ["inputs_0", "conv2d", "relu", "conv2d", "add"]
 
 
 def test_concatenation_and_its_inputs_share_a_qparams():
@@ -72,13 +72,13 @@ def test_layer_norm_in_products_is_an_float_fallback_of_float():
         return net.b(net.norm(net.a(x).flatten(2).transpose(1, 2)))
 
     graph = graph_of(Function(function, a=nn.Conv2d(4, 8, 1), norm=nn.LayerNorm(8), b=nn.Linear(8, 3)), _MAP)
-    NORM_PRODUCTS.apply(graph, XNNPACK)
+    DECOMPOSE_LAYER_NORM.apply(graph, XNNPACK)
     annotation = annotate(graph)
     assert _names(annotation.weighted) == ["conv2d", "linear"]
     assert sorted(_names(annotation.floating)) == ["add", "conv2d", "conv2d", "mul", "mul", "mul", "rsqrt", "sub"]
     assert annotation.float_fallback() == {"norm": 8}
     # The norm's result is read by a linear layer: it gets a grid although it was computed in float.
-    assert _names(annotation.qparams) == ["inputs_0", "conv2d", "add", "linear"]
+    assert _names(annotation.quantized) == ["inputs_0", "conv2d", "add", "linear"]
 
 
 def test_attention_is_float_between_int8_layers():

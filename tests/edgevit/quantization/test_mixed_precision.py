@@ -82,23 +82,12 @@ def test_budget_that_cannot_be_kept_is_refused(network, targets):
 
 def test_float_fallback_survive_storing(budgeted):
     network = budgeted.network
-    again = restore(
-        seeded(TinyResidual),
-        residual_spec(),
-        network.tensors(),
-        network.activations(),
-        sorted(network.table.float_fallback),
-    )
+    again = restore(network.checkpoint_part())
+    assert again.table.float_fallback == network.table.float_fallback != frozenset()
     assert again.digest() == network.digest()
     image = IMAGES[:1]
     with torch.no_grad():
         assert torch.equal(again.module()(image), network.module()(image))
-
-
-def test_unknown_float_fallback_is_refused(budgeted):
-    network = budgeted.network
-    with pytest.raises(QuantizationError, match="does not fit its network: conv9"):
-        restore(seeded(TinyResidual), residual_spec(), network.tensors(), network.activations(), ["conv9"])
 
 
 @pytest.mark.parametrize("target", ["executorch", "tflite", "coreml"])

@@ -16,11 +16,11 @@ from edgevit.quantization.expected_qparams import network_qparams, program_qpara
 from edgevit.quantization.model_qparams import (
     LayerQParams,
     ModelQParams,
-    TensorQParams,
     canonical_weight,
     compare_qparams,
     is_average,
 )
+from edgevit.quantization.qparams import QParams, QuantizedWeight
 from edgevit.spec import Precision
 from tests.tiny import int8_network, residual_spec
 
@@ -34,6 +34,10 @@ def _changed(qparams: ModelQParams, index: int, **changes) -> ModelQParams:
     layers = list(qparams.layers)
     layers[index] = dataclasses.replace(layers[index], **changes)
     return dataclasses.replace(qparams, layers=tuple(layers))
+
+
+def _with_weight(qparams: ModelQParams, index: int, **changes) -> ModelQParams:
+    return _changed(qparams, index, weight=dataclasses.replace(qparams.layers[index].weight, **changes))
 
 
 def _only_difference(stored: ModelQParams, expected: ModelQParams) -> str:
@@ -56,7 +60,7 @@ def test_program_says_what_its_table_says(expected):
 def test_result_of_rectified_layer_is_behind_the_fused_activation(expected):
     network = int8_network()
     qparams = network.table.activations["relu"]
-    assert expected.layers[0].result == TensorQParams(qparams.scale, qparams.zero_point) == (qparams.scale, -128)
+    assert expected.layers[0].result == qparams == QParams(qparams.scale, -128)
 
 
 def test_names_of_a_file_do_not_matter(expected):
@@ -68,21 +72,21 @@ def test_names_of_a_file_do_not_matter(expected):
 
 
 def test_linear_layer_may_be_stored_as_pointwise_convolution(expected):
-    stored = _changed(expected, -1, values=expected.layers[-1].values[:, :, None, None])
+    stored = _with_weight(expected, -1, int_repr=expected.layers[-1].weight.int_repr[:, :, None, None])
     assert compare_qparams(stored, expected).equal
 
 
 def test_one_changed_weight_is_named(expected):
-    values = expected.layers[1].values.copy()
+    values = expected.layers[1].weight.int_repr.copy()
     values.flat[5] += 1
-    comparison = compare_qparams(_changed(expected, 1, values=values), expected)
+    comparison = compare_qparams(_with_weight(expected, 1, int_repr=values), expected)
     assert comparison.weights == (4, 5)
     assert [expected.layers[1].name in line for line in comparison.differences] == [True, True]
 
 
 def test_weight_scale_off_by_one_bit_is_named(expected):
-    scales = np.nextafter(expected.layers[2].scales, np.float32(1))
-    comparison = compare_qparams(_changed(expected, 2, scales=scales), expected)
+    scales = np.nextafter(expected.layers[2].weight.scales, np.float32(1))
+    comparison = compare_qparams(_with_weight(expected, 2, scales=scales), expected)
     assert comparison.weights == (4, 5)
     assert expected.layers[2].name in comparison.differences[0]
 
@@ -100,13 +104,13 @@ def test_layer_with_float_result_is_named(expected):
 
 
 def test_equal_weights_are_matched_by_the_qparams_around_them(expected):
-    qparams = [TensorQParams(0.5, 0), TensorQParams(0.25, 0), TensorQParams(0.125, 0)]
+    qparams = [QParams(0.5, 0), QParams(0.25, 0), QParams(0.125, 0)]
     one, values = np.ones(2, np.float32), np.ones((2, 3), np.int8)
-    fp32_references = [LayerQParams(f"twin{i}", values, one, qparams[i], qparams[i + 1]) for i in range(2)]
-    both = ModelQParams(tuple(fp32_references), dict(enumerate(qparams)), (), 0, {})
-    comparison = compare_qparams(dataclasses.replace(both, layers=tuple(fp32_references[::-1])), both)
+    equal = [LayerQParams(f"layer{i}", QuantizedWeight(values, one), *qparams[i : i + 2]) for i in range(2)]
+    both = ModelQParams(tuple(equal), dict(enumerate(qparams)), (), 0, {})
+    comparison = compare_qparams(dataclasses.replace(both, layers=tuple(equal[::-1])), both)
     assert comparison.equal
-    assert comparison.names == {"twin0": "twin0", "twin1": "twin1"}
+    assert comparison.names == {"layer0": "layer0", "layer1": "layer1"}
 
 
 def test_lost_and_foreign_activation_qparams_are_named(expected):
@@ -114,7 +118,7 @@ def test_lost_and_foreign_activation_qparams_are_named(expected):
     kept = {other: expected.activations[other] for other in others}
     lost = _only_difference(dataclasses.replace(expected, activations=kept), expected)
     assert lost == f"no tensor lies on {expected.activations[name]}, the grid of {name}"
-    more = {**expected.activations, "extra": TensorQParams(1.0, 0)}
+    more = {**expected.activations, "extra": QParams(1.0, 0)}
     assert _only_difference(dataclasses.replace(expected, activations=more), expected).startswith("extra lies on 1 @ 0")
 
 
@@ -125,17 +129,17 @@ def test_float_layers_beyond_the_expected_are_named(expected):
 
 def test_what_no_int8_file_can_hold_is_refused(expected):
     expected.require_scheme("model")
-    values = expected.layers[0].values.copy()
+    values = expected.layers[0].weight.int_repr.copy()
     values.flat[0] = -128
     with pytest.raises(ContractError, match=f"model: the weight of {expected.layers[0].name} "):
-        _changed(expected, 0, values=values).require_scheme("model")
+        _with_weight(expected, 0, int_repr=values).require_scheme("model")
     with pytest.raises(ContractError, match=r"t lies on 0\.1 @ 0"):
-        dataclasses.replace(expected, activations={"t": TensorQParams(0.1, 0)}).require_scheme("model")
+        dataclasses.replace(expected, activations={"t": QParams(0.1, 0)}).require_scheme("model")
 
 
 def test_conversion_stops_where_the_file_holds_other_scales(expected, tmp_path):
     program = export(int8_network().module(), residual_spec(), precision=Precision.INT8)
-    other = _changed(expected, 0, scales=expected.layers[0].scales * 2)
+    other = _with_weight(expected, 0, scales=expected.layers[0].weight.scales * 2)
     careless, manifest = SimpleNamespace(read_qparams=lambda *_: other), SimpleNamespace(name="tiny")
     with pytest.raises(ParityError, match="tiny does not hold the scales of its checkpoint: 4 of 5 weights"):
         _check_qparams(program, careless, manifest, tmp_path)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgevit.errors import QuantizationError
-from edgevit.quantization.qparams import SMALLEST_SCALE, QParams, QuantizedWeight, is_half, next_half
+from edgevit.quantization.qparams import SMALLEST_SCALE, QParams, QParamsTable, QuantizedWeight, is_half, next_half
 
 
 @pytest.mark.parametrize("value", [1e-9, 1e-6, 0.0123, 0.5, 1.0001, 300.7])
@@ -38,25 +38,27 @@ def test_range_that_is_not_finite_raises(low, high):
 
 @pytest.mark.parametrize(("scale", "zero_point"), [(0.1, 0), (0.0, 0), (-0.5, 0), (0.5, 128), (0.5, -129)])
 def test_numbers_that_are_no_qparams_of_the_scheme_raise(scale, zero_point):
-    with pytest.raises(QuantizationError, match="no int8 grid"):
-        QParams(scale, zero_point)
+    qparams = QParams(scale, zero_point)
+    assert not qparams.valid
+    with pytest.raises(QuantizationError, match="conv2d has the scale"):
+        QParamsTable({"relu": QParams(0.5, 0), "conv2d": qparams}, {})
 
 
 def test_weight_lies_within_half_a_step_of_its_qparams():
     weight = torch.randn(6, 3, 5, 5) * torch.logspace(-4, 1, 6).reshape(-1, 1, 1, 1)
-    qparams = QuantizedWeight.of(weight)
-    assert qparams.values.dtype == torch.int8
-    assert qparams.values.abs().max() <= 127
-    assert all(is_half(float(scale)) for scale in qparams.scales)
-    step = qparams.scales.reshape(-1, 1, 1, 1)
-    assert ((qparams.real() - weight).abs() <= step / 2 * 1.0001).all()
-    assert torch.equal(QuantizedWeight.of(qparams.real()).real(), qparams.real())
+    quantized = QuantizedWeight.of(weight)
+    assert quantized.valid
+    assert quantized.int_repr.dtype == np.int8
+    step = quantized.scales.reshape(-1, 1, 1, 1)
+    assert (np.abs(quantized.dequantize() - weight.numpy()) <= step / 2 * 1.0001).all()
+    again = QuantizedWeight.of(torch.from_numpy(quantized.dequantize()))
+    assert np.array_equal(again.dequantize(), quantized.dequantize())
 
 
 def test_channel_of_zeros_has_a_qparams():
-    qparams = QuantizedWeight.of(torch.zeros(2, 3))
-    assert (qparams.values == 0).all()
-    assert (qparams.scales > 0).all()
+    quantized = QuantizedWeight.of(torch.zeros(2, 3))
+    assert (quantized.int_repr == 0).all()
+    assert (quantized.scales > 0).all()
 
 
 def test_weight_that_is_not_finite_raises():

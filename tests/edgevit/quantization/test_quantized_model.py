@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from edgevit.checkpoints.checkpoint import Int8Part
 from edgevit.errors import QuantizationError
 from edgevit.quantization.calibration import calibrate
 from edgevit.quantization.qat_model import finished, trainable
@@ -85,20 +86,20 @@ def test_trained_network_is_the_one_that_leaves(network):
 
 
 def test_network_comes_back_from_what_a_checkpoint_stores(network):
-    again = restore(seeded(TinyClassifier), classifier_spec(), network.tensors(), network.activations())
+    again = restore(network.checkpoint_part())
     assert again.digest() == network.digest()
+    assert again.passes == network.passes
     image = _images()[0]
     assert torch.equal(again.module()(image), network.module()(image))
 
 
 def test_tensors_of_another_network_are_refused(network):
-    tensors = network.tensors()
-    name = next(name for name in tensors if name.endswith(".values"))
-    with pytest.raises(QuantizationError, match="does not fit"):
-        restore(seeded(TinyClassifier), classifier_spec(), tensors | {name: tensors[name][:1]}, network.activations())
-    del tensors[name]
-    with pytest.raises(QuantizationError, match="does not fit"):
-        restore(seeded(TinyClassifier), classifier_spec(), tensors, network.activations())
+    part = network.checkpoint_part()
+    name = next(name for name in part.tensors if name.endswith(".int_repr"))
+    for changed in (part.tensors[name][:1], part.tensors[name].float(), None):
+        tensors = {key: value for key, value in (part.tensors | {name: changed}).items() if value is not None}
+        with pytest.raises(QuantizationError, match="int8 graph is damaged"):
+            restore(Int8Part(part.graph, tensors))
 
 
 def test_table_of_another_graph_is_refused(network):

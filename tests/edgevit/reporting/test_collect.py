@@ -17,7 +17,7 @@ from edgevit.cli.report import report as report_command
 from edgevit.contract.manifest import ModelFacts, Parity, Tolerance
 from edgevit.errors import MissingDependency, UsageError
 from edgevit.infra.files import sha256_file
-from edgevit.quantization.model_qparams import TensorQParams
+from edgevit.quantization.model_qparams import QParams
 from edgevit.reporting.collect import collect, report
 from edgevit.reporting.figures import figures
 from edgevit.reporting.html import embed_json, html
@@ -389,7 +389,7 @@ def test_stages_and_worst_layers_are_shown_for_the_build_they_measured(tmp_path)
     )
     write_verification(artifact, drift=steps, started_utc="2026-11-20T10:00:00Z")
     write_verification(artifact, kind="verify", started_utc="2026-11-20T11:00:00Z")  # takes no ladder back
-    layer = Layer("quantize_per_tensor_5", "conv2d_2", "conv2d", "block1.0.attn", TensorQParams(0.5, 3))
+    layer = Layer("quantize_per_tensor_5", "conv2d_2", "conv2d", "block1.0.attn", QParams(0.5, 3))
     quiet = dataclasses.replace(layer, node="quantize_per_tensor_6", place="block1.1")
     so_far = ErrorSize(31.25, 0.5, 0.2)
     write_debug(

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from edgevit.checkpoints.checkpoint import CheckpointMetadata, read_checkpoint, save_checkpoint
+from edgevit.checkpoints.checkpoint import read_checkpoint, save_checkpoint
+from edgevit.checkpoints.metadata import CheckpointMetadata
 from edgevit.spec import Preprocess
 from edgevit.training.trainer import progress_of
 from tests.edgevit.cli.test_main import run

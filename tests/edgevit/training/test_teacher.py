@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgevit.checkpoints.checkpoint import CheckpointMetadata, save_checkpoint
+from edgevit.checkpoints.checkpoint import save_checkpoint
+from edgevit.checkpoints.metadata import CheckpointMetadata
 from edgevit.errors import UsageError
 from edgevit.models import get_spec
 from edgevit.spec import Preprocess

@@ -55,7 +55,7 @@ def use(monkeypatch, program):
     """Let `debug` compare `program` with what a converter makes of another one."""
 
     def installed(converter):
-        monkeypatch.setattr(numeric_debugger, "open_source_of", lambda *given: None)
+        monkeypatch.setattr(numeric_debugger, "load_source", lambda *given: None)
         monkeypatch.setattr(numeric_debugger, "program_of", lambda *given: program)
         monkeypatch.setattr(numeric_debugger, "get_converter", lambda name: converter)
         images = [example_input((1, 3, 32, 32), seed).numpy() for seed in range(2)]

@@ -11,8 +11,8 @@ from converters.tflite.converter import CONVERTER
 from edgevit import models
 from edgevit.deploy.cost_model import read_costs
 from edgevit.deploy.pass_manager import deploy
-from edgevit.deploy.passes.decompose_layer_norm import NORM_PRODUCTS
-from edgevit.deploy.passes.simplify_views import TOKEN_VIEWS
+from edgevit.deploy.passes.decompose_layer_norm import DECOMPOSE_LAYER_NORM
+from edgevit.deploy.passes.simplify_views import SIMPLIFY_VIEWS
 from edgevit.export.export_program import export
 from edgevit.graph.capture import example_input
 from tests.edgevit.deploy.rewriting import XNNPACK, Function, changes_nothing, error, graph_of, ops
@@ -35,7 +35,7 @@ def _norm(eps: float = 1e-5, **options: bool) -> nn.LayerNorm:
 def test_norm_of_tokens_becomes_linear_means(shape, options, multiplications):
     module = nn.Sequential(_norm(**options))
     graph = graph_of(module, shape)
-    assert NORM_PRODUCTS.apply(graph, XNNPACK) == ["0"]
+    assert DECOMPOSE_LAYER_NORM.apply(graph, XNNPACK) == ["0"]
     counts = ops(graph)
     assert (counts["layer_norm.default"], counts["linear.default"], counts["rsqrt.default"]) == (0, 2, 1)
     assert counts["mul.Tensor"] == multiplications
@@ -45,7 +45,7 @@ def test_norm_of_tokens_becomes_linear_means(shape, options, multiplications):
 def test_eps_counts():
     module = nn.Sequential(_norm(eps=0.5))
     graph = graph_of(module, _TOKENS)
-    NORM_PRODUCTS.apply(graph, XNNPACK)
+    DECOMPOSE_LAYER_NORM.apply(graph, XNNPACK)
     assert error(graph, module, _TOKENS) <= 1e-6
 
 
@@ -65,7 +65,7 @@ def _through_flat_pixels(net, x):
 def test_norm_of_a_map_is_taken_on_the_map(function):
     module = Function(function, norm=_norm())
     graph = graph_of(module, _MAP)
-    for rewrite in (NORM_PRODUCTS, TOKEN_VIEWS):
+    for rewrite in (DECOMPOSE_LAYER_NORM, SIMPLIFY_VIEWS):
         assert len(rewrite.apply(graph, XNNPACK)) > 0
     expected = {"conv2d.default": 2, "sub.Tensor": 1, "mul.Tensor": 3, "rsqrt.default": 1, "add.Tensor": 1}
     assert ops(graph) == expected
@@ -75,8 +75,8 @@ def test_norm_of_a_map_is_taken_on_the_map(function):
 def test_square_map_that_is_normed_over_its_columns_is_no_map_norm():
     module = Function(lambda net, x: net.norm(x.transpose(2, 3)).transpose(2, 3), norm=_norm())
     graph = graph_of(module, (2, 4, 6, 6))
-    NORM_PRODUCTS.apply(graph, XNNPACK)
-    TOKEN_VIEWS.apply(graph, XNNPACK)
+    DECOMPOSE_LAYER_NORM.apply(graph, XNNPACK)
+    SIMPLIFY_VIEWS.apply(graph, XNNPACK)
     assert (ops(graph)["linear.default"], ops(graph)["conv2d.default"]) == (2, 0)
     assert error(graph, module, (2, 4, 6, 6)) <= 1e-6
 
@@ -88,7 +88,7 @@ def test_tokens_that_others_read_are_normed_as_tokens():
 
     module = Function(function, norm=_norm())
     graph = graph_of(module, _MAP)
-    NORM_PRODUCTS.apply(graph, XNNPACK)
+    DECOMPOSE_LAYER_NORM.apply(graph, XNNPACK)
     assert (ops(graph)["linear.default"], ops(graph)["conv2d.default"]) == (2, 0)
     assert error(graph, module, _MAP) <= 1e-6
 
@@ -100,11 +100,11 @@ class _ComputedWeight(nn.Module):
 
 @pytest.mark.parametrize("module", [nn.LayerNorm((5, 6)), nn.LayerNorm((2, 5, 6)), _ComputedWeight()])
 def test_norm_over_more_than_channels_stays(module):
-    assert changes_nothing(NORM_PRODUCTS, module, _TOKENS)
+    assert changes_nothing(DECOMPOSE_LAYER_NORM, module, _TOKENS)
 
 
 def test_norm_stays_where_the_runtime_takes_it_whole():
-    assert changes_nothing(NORM_PRODUCTS, _norm(), _TOKENS, costs=read_costs("coreml"))
+    assert changes_nothing(DECOMPOSE_LAYER_NORM, _norm(), _TOKENS, costs=read_costs("coreml"))
 
 
 @pytest.fixture(scope="module")

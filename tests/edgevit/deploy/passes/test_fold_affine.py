@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgevit.deploy.passes.eliminate_common_subexpressions import MERGE_DUPLICATES
+from edgevit.deploy.passes.eliminate_common_subexpressions import ELIMINATE_COMMON_SUBEXPRESSIONS
 from edgevit.deploy.passes.fold_affine import FOLD_AFFINE
 from edgevit.deploy.passes.fold_constants import FOLD_CONSTANTS
 from edgevit.graph.capture import example_input
@@ -43,7 +43,7 @@ def _net(function, **parts) -> nn.Module:
 def _prepared(module: nn.Module, *shapes: tuple[int, ...]) -> Graph:
     """The graph as the pass finds it: views of parameters are constants, equal calls are one."""
     graph = graph_of(module, *shapes)
-    for rewrite in (MERGE_DUPLICATES, FOLD_CONSTANTS):
+    for rewrite in (ELIMINATE_COMMON_SUBEXPRESSIONS, FOLD_CONSTANTS):
         rewrite.apply(graph, XNNPACK)
     return graph
 

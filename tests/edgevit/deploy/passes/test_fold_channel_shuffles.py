@@ -11,8 +11,8 @@ from torch import nn
 from edgevit import models
 from edgevit.deploy.cost_model import read_costs
 from edgevit.deploy.pass_manager import deploy
-from edgevit.deploy.passes.fold_channel_shuffles import DENSE_POINTWISE, FOLD_SHUFFLES
-from edgevit.deploy.passes.simplify_views import TOKEN_VIEWS
+from edgevit.deploy.passes.fold_channel_shuffles import DENSE_POINTWISE, FOLD_CHANNEL_SHUFFLES
+from edgevit.deploy.passes.simplify_views import SIMPLIFY_VIEWS
 from tests.edgevit.deploy.rewriting import XNNPACK, Function, changes_nothing, error, graph_of, ops
 
 _MAP = (2, 12, 4, 5)
@@ -105,7 +105,7 @@ def _network(function) -> Function:
 def test_convolution_in_front_takes_the_shuffle(name):
     module = _network(_BEHIND[name])
     graph = graph_of(module, _MAP)
-    assert len(FOLD_SHUFFLES.apply(graph, XNNPACK)) >= 1
+    assert len(FOLD_CHANNEL_SHUFFLES.apply(graph, XNNPACK)) >= 1
     assert _moves(graph) == 0
     assert error(graph, module, _MAP) <= 1e-6
 
@@ -113,7 +113,7 @@ def test_convolution_in_front_takes_the_shuffle(name):
 def test_shuffle_that_ends_in_tokens_leaves_a_reshape():
     module = _network(lambda net, x: _flat_shuffle(net.conv(x)).flatten(2).exp())
     graph = graph_of(module, _MAP)
-    assert len(FOLD_SHUFFLES.apply(graph, XNNPACK)) == 1
+    assert len(FOLD_CHANNEL_SHUFFLES.apply(graph, XNNPACK)) == 1
     assert (ops(graph)["transpose.int"], ops(graph)["reshape.default"]) == (0, 1)
     assert error(graph, module, _MAP) <= 1e-6
 
@@ -121,8 +121,8 @@ def test_shuffle_that_ends_in_tokens_leaves_a_reshape():
 def test_shuffle_in_one_view_with_tokens_leaves_the_tokens():
     module = _network(lambda net, x: _flat_shuffle(net.conv(x)).flatten(2).transpose(1, 2).exp())
     graph = graph_of(module, _MAP)
-    TOKEN_VIEWS.apply(graph, XNNPACK)
-    assert len(FOLD_SHUFFLES.apply(graph, XNNPACK)) == 1
+    SIMPLIFY_VIEWS.apply(graph, XNNPACK)
+    assert len(FOLD_CHANNEL_SHUFFLES.apply(graph, XNNPACK)) == 1
     (permute,) = graph.calls(torch.ops.aten.permute.default)
     assert permute.args[1] == [0, 2, 3, 1]
     assert error(graph, module, _MAP) <= 1e-6
@@ -138,7 +138,7 @@ def test_shuffle_in_one_view_with_tokens_leaves_the_tokens():
 def test_convolutions_behind_take_the_shuffle(function):
     module = _network(function)
     graph = graph_of(module, _MAP)
-    assert len(FOLD_SHUFFLES.apply(graph, XNNPACK)) == 1
+    assert len(FOLD_CHANNEL_SHUFFLES.apply(graph, XNNPACK)) == 1
     assert _moves(graph) == 0
     assert error(graph, module, _MAP) <= 1e-6
 
@@ -146,8 +146,8 @@ def test_convolutions_behind_take_the_shuffle(function):
 def test_convolution_behind_takes_the_shuffle_out_of_a_longer_view():
     module = _network(lambda net, x: net.conv(_flat_shuffle(x.permute(0, 3, 1, 2))))
     graph = graph_of(module, (2, 4, 5, 12))
-    TOKEN_VIEWS.apply(graph, XNNPACK)
-    assert len(FOLD_SHUFFLES.apply(graph, XNNPACK)) == 1
+    SIMPLIFY_VIEWS.apply(graph, XNNPACK)
+    assert len(FOLD_CHANNEL_SHUFFLES.apply(graph, XNNPACK)) == 1
     (permute,) = graph.calls(torch.ops.aten.permute.default)
     assert permute.args[1] == [0, 3, 1, 2]
     assert _moves(graph) == 1
@@ -157,7 +157,7 @@ def test_convolution_behind_takes_the_shuffle_out_of_a_longer_view():
 def test_shared_weight_is_reordered_for_one_reader_alone():
     module = _network(lambda net, x: net.other(_shuffle(net.other(x)).exp()))
     graph = graph_of(module, _MAP)
-    FOLD_SHUFFLES.apply(graph, XNNPACK)
+    FOLD_CHANNEL_SHUFFLES.apply(graph, XNNPACK)
     assert _moves(graph) == 0
     assert error(graph, module, _MAP) <= 1e-6
 
@@ -181,14 +181,14 @@ _NEAR_MISSES = {
 def test_near_miss_stays_as_it_was(name):
     module = _network(_NEAR_MISSES[name])
     module.doubling = nn.Parameter(torch.rand(24, 1, 1, 1))
-    assert changes_nothing(FOLD_SHUFFLES, module, _MAP)
+    assert changes_nothing(FOLD_CHANNEL_SHUFFLES, module, _MAP)
 
 
 @pytest.mark.slow
 def test_mobile_former_26m_loses_its_groups_and_shuffles():
     torch.manual_seed(0)
     graph_module, steps = deploy(models.create_model("mobile_former_26m").eval(), models.get_spec("mobile_former_26m"))
-    assert {step.name: step.changes for step in steps}["fold_shuffles"] >= 15
+    assert {step.name: step.changes for step in steps}["fold_channel_shuffles"] >= 15
     convolutions = graph_module.graph.find_nodes(op="call_function", target=torch.ops.aten.conv2d.default)
     weights = [conv.args[1].meta["val"] for conv in convolutions if len(conv.args) > 6 and conv.args[6] > 1]
     assert all(weight.shape[1] == 1 for weight in weights)  # what is left is depthwise

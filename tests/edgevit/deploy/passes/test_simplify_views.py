@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgevit.deploy.passes.simplify_views import TOKEN_VIEWS
+from edgevit.deploy.passes.simplify_views import SIMPLIFY_VIEWS
 from tests.edgevit.deploy.rewriting import XNNPACK, Function, changes_nothing, error, graph_of, ops
 
 _MAP = (2, 6, 4, 8)
@@ -61,7 +61,7 @@ def test_chain_takes_its_cheapest_form_and_stays_exact(name):
     function, expected = _CHAINS[name]
     module = Function(function)
     graph = graph_of(module, _MAP)
-    assert len(TOKEN_VIEWS.apply(graph, XNNPACK)) > 0
+    assert len(SIMPLIFY_VIEWS.apply(graph, XNNPACK)) > 0
     calls = [node for node in graph.module.graph.nodes if node.op == "call_function"]
     assert [str(node.target).removeprefix("aten.") for node in calls] == expected
     assert all(node.meta["val"].dim() <= 5 for node in calls)
@@ -71,7 +71,7 @@ def test_chain_takes_its_cheapest_form_and_stays_exact(name):
 def test_batch_of_one_moves_nothing_where_only_ones_change_places():
     module = Function(lambda net, x: x.permute(1, 0, 2).reshape(1, 5, 2, 3).exp())
     graph = graph_of(module, (1, 5, 6))
-    TOKEN_VIEWS.apply(graph, XNNPACK)
+    SIMPLIFY_VIEWS.apply(graph, XNNPACK)
     assert ops(graph) == {"reshape.default": 1, "exp.default": 1}
 
 
@@ -82,7 +82,7 @@ def test_view_that_others_read_is_not_made_twice():
 
     graph = graph_of(Function(function), (2, 24, 8))
     before = ops(graph)["transpose.int"]
-    TOKEN_VIEWS.apply(graph, XNNPACK)
+    SIMPLIFY_VIEWS.apply(graph, XNNPACK)
     assert (before, ops(graph)["transpose.int"] + ops(graph)["permute.default"]) == (1, 1)
 
 
@@ -93,7 +93,7 @@ def test_tokens_that_are_read_both_ways_come_from_the_pixels():
 
     module = Function(function)
     graph = graph_of(module, _MAP)
-    TOKEN_VIEWS.apply(graph, XNNPACK)
+    SIMPLIFY_VIEWS.apply(graph, XNNPACK)
     (permute,) = graph.calls(torch.ops.aten.permute.default)
     assert permute.args[1] == [0, 2, 3, 1]
     assert error(graph, module, _MAP) <= 1e-6
@@ -113,7 +113,7 @@ _NEAR_MISSES = {
 
 @pytest.mark.parametrize("name", _NEAR_MISSES)
 def test_near_miss_stays_as_it_was(name):
-    assert changes_nothing(TOKEN_VIEWS, Function(_NEAR_MISSES[name]), _MAP)
+    assert changes_nothing(SIMPLIFY_VIEWS, Function(_NEAR_MISSES[name]), _MAP)
 
 
 def test_two_views_of_one_permutation_share_it():
@@ -123,7 +123,7 @@ def test_two_views_of_one_permutation_share_it():
 
     module = Function(function, first=nn.Linear(6, 3), second=nn.Linear(6, 3))
     graph = graph_of(module, _MAP)
-    TOKEN_VIEWS.apply(graph, XNNPACK)
+    SIMPLIFY_VIEWS.apply(graph, XNNPACK)
     assert ops(graph)["permute.default"] == 1
     assert error(graph, module, _MAP) <= 1e-6
 
@@ -131,7 +131,7 @@ def test_two_views_of_one_permutation_share_it():
 def test_index_into_an_axis_of_size_1_is_a_reshape():
     module = Function(lambda net, x: torch.relu(x[:, :1][:, 0]))
     graph = graph_of(module, _MAP)
-    TOKEN_VIEWS.apply(graph, XNNPACK)
+    SIMPLIFY_VIEWS.apply(graph, XNNPACK)
     assert ops(graph) == {"slice.Tensor": 1, "reshape.default": 1, "relu.default": 1}
 
 
@@ -143,6 +143,6 @@ def test_index_into_an_axis_of_size_1_is_a_reshape():
 def test_parts_of_a_split_become_slices(parts):
     module = Function(lambda net, x: sum(part.exp().sum() * (1 + i) for i, part in enumerate(parts(x))))
     graph = graph_of(module, _MAP)
-    TOKEN_VIEWS.apply(graph, XNNPACK)
+    SIMPLIFY_VIEWS.apply(graph, XNNPACK)
     assert not {name for name in ops(graph) if name.startswith(("split", "chunk", "<built-in"))}
     assert error(graph, module, _MAP) <= 1e-5

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edgevit.deploy.cost_model import read_costs
-from edgevit.deploy.passes.strided_slice_to_conv import PICK_CHANNELS
+from edgevit.deploy.passes.strided_slice_to_conv import STRIDED_SLICE_TO_CONV
 from edgevit.graph.capture import example_input
 from tests.edgevit.deploy.rewriting import XNNPACK, Function, changes_nothing, graph_of, ops
 
@@ -17,7 +17,7 @@ _MAP = (2, 9, 4, 5)
 def test_channels_are_picked_to_the_bit(part):
     module = Function(lambda net, x: x[:, part].exp())
     graph = graph_of(module, _MAP)
-    assert len(PICK_CHANNELS.apply(graph, XNNPACK)) == 1
+    assert len(STRIDED_SLICE_TO_CONV.apply(graph, XNNPACK)) == 1
     assert ops(graph) == {"conv2d.default": 1, "exp.default": 1}
     (weight,) = graph.module.parameters()
     assert weight.unique().tolist() == [0, 1]
@@ -40,11 +40,11 @@ def test_channels_are_picked_to_the_bit(part):
     ids=["every channel", "rows", "columns", "samples", "tokens", "truths", "integers"],
 )
 def test_other_slices_stay(function):
-    assert changes_nothing(PICK_CHANNELS, Function(function), _MAP)
+    assert changes_nothing(STRIDED_SLICE_TO_CONV, Function(function), _MAP)
 
 
 def test_wide_maps_and_fast_slices_stay():
     module = Function(lambda net, x: x[:, ::2].exp())
-    assert changes_nothing(PICK_CHANNELS, module, _MAP, costs=read_costs("coreml"))
+    assert changes_nothing(STRIDED_SLICE_TO_CONV, module, _MAP, costs=read_costs("coreml"))
     channels = int(XNNPACK.strided_slice / XNNPACK.mac) + 1
-    assert changes_nothing(PICK_CHANNELS, module, (1, channels, 1, 1))
+    assert changes_nothing(STRIDED_SLICE_TO_CONV, module, (1, channels, 1, 1))

@@ -1,0 +1,106 @@
+"""An int8 checkpoint as a model ready for the line."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevit.checkpoints.checkpoint import Checkpoint, read_checkpoint
+from edgevit.checkpoints.model_source import LoadedModel, load_model
+from edgevit.errors import QuantizationError
+from edgevit.quantization.quantized_model import Int8Network, ReferenceNetwork, refuse_without_graph, restore
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import fx, nn
+
+    from edgevit.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedModel:
+    """An int8 network with what it was trained with.
+
+    module: its deployed graph with quantize and dequantize pairs. reference: the same in integer arithmetic, which
+    artifacts are compared with. float_build: the deployed graph without pairs, on the dequantized weights; artifacts
+    made of it prove the graph apart from int8.
+    """
+
+    network: Int8Network
+    module: fx.GraphModule
+    reference: ReferenceNetwork
+    float_build: LoadedModel
+    spec: ModelSpec
+    labels: tuple[str, ...]
+    weights: dict[str, Any]
+
+    def run(self, tensor: np.ndarray) -> np.ndarray:
+        """Normalised images (N, 3, H, W) to logits (N, ...), in integer arithmetic."""
+        import torch
+
+        with torch.no_grad():
+            return self.reference(torch.from_numpy(tensor)).numpy()
+
+
+def load_quantized_model(
+    model: str | nn.Module,
+    *,
+    weights: str | Path | None,
+    num_classes: int | None = None,
+    input_size: int | None = None,
+    labels: tuple[str, ...] = (),
+    spec: ModelSpec | None = None,
+    replace_head: bool = False,
+) -> QuantizedModel:
+    """The int8 network of a checkpoint; arguments as in `load_model`.
+
+    Raises UsageError as `load_model` does, QuantizationError for weights without an int8 part, or with a damaged one.
+    """
+    checkpoint = None if weights is None else read_checkpoint(weights)
+    network = quantized_network(checkpoint)
+    loaded = load_model(
+        model,
+        weights=checkpoint,
+        num_classes=num_classes,
+        input_size=input_size,
+        labels=labels,
+        spec=spec,
+        replace_head=replace_head,
+        float_part=True,
+    )
+    _require_input(network, loaded.spec)
+    facts = {"state_sha256": network.digest(), "quantization": checkpoint.metadata.quantization["method"]}
+    facts = loaded.weights | facts
+    return QuantizedModel(
+        network,
+        network.module(),
+        ReferenceNetwork(network),
+        dataclasses.replace(loaded, module=network.deployed, weights=facts, one_by_one=True),
+        loaded.spec,
+        loaded.labels,
+        facts,
+    )
+
+
+def quantized_network(checkpoint: Checkpoint | None) -> Int8Network:
+    """The int8 network that a checkpoint holds. Raises QuantizationError if it holds none, or a damaged one."""
+    if checkpoint is None or checkpoint.int8 is None:
+        raise QuantizationError(
+            "no int8 scales without weights" if checkpoint is None else f"{checkpoint.path} has no int8 scales",
+            fix="make them first: edgevit quantize MODEL --weights FILE --data DATA, or edgevit qat",
+        )
+    if not checkpoint.int8.graph:
+        raise refuse_without_graph(checkpoint.path)
+    return restore(checkpoint.int8)
+
+
+def _require_input(network: Int8Network, spec: ModelSpec) -> None:
+    """The stored graph is for one input shape; a size asked for beside it would be ignored."""
+    stored = next(tuple(node.meta["val"].shape) for node in network.deployed.graph.nodes if node.op == "placeholder")
+    if stored != spec.inputs[0].shape:
+        raise QuantizationError(
+            f"the int8 network takes {stored}, not {spec.inputs[0].shape}",
+            fix="leave the input size out, or quantize the float checkpoint at that size",
+        )
