@@ -210,11 +210,11 @@ def _strip_wrapper(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _metadata(content: dict[str, Any]) -> CheckpointMetadata | None:
-    text = content.get(_METADATA_KEY, content.get(_OLD_METADATA_KEY))
-    if text is None:
+    key = next((key for key in (_METADATA_KEY, _OLD_METADATA_KEY) if key in content), None)
+    if key is None:
         return None
     try:
-        return CheckpointMetadata.from_json(text)
+        return CheckpointMetadata.from_json(content[key])
     except (ValueError, TypeError, KeyError, AttributeError, UsageError) as error:
         raise TorchFileError(
             f"its metadata is malformed: {error}", "save it again with this version of edgevit"

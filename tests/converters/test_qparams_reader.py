@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,7 +97,9 @@ def test_changed_scale_of_the_table_is_noticed(written, network):
     converter, folder, manifest = written
     stored, expected = converter.read_qparams(folder, manifest), network_qparams(network)
     name, qparams = next(iter(expected.activations.items()))
-    expected.activations[name] = qparams._replace(scale=float(np.nextafter(np.float16(qparams.scale), np.float16(1))))
+    expected.activations[name] = dataclasses.replace(
+        qparams, scale=float(np.nextafter(np.float16(qparams.scale), np.float16(1)))
+    )
     lines = compare_qparams(stored, expected).differences
     assert f"no tensor lies on {expected.activations[name]}, the grid of {name}" in lines
 
