@@ -24,7 +24,8 @@ from edgevit.conversion.worker import FP32_REFERENCE, save_references
 from edgevit.data.image_io import as_rgb
 from edgevit.data.preprocess import normalize_table, preprocess, to_tensor
 from edgevit.data.synthetic_images import noise_image, sample_images
-from edgevit.deploy.pass_manager import PASSES, Pass, deploy
+from edgevit.deploy.pass_manager import PASSES, Pass
+from edgevit.deploy.pass_manager import deploy as run_passes
 from edgevit.errors import ConversionError, UsageError, unknown_name
 from edgevit.export.export_program import export
 from edgevit.export.program import save_program
@@ -35,6 +36,7 @@ from edgevit.quantization.loading import QuantizedModel, load_quantized_model
 from edgevit.quantization.weight_storage import INT8
 from edgevit.spec import Layout, ModelSpec, Precision, Tier
 from edgevit.targets.base import Converter, program_name
+from edgevit.targets.options import options_for
 from edgevit.targets.registry import converter_names, get_converter
 from edgevit.verification.checks import describe_parity
 from edgevit.verification.reference_model import captured_form
@@ -63,7 +65,7 @@ def convert(
     replace_head: bool = False,
     options: Mapping[str, Any] | None = None,
     goldens: Sequence[str | Path] = (),
-    plain: bool = False,
+    deploy: bool = True,
     timeout_s: float = DEFAULT_TIMEOUT_S,
     cache: bool = True,
 ) -> Artifact | list[Artifact]:
@@ -72,7 +74,7 @@ def convert(
     model: a name of `edgevit list`, "file.py:factory", or an nn.Module (with `spec` unless create_model made it).
     target: a name, several names, which are converted side by side, or "all": the targets of phones, or for a model of
     the server tier those of servers. options: of the converter, by name.
-    goldens: more images to store as golden inputs beside the two built-in ones. plain skips the deploy passes.
+    goldens: more images to store as golden inputs beside the two built-in ones. deploy: rewrite the graph exactly.
     timeout_s: for each target; one that takes longer fails alone. cache: reuse what was made from the same input
     by the same code and tools (see edgevit.conversion.cache); a model in memory is always converted.
     Each artifact was executed and compared with the checkpoint before it appears; existing ones are replaced.
@@ -83,8 +85,10 @@ def convert(
     """
     targets = _targets(target, model, spec)
     requests = {name: _options(get_converter(name), options or {}, precision) for name in targets}
-    if plain and (precision == Precision.INT8 or any(one.get("weights") == INT8 for one in requests.values())):
-        raise UsageError("int8 scales belong to the deployed form", fix="leave --no-deploy (plain) out")
+    if not deploy and (
+        precision == Precision.INT8 or any(one.get("weight_compression") == INT8 for one in requests.values())
+    ):
+        raise UsageError("int8 scales belong to the deployed form", fix="leave --no-deploy (deploy=False) out")
     out = _writable(Path(out))
     goldens, labels = list(goldens), list(labels)
     arguments = {
@@ -93,7 +97,7 @@ def convert(
         "input_size": input_size,
         "labels": labels,
         "replace_head": replace_head,
-        "plain": plain,
+        "deploy": deploy,
     }
     reuse = Reuse(model, weights, goldens, arguments, requests, wanted=cache)
     found = reuse.fetch(out)
@@ -119,7 +123,7 @@ def convert(
                 converter = get_converter(name)
                 groups.setdefault(program_name(converter), []).append(converter)
             takers = [converters[0] for converters in groups.values()]
-            programs = _programs(captured, source, Precision(precision), folder, takers, () if plain else PASSES)
+            programs = _programs(captured, source, Precision(precision), folder, takers, PASSES if deploy else ())
             found |= _run_workers(folder, groups, programs, source.spec.name, timeout_s, reuse)
     artifacts = [found[name] for name in targets]
     return artifacts[0] if isinstance(target, str) and target != "all" else artifacts
@@ -140,34 +144,13 @@ def _targets(target: str | Sequence[str], model: str | nn.Module, spec: ModelSpe
 
 
 def _options(converter: Converter, options: Mapping[str, Any], precision: str) -> dict[str, Any]:
-    """The converter's options with their defaults; "TARGET.KEY" is for that target alone.
-
-    Raises UsageError for unknown names or a precision it lacks.
-    """
+    """The converter's options with their defaults. Raises UsageError for unknown names or a precision it lacks."""
     if precision not in tuple(Precision):
         raise unknown_name("precision", precision, Precision)
     if Precision(precision) not in converter.precisions:
         known = ", ".join(sorted(converter.precisions))
         raise UsageError(f"{converter.name} has no precision {precision}", fix=f"it has: {known}")
-    fields = {field.name: field for field in dataclasses.fields(converter.Options)}
-    own = {}
-    for name, value in options.items():
-        addressed, dot, key = name.rpartition(".")
-        if dot and addressed != converter.name:
-            continue
-        if key not in fields:
-            raise unknown_name(f"option of {converter.name}", key, fields or {"(it has none)"})
-        own[key] = _typed(converter, fields[key], value)
-    return dataclasses.asdict(converter.Options(**own))
-
-
-def _typed(converter: Converter, field: dataclasses.Field, value: Any) -> Any:
-    """An option as its field wants it: the command line has "true" and "false" for booleans."""
-    if not isinstance(field.default, bool) or isinstance(value, bool):
-        return value
-    if value not in ("true", "false"):
-        raise UsageError(f"{converter.name}'s {field.name} is true or false, not {value!r}", fix="write it so")
-    return value == "true"
+    return options_for(converter, options)
 
 
 def _writable(out: Path) -> Path:
@@ -216,7 +199,7 @@ def _programs(
             module, steps = (
                 (captured, source.network.passes)
                 if isinstance(source, QuantizedModel)
-                else deploy(captured, spec, passes, kernels)
+                else run_passes(captured, spec, passes, kernels)
             )
             write_json(folder / f"{name}.deploy.json", [dataclasses.asdict(step) for step in steps])
             running.result = ", ".join(f"{step.name} x{step.changes}" for step in steps) or "nothing to rewrite"

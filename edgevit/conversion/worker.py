@@ -31,9 +31,10 @@ from edgevit.infra import process
 from edgevit.infra.files import atomic_folder, write_json
 from edgevit.infra.provenance import provenance
 from edgevit.quantization.model_qparams import compare_qparams
-from edgevit.quantization.weight_storage import FULL, INT8
+from edgevit.quantization.weight_storage import INT8
 from edgevit.spec import Precision
 from edgevit.targets.base import Converted, NotExecutable, program_name
+from edgevit.targets.options import name_parts, without_numeric
 from edgevit.targets.registry import get_converter
 from edgevit.verification.checks import TOLERANCES, batch_sizes, check_parity, describe_parity, measure
 from edgevit.verification.phone_settings import Child, audit_of, execution_of, waiting_child
@@ -70,9 +71,9 @@ def convert(program: Program, folder: Path, target: str, request: dict[str, Any]
     """
     converter = get_converter(target)
     options = converter.Options(**request["options"])
-    name = "-".join([program.spec.name, program.precision.value, target, *_named(options)])
+    name = "-".join([program.spec.name, program.precision.value, target, *name_parts(options)])
     original, answering = program, folder
-    if getattr(options, "weights", FULL) == INT8:
+    if getattr(options, "weight_compression", None) == INT8:
         program, answering = _rounded(program, folder)
     destination = Path(request["out"]) / name
     with atomic_folder(destination) as building, waiting_child(converter) as child:
@@ -258,25 +259,13 @@ def _check_graph(program: Program, converter: Converter, options: Any, manifest:
         folder = folder / FP32_REFERENCE
         program = load_program(folder / program_name(converter))
     program = dataclasses.replace(program, precision=Precision.FP32)
-    options = dataclasses.replace(options, **{field.name: field.default for field in _numeric(options)})
+    options = without_numeric(options)
     with tempfile.TemporaryDirectory(prefix="edgevit-twin-") as temporary:
         converted = converter.convert(program, options, Path(temporary))
         fp32_reference = dataclasses.replace(manifest, precision=Precision.FP32, entry=converted.entry, compression="")
         parity = _execute(Artifact(Path(temporary), fp32_reference), folder)
     check_parity(parity, TOLERANCES[Precision.FP32], f"the fp32 reference build of {manifest.name}")
     return describe_parity(parity)
-
-
-def _numeric(options: Any) -> list[dataclasses.Field]:
-    """Options that change what numbers come out; they must not hide what the fp32 reference build shall show."""
-    return [field for field in dataclasses.fields(options) if field.metadata.get("numeric")]
-
-
-def _named(options: Any) -> list[str]:
-    """ "weights-int8" for each option in use that belongs in the name: its artifact lies beside the plain one."""
-    fields = [field for field in dataclasses.fields(options) if {"numeric", "named"} & field.metadata.keys()]
-    chosen = [(field, getattr(options, field.name)) for field in fields]
-    return [f"{field.name}-{value}" for field, value in chosen if value != field.default]
 
 
 if __name__ == "__main__":

@@ -220,7 +220,7 @@ def test_deploys_once_for_each_kernel_library(tmp_path, monkeypatch):
 
 def test_plain_conversion_rewrites_nothing(tmp_path):
     artifact = edgevit.convert(
-        seeded(TinyClassifier), spec=classifier_spec(), target="executorch", out=tmp_path, plain=True
+        seeded(TinyClassifier), spec=classifier_spec(), target="executorch", out=tmp_path, deploy=False
     )
     assert artifact.manifest.deploy == ()
     assert artifact.manifest.parity.max_relative_error <= 1e-5
@@ -242,10 +242,3 @@ def test_wrong_arguments_fail_before_any_work(tmp_path, arguments, message):
     with pytest.raises(UsageError, match=message):
         edgevit.convert(seeded(TinyClassifier), spec=classifier_spec(), out=tmp_path, **arguments)
     assert os.listdir(tmp_path) == []
-
-
-def test_option_addressed_to_another_target_is_left_to_it():
-    from edgevit.targets.registry import get_converter
-
-    options = {"coreml.author": "A", "executorch.x": "1"}
-    assert pipeline._options(get_converter("coreml"), options, "fp16")["author"] == "A"
