@@ -24,7 +24,7 @@ from edgevit.infra.optional_imports import require
 from edgevit.mil.opsets import SPEC_VERSIONS
 from edgevit.mil.proto import coremltools, quiet
 from edgevit.quantization.weight_storage import INT8, UNCOMPRESSED, require_float, require_kind
-from edgevit.spec import Precision, Task
+from edgevit.spec import Precision, Task, Tier
 from edgevit.targets.base import INTERPRETER, Converted
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class CoreMLConverter:
     name = "coreml"
     suffix = ".mlpackage"
     kernels = "coreml"
+    tier = Tier.EDGE
     dynamic_batch = False
     precisions = frozenset({Precision.FP32, Precision.FP16, Precision.INT8})
     extra = "coreml"

@@ -25,7 +25,7 @@ from edgevit.graph.node_names import module_path
 from edgevit.infra.optional_imports import require, version
 from edgevit.log import captured_native_output
 from edgevit.quantization.weight_storage import UNCOMPRESSED, require_float, require_kind
-from edgevit.spec import Precision, TensorSpec
+from edgevit.spec import Precision, TensorSpec, Tier
 from edgevit.targets.base import Audit, Converted, ModelFile, input_arrays
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ class ExecuTorchConverter:
     name = "executorch"
     suffix = ".pte"
     kernels = "xnnpack"
+    tier = Tier.EDGE
     dynamic_batch = False
     precisions = frozenset({Precision.FP32, Precision.FP16, Precision.INT8})
     extra = "executorch"

@@ -18,7 +18,7 @@ from edgevit.export.program import Program
 from edgevit.infra.optional_imports import require, version
 from edgevit.log import captured_native_output
 from edgevit.quantization.weight_storage import INT8, UNCOMPRESSED, require_float, require_kind
-from edgevit.spec import Layout, Precision, TensorSpec
+from edgevit.spec import Layout, Precision, TensorSpec, Tier
 from edgevit.targets.base import Converted, input_arrays
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ class TFLiteConverter:
     name = "tflite"
     suffix = ".tflite"
     kernels = "xnnpack"
+    tier = Tier.EDGE
     dynamic_batch = False
     precisions = frozenset({Precision.FP32, Precision.FP16, Precision.INT8})
     extra = "tflite"
