@@ -86,6 +86,7 @@ class FakeConverter:
     suffix: str = ".fake"
     kernels: str = "xnnpack"
     tier: Tier | None = None  # a plug-in that `all` leaves out
+    ml_program: bool = False
     dynamic_batch: bool = False
     precisions: frozenset[Precision] = frozenset({Precision.FP32})
     extra: str = "fake"

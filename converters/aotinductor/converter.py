@@ -83,6 +83,7 @@ class AOTInductorConverter:
     suffix = ".pt2"
     kernels = "server"
     tier = Tier.SERVER
+    ml_program = False
     dynamic_batch = True
     precisions = frozenset({Precision.FP32, Precision.FP16, Precision.BF16})
     extra = "aotinductor"

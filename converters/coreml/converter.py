@@ -90,6 +90,7 @@ class CoreMLConverter:
     suffix = ".mlpackage"
     kernels = "coreml"
     tier = Tier.EDGE
+    ml_program = True
     dynamic_batch = False
     precisions = frozenset({Precision.FP32, Precision.FP16, Precision.INT8})
     extra = "coreml"

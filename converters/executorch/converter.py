@@ -120,6 +120,7 @@ class ExecuTorchConverter:
     suffix = ".pte"
     kernels = "xnnpack"
     tier = Tier.EDGE
+    ml_program = False
     dynamic_batch = False
     precisions = frozenset({Precision.FP32, Precision.FP16, Precision.INT8})
     extra = "executorch"

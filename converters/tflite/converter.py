@@ -92,6 +92,7 @@ class TFLiteConverter:
     suffix = ".tflite"
     kernels = "xnnpack"
     tier = Tier.EDGE
+    ml_program = False
     dynamic_batch = False
     precisions = frozenset({Precision.FP32, Precision.FP16, Precision.INT8})
     extra = "tflite"

@@ -148,6 +148,7 @@ class Converter(Protocol):
     suffix: str  # ".mlpackage"
     kernels: str  # the kernel library it runs on, a table of deploy/costs.toml
     tier: Tier | None  # the models that the target "all" converts to it; None: none
+    ml_program: bool  # whether its files are ML Programs, which `edgevit.mil` can check and evaluate
     dynamic_batch: bool  # whether it takes, and its files are, programs for any number of images at once
     precisions: frozenset[Precision]
     extra: str  # the extra of edgevit that installs its libraries
