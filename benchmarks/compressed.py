@@ -97,7 +97,10 @@ class _Model:
                 options=options,
                 out=WORK / ("pruned" if form.get("pruned") else "float"),
             )
-            for precision, options in (("fp32", {}), (form["precision"], {"weights": form.get("weights", "full")}))
+            for precision, options in (
+                ("fp32", {}),
+                (form["precision"], {"weight_compression": form.get("weight_compression", "none")}),
+            )
         )
         manifest = artifact.manifest
         return self._row(form["name"], target, int8.artifact_outputs(artifact, self._images)) | {

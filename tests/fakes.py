@@ -31,7 +31,7 @@ from edgevit.contract.raw_report import (
 )
 from edgevit.data.preprocess import normalize_table, preprocess
 from edgevit.infra.files import write_json
-from edgevit.spec import Layout, Precision, Preprocess, Task, TensorSpec
+from edgevit.spec import Layout, Precision, Preprocess, Task, TensorSpec, Tier
 from edgevit.targets.base import Audit, ModelFile, NotExecutable, NotSwitchable
 
 ENTRY = "model.fake"
@@ -85,6 +85,8 @@ class FakeConverter:
     name: str = "fake"
     suffix: str = ".fake"
     kernels: str = "xnnpack"
+    tier: Tier | None = None  # a plug-in that `all` leaves out
+    ml_program: bool = False
     dynamic_batch: bool = False
     precisions: frozenset[Precision] = frozenset({Precision.FP32})
     extra: str = "fake"

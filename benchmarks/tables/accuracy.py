@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from benchmarks.tables.committed import committed, tools
+from edgevit.contract.manifest import INTERPRETER_RUNTIME
 from edgevit.data.metrics import recorded_scores
 from edgevit.training.recipe import RECIPES
 
@@ -73,7 +74,7 @@ def _agreement(parity: dict[str, Any]) -> str:
     if not parity["samples"]:
         return "checked, not executed"
     snr = "equal to the bit" if parity["snr_db"] is None else f"{parity['snr_db']:.0f} dB"
-    place = ", interpreter" if parity["runtime"].startswith("reference") else ""
+    place = ", interpreter" if parity["runtime"].startswith(INTERPRETER_RUNTIME) else ""
     return f"rel. error {parity['max_relative_error']:.1e}, {snr}{place}"
 
 

@@ -93,7 +93,7 @@ def coreml_options() -> str:
 
 
 def _options(row: dict[str, Any]) -> str:
-    """ "weights=int8" of a row's options."""
+    """ "weight_compression=int8" of a row's options."""
     return " ".join(f"{key}={str(value).lower()}" for key, value in row["options"].items())
 
 

@@ -16,7 +16,7 @@ from edgevit.errors import ContractError, ConversionError, DeviceError, UsageErr
 from edgevit.export.program import Program
 from edgevit.infra.optional_imports import require, version
 from edgevit.log import captured_native_output
-from edgevit.spec import Precision
+from edgevit.spec import Precision, Tier
 from edgevit.targets.base import Converted, NotExecutable, input_arrays
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ class AOTInductorConverter:
     name = "aotinductor"
     suffix = ".pt2"
     kernels = "server"
+    tier = Tier.SERVER
+    ml_program = False
     dynamic_batch = True
     precisions = frozenset({Precision.FP32, Precision.FP16, Precision.BF16})
     extra = "aotinductor"

@@ -11,7 +11,7 @@ from edgevit.contract.manifest import Tolerance
 from edgevit.errors import ConversionError
 from edgevit.infra.optional_imports import require
 from edgevit.mil.package import body, open_package, walk
-from edgevit.quantization.weight_storage import FULL, INT8, MIN_VALUES
+from edgevit.quantization.weight_storage import INT8, MIN_VALUES, UNCOMPRESSED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ TOLERANCES = {
     "palette6": Tolerance(min_snr_db=15.0),
     "palette4": Tolerance(min_snr_db=6.0),
 }
-KINDS = (FULL, INT8, *TOLERANCES, SPARSE)
+KINDS = (UNCOMPRESSED, INT8, *TOLERANCES, SPARSE)
 _MAX_ROUNDS = 200  # of k-means; it stops earlier once nothing moves
 
 

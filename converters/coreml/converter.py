@@ -23,8 +23,8 @@ from edgevit.graph.node_names import describe
 from edgevit.infra.optional_imports import require
 from edgevit.mil.opsets import SPEC_VERSIONS
 from edgevit.mil.proto import coremltools, quiet
-from edgevit.quantization.weight_storage import FULL, INT8, require_float, require_kind
-from edgevit.spec import Precision, Task
+from edgevit.quantization.weight_storage import INT8, UNCOMPRESSED, require_float, require_kind
+from edgevit.spec import Precision, Task, Tier
 from edgevit.targets.base import INTERPRETER, Converted
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from edgevit.quantization.model_qparams import ModelQParams
     from edgevit.spec import TensorSpec
 
-FP16, INTEGERS = "fp16", "integers"  # arithmetic of int8
+EXACT, FP16 = "exact", "fp16"  # what int8 is computed in
 
 MODEL_FILE = "model.mlpackage"
 PROGRAM_FILE = "Data/com.apple.CoreML/model.mlmodel"  # inside the package
@@ -51,16 +51,17 @@ class Options:
     """How a package is written; the last four fill the fields that Xcode shows.
 
     deployment_target: oldest system that shall run it. image_input: the input is an RGB image, and the program
-    normalises it. classifier: also return the likeliest label and a probability by label. weights: how large
-    weights are stored, "full" or one of the compressed kinds. arithmetic: of int8, "integers", whole numbers in float32
-    for CPU and GPU, with the answers of the other targets, or "fp16" between the grids, for the Neural Engine too.
+    normalises it. classifier: also return the likeliest label and a probability by label. weight_compression: how
+    large weights are stored, "none" for as many bits as the precision says. int8_compute: "exact" emulates integer
+    arithmetic in float32 on CPU and GPU and gives the outputs of the other targets; "fp16" computes in float16 between
+    the quantized tensors, on the Neural Engine too.
     """
 
     deployment_target: str = "iOS17"
     image_input: bool = False
     classifier: bool = False
-    weights: str = field(default=FULL, metadata={"numeric": True})
-    arithmetic: str = field(default=INTEGERS, metadata={"numeric": True})
+    weight_compression: str = field(default=UNCOMPRESSED, metadata={"numeric": True})
+    int8_compute: str = field(default=EXACT, metadata={"numeric": True})
     author: str = ""
     license: str = ""
     description: str = ""
@@ -71,10 +72,10 @@ class Options:
             raise UsageError(
                 f"unknown deployment target {self.deployment_target!r}", fix="one of: " + ", ".join(SPEC_VERSIONS)
             )
-        require_kind(self.weights, compression.KINDS)
-        if self.arithmetic not in (INTEGERS, FP16):
-            raise UsageError(f"unknown arithmetic {self.arithmetic!r}", fix=f"one of: {INTEGERS}, {FP16}")
-        if self.weights != FULL and self.deployment_target == "iOS15":
+        require_kind(self.weight_compression, compression.KINDS)
+        if self.int8_compute not in (EXACT, FP16):
+            raise UsageError(f"unknown int8_compute {self.int8_compute!r}", fix=f"one of: {EXACT}, {FP16}")
+        if self.weight_compression != UNCOMPRESSED and self.deployment_target == "iOS15":
             raise UsageError("iOS15 has no compressed weights", fix="-O deployment_target=iOS16 or newer")
 
 
@@ -82,12 +83,14 @@ class CoreMLConverter:
     """Writes model.mlpackage with float32 inputs and outputs and fp32, fp16 or int8 arithmetic.
 
     In int8 weights are stored as integers and activations quantized where the program says so; between the grids it
-    computes as `Options.arithmetic` says.
+    computes as `Options.int8_compute` says.
     """
 
     name = "coreml"
     suffix = ".mlpackage"
     kernels = "coreml"
+    tier = Tier.EDGE
+    ml_program = True
     dynamic_batch = False
     precisions = frozenset({Precision.FP32, Precision.FP16, Precision.INT8})
     extra = "coreml"
@@ -104,15 +107,15 @@ class CoreMLConverter:
         _require_ops(program)
         if options.classifier:
             classifier.require_labels(program)
-        require_float(program.precision, options.weights)
-        if options.arithmetic != INTEGERS and program.precision is not Precision.INT8:
-            raise UsageError("only int8 has an arithmetic to choose", fix="--precision int8, or leave it out")
-        whole = program.precision is Precision.INT8 and options.arithmetic == INTEGERS
+        require_float(program.precision, options.weight_compression)
+        if options.int8_compute != EXACT and program.precision is not Precision.INT8:
+            raise UsageError("only int8 has an int8_compute to choose", fix="--precision int8, or leave it out")
+        exact = program.precision is Precision.INT8 and options.int8_compute == EXACT
         inputs, package = program.spec.inputs, out_dir / MODEL_FILE
         if options.image_input:
             inputs = tuple(image_input.image_spec(spec) for spec in inputs)
         exported = program.exported
-        if whole:
+        if exact:
             from edgevit.quantization.integer_emulation import emulate_integers
 
             exported = emulate_integers(exported)
@@ -125,7 +128,7 @@ class CoreMLConverter:
                 outputs=[_float32(ct, spec.name) for spec in program.spec.outputs],
                 minimum_deployment_target=getattr(ct.target, options.deployment_target),
                 compute_precision=_compute_precision(
-                    ct, halves=not whole and program.precision is not Precision.FP32, image=options.image_input
+                    ct, halves=not exact and program.precision is not Precision.FP32, image=options.image_input
                 ),
                 pass_pipeline=_passes(ct, options),
                 skip_model_load=True,
@@ -136,16 +139,16 @@ class CoreMLConverter:
         if options.classifier:
             classifier.add_classifier(package / PROGRAM_FILE, program.labels, program.spec.outputs[0].name)
         _make_reproducible(package)
-        if options.weights != FULL:
-            compression.require_compressed(package, options.weights)
+        if options.weight_compression != UNCOMPRESSED:
+            compression.require_compressed(package, options.weight_compression)
         return Converted(
             MODEL_FILE,
             inputs,
             program.spec.outputs,
             _lowering(package),
             classifier=classifier.OUTPUTS if options.classifier else None,
-            compression="" if options.weights == FULL else options.weights,
-            tolerance=_AS_TRAINED if whole else compression.TOLERANCES.get(options.weights),
+            compression="" if options.weight_compression == UNCOMPRESSED else options.weight_compression,
+            tolerance=_AS_TRAINED if exact else compression.TOLERANCES.get(options.weight_compression),
         )
 
     def check(self, folder: Path, manifest: Manifest) -> dict[str, str]:
@@ -244,8 +247,8 @@ def _passes(ct: ModuleType, options: Options) -> Any:
             "common::distributive_quantized_binary_op_scale_normalization",
         }
     )
-    if options.weights not in (FULL, INT8):
-        compression.add_pass(pipeline, options.weights)
+    if options.weight_compression not in (UNCOMPRESSED, INT8):
+        compression.add_pass(pipeline, options.weight_compression)
     return pipeline
 
 

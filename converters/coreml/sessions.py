@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgevit.contract.manifest import INTERPRETER_RUNTIME
 from edgevit.errors import UsageError
 from edgevit.mil.proto import coremltools
 from edgevit.spec import Precision
@@ -60,7 +61,7 @@ class InterpreterSession:
         from edgevit.mil.shapes import shape_check
 
         mode = "fp32" if manifest.precision is Precision.FP32 else "declared"
-        self.runtime = f"reference interpreter, {mode}"
+        self.runtime = f"{INTERPRETER_RUNTIME}, {mode}"
         self._outputs = manifest.outputs
         self._interpreter = Interpreter(path, mode=mode)
         self._observe = shape_check(self._interpreter.package, self._interpreter.function)

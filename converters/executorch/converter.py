@@ -24,8 +24,8 @@ from edgevit.export.program import Program
 from edgevit.graph.node_names import module_path
 from edgevit.infra.optional_imports import require, version
 from edgevit.log import captured_native_output
-from edgevit.quantization.weight_storage import FULL, require_float, require_kind
-from edgevit.spec import Precision, TensorSpec
+from edgevit.quantization.weight_storage import UNCOMPRESSED, require_float, require_kind
+from edgevit.spec import Precision, TensorSpec, Tier
 from edgevit.targets.base import Audit, Converted, ModelFile, input_arrays
 
 if TYPE_CHECKING:
@@ -46,12 +46,12 @@ _MAGIC = b"ET12"  # file identifier of the program flatbuffer, at byte 4
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """weights: "int8" stores large weights in int8 and computes with them in float; "full" as the precision says."""
+    """weight_compression: "int8" stores large weights in int8 and computes with them in float; "none" does not."""
 
-    weights: str = field(default=FULL, metadata={"numeric": True})
+    weight_compression: str = field(default=UNCOMPRESSED, metadata={"numeric": True})
 
     def __post_init__(self) -> None:
-        require_kind(self.weights)
+        require_kind(self.weight_compression)
 
 
 class ExecuTorchSession:
@@ -119,6 +119,8 @@ class ExecuTorchConverter:
     name = "executorch"
     suffix = ".pte"
     kernels = "xnnpack"
+    tier = Tier.EDGE
+    ml_program = False
     dynamic_batch = False
     precisions = frozenset({Precision.FP32, Precision.FP16, Precision.INT8})
     extra = "executorch"
@@ -132,10 +134,10 @@ class ExecuTorchConverter:
 
         FP16 stores weights as float16; XNNPACK widens them when it loads, so arithmetic is float32 on every processor.
         """
-        require_float(program.precision, options.weights)
+        require_float(program.precision, options.weight_compression)
         data, lowering = _lowered(program)
         (out_dir / MODEL_FILE).write_bytes(data)
-        compression = "" if options.weights == FULL else options.weights
+        compression = "" if options.weight_compression == UNCOMPRESSED else options.weight_compression
         return Converted(MODEL_FILE, program.spec.inputs, program.spec.outputs, lowering, compression=compression)
 
     def check(self, folder: Path, manifest: Manifest) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from edgevit.errors import ContractError, DeviceError
 from edgevit.export.program import Program
 from edgevit.infra.optional_imports import require
-from edgevit.spec import Precision, TensorSpec
+from edgevit.spec import Precision, TensorSpec, Tier
 from edgevit.targets.base import Converted, NotExecutable, input_arrays
 
 if TYPE_CHECKING:
@@ -118,6 +118,8 @@ class OnnxConverter:
     name = "onnx"
     suffix = ".onnx"
     kernels = "server"
+    tier = Tier.SERVER
+    ml_program = False
     dynamic_batch = True
     precisions = frozenset({Precision.FP32, Precision.FP16, Precision.INT8})
     extra = "onnx"

@@ -17,8 +17,8 @@ from edgevit.errors import ContractError, ConversionError, DeviceError, UsageErr
 from edgevit.export.program import Program
 from edgevit.infra.optional_imports import require, version
 from edgevit.log import captured_native_output
-from edgevit.quantization.weight_storage import FULL, INT8, require_float, require_kind
-from edgevit.spec import Layout, Precision, TensorSpec
+from edgevit.quantization.weight_storage import INT8, UNCOMPRESSED, require_float, require_kind
+from edgevit.spec import Layout, Precision, TensorSpec, Tier
 from edgevit.targets.base import Converted, input_arrays
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ _DELEGATE = "DELEGATE"  # what LiteRT calls the node that stands for a delegate'
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """weights: "int8" stores large weights in int8 and computes with them in float; "full" as the precision says."""
+    """weight_compression: "int8" stores large weights in int8 and computes with them in float; "none" does not."""
 
-    weights: str = field(default=FULL, metadata={"numeric": True})
+    weight_compression: str = field(default=UNCOMPRESSED, metadata={"numeric": True})
 
     def __post_init__(self) -> None:
-        require_kind(self.weights)
+        require_kind(self.weight_compression)
 
 
 class TFLiteSession:
@@ -91,6 +91,8 @@ class TFLiteConverter:
     name = "tflite"
     suffix = ".tflite"
     kernels = "xnnpack"
+    tier = Tier.EDGE
+    ml_program = False
     dynamic_batch = False
     precisions = frozenset({Precision.FP32, Precision.FP16, Precision.INT8})
     extra = "tflite"
@@ -104,7 +106,7 @@ class TFLiteConverter:
         FP16 stores weights as float16; LiteRT widens them when it loads, so arithmetic stays float32 on CPUs. INT8
         computes on integers where the program has grids, and in float32 elsewhere; inputs and outputs stay float32.
         """
-        require_float(program.precision, options.weights)
+        require_float(program.precision, options.weight_compression)
         require(_INTERPRETER, "tflite")
         from converters.tflite.flatbuffer import serialize
         from converters.tflite.lowering import lower
@@ -114,7 +116,7 @@ class TFLiteConverter:
         path.write_bytes(serialize(graph, program.spec.name))
         inputs = _specs(program.spec.inputs, [graph.tensors[index].shape for index in graph.inputs])
         outputs = _specs(program.spec.outputs, [graph.tensors[index].shape for index in graph.outputs])
-        compression = "" if options.weights == FULL else options.weights
+        compression = "" if options.weight_compression == UNCOMPRESSED else options.weight_compression
         return Converted(MODEL_FILE, inputs, outputs, _lowering(path), compression=compression)
 
     def check(self, folder: Path, manifest: Manifest) -> dict[str, str]:

@@ -89,7 +89,7 @@ def convert(
         replace_head=replace_head,
         options=parse_options(option or []),
         goldens=golden or [],
-        plain=no_deploy,
+        deploy=not no_deploy,
         timeout_s=timeout,
         cache=not no_cache,
     )

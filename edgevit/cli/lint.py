@@ -46,10 +46,11 @@ def _findings(artifact: Path) -> list[Finding]:
     from edgevit.contract.manifest import FILE_NAME
     from edgevit.errors import UsageError
     from edgevit.mil.lint import lint as lint_package
+    from edgevit.targets.registry import get_converter
 
     if not (artifact / FILE_NAME).is_file():
         return lint_package(artifact)
     opened = load_artifact(artifact)
-    if opened.manifest.target != "coreml":
+    if not get_converter(opened.manifest.target).ml_program:
         raise UsageError(f"{artifact} is a {opened.manifest.target} artifact", fix="lint reads Core ML packages")
     return lint_package(artifact / opened.manifest.entry, manifest=opened.manifest)

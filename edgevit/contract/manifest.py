@@ -19,6 +19,7 @@ from edgevit.spec import Interpolation, Layout, ModelSpec, Precision, Preprocess
 
 FILE_NAME = "manifest.json"
 SCHEMA_VERSION = 1
+INTERPRETER_RUNTIME = "reference interpreter"  # how the name of a runtime begins that is none, but evaluates a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,11 @@ class Parity:
     cosine: float | None = None
     agreement: float | None = None
     reason: str = ""
+
+    @property
+    def interpreted(self) -> bool:
+        """Whether the reference interpreter gave the outputs, in place of the format's own runtime."""
+        return self.runtime.startswith(INTERPRETER_RUNTIME)
 
 
 class Outcome(StrEnum):

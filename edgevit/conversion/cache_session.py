@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from edgevit.artifacts.artifact import Artifact
 from edgevit.checkpoints.model_source import is_file_model, split_factory, warn_of_random_weights
 from edgevit.conversion.cache import open_cache
 from edgevit.conversion.cache_key import conversion_key
@@ -19,48 +16,37 @@ from edgevit.log import logger
 from edgevit.targets.registry import converter_package
 from edgevit.verification.checks import describe_parity
 
+if TYPE_CHECKING:
+    from edgevit.artifacts.artifact import Artifact
+    from edgevit.conversion.request import ConversionRequest
 
-class Reuse:
-    """Fetches and keeps the artifacts of one call of `convert`, each target under a key of its own.
 
-    requests: target -> converter options; arguments: everything else that is plain data. A model in memory is
-    neither fetched nor kept: its weights have a hash, but the code behind it has none that can be trusted.
+class CacheSession:
+    """Fetches and keeps the artifacts of one request, each target under a key of its own.
+
+    A model in memory is neither fetched nor kept: its weights have a hash, but the code behind it has none that can be
+    trusted.
     """
 
-    def __init__(
-        self,
-        model: object,
-        weights: str | Path | None,
-        goldens: Sequence[object],
-        arguments: Mapping[str, Any],
-        requests: Mapping[str, Mapping[str, Any]],
-        *,
-        wanted: bool,
-    ) -> None:
-        files = [path for path in (weights, *goldens) if path is not None]
-        usable = isinstance(model, str) and all(isinstance(path, (str, Path)) for path in files)
-        self._cache = open_cache() if wanted and usable else None
-        self._model, self._weights, self._requests = model, weights, requests
+    def __init__(self, request: ConversionRequest) -> None:
+        self._request = request
+        self._cache = open_cache() if request.cache and isinstance(request.model, str) else None
         self._dependencies: dict[str, str] = {}
-        if self._cache is None:
-            return
-        self._files = [Path(path) for path in files]
-        self._arguments = {**arguments, "model": model, "has_weights": weights is not None}
-        if is_file_model(model):
-            path, attribute = split_factory(model)
-            self._files.append(path)
-            # Its imports and relative paths are looked up from here.
-            place = [str(path.resolve()), attribute, os.getcwd(), sys.path]
-            self._arguments["model"] = place
-        self._keys = {target: self._key(target) for target in requests}
+        self._keys = {target: conversion_key(request, target) for target in request.targets} if self._cache else {}
+        if not any(self._keys.values()):
+            self._cache = None
 
-    def fetch(self, out: Path) -> dict[str, Artifact]:
-        """The targets that were made from the same input before, now in `out`. Raises StorageError."""
-        found = {}
-        for target in self._requests if self._cache is not None else ():
+    def fetch(self) -> dict[str, Artifact]:
+        """The targets that were made from the same input before, now in the folder for artifacts.
+
+        Raises StorageError.
+        """
+        found: dict[str, Artifact] = {}
+        if self._cache is None:
+            return found
+        for target, key in self._keys.items():
             started = time.perf_counter()
-            key = self._keys[target]
-            artifact = None if key is None else self._cache.fetch(key, out)
+            artifact = None if key is None else self._cache.fetch(key, self._request.out)
             if artifact is not None:
                 found[target] = artifact
                 manifest = artifact.manifest
@@ -75,19 +61,22 @@ class Reuse:
                     describe_parity(manifest.parity, manifest.compression),
                     manifest.provenance["created_utc"],
                 )
-        if found and len(found) == len(self._requests) and self._weights is None:
-            warn_of_random_weights(manifest.model.name)
+        if found and len(found) == len(self._keys) and self._request.weights is None:
+            warn_of_random_weights(next(iter(found.values())).manifest.model.name)
         return found
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Around the loading of the model: notes which files a user's own code reads."""
-        if self._cache is None or not is_file_model(self._model):
+        model = self._request.model
+        if self._cache is None or not isinstance(model, str) or not is_file_model(model):
             yield
             return
-        packages = ("edgevit", *{converter_package(target) for target in self._requests})
-        given = self._weights is not None
-        with record_dependencies(packages, tuple(self._files), weights_given=given) as recorded:
+        weights = self._request.weights
+        declared = (split_factory(model)[0], weights, *self._request.goldens)
+        files = tuple(path for path in declared if isinstance(path, Path))
+        packages = ("edgevit", *{converter_package(target) for target in self._request.targets})
+        with record_dependencies(packages, files, weights_given=weights is not None) as recorded:
             yield
         self._dependencies = recorded.files
         if recorded.doubt:
@@ -96,9 +85,6 @@ class Reuse:
 
     def keep(self, target: str, artifact: Artifact, manifest_sha256: str) -> None:
         """Store a fresh artifact, unless an input or the code was edited while it was made."""
-        if self._cache is not None and self._keys[target] is not None and self._key(target) == self._keys[target]:
-            self._cache.store(self._keys[target], artifact, manifest_sha256, self._dependencies)
-
-    def _key(self, target: str) -> str | None:
-        arguments = {**self._arguments, "options": self._requests[target]}
-        return conversion_key(target, arguments, self._files)
+        key = self._keys.get(target)
+        if self._cache is not None and key is not None and conversion_key(self._request, target) == key:
+            self._cache.store(key, artifact, manifest_sha256, self._dependencies)

@@ -2,51 +2,50 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgevit import errors
-from edgevit.artifacts.artifact import Artifact, load_artifact
-from edgevit.checkpoints.model_source import load_model, model_tier
+from edgevit.artifacts.artifact import Artifact
+from edgevit.checkpoints.model_source import load_model
 from edgevit.contract.golden import Reference
-from edgevit.conversion.cache_session import Reuse
-from edgevit.conversion.worker import FP32_REFERENCE, save_references
+from edgevit.conversion.cache_session import CacheSession
+from edgevit.conversion.request import (
+    ALL,
+    DEFAULT_TIMEOUT_S,
+    ConversionRequest,
+    chosen_labels,
+    chosen_precision,
+    chosen_targets,
+)
+from edgevit.conversion.worker_messages import CheckpointOutputs, ProgramFiles, WorkerRequest
+from edgevit.conversion.worker_processes import run_workers
 from edgevit.data.image_io import as_rgb
 from edgevit.data.preprocess import normalize_table, preprocess, to_tensor
 from edgevit.data.synthetic_images import noise_image, sample_images
 from edgevit.deploy.pass_manager import PASSES, Pass, deploy
-from edgevit.errors import ConversionError, UsageError, unknown_name
 from edgevit.export.export_program import export
 from edgevit.export.program import save_program
-from edgevit.infra import process
-from edgevit.infra.files import storage_errors, write_json
-from edgevit.log import logger, stage
+from edgevit.infra.files import storage_errors
+from edgevit.log import stage
 from edgevit.quantization.loading import QuantizedModel, load_quantized_model
-from edgevit.quantization.weight_storage import INT8
-from edgevit.spec import Layout, ModelSpec, Precision, Tier
+from edgevit.spec import Layout, ModelSpec, Precision
 from edgevit.targets.base import Converter, program_name
-from edgevit.targets.registry import converter_names, get_converter
-from edgevit.verification.checks import describe_parity
+from edgevit.targets.registry import get_converter
 from edgevit.verification.reference_model import captured_form
 
 if TYPE_CHECKING:
     from torch import fx, nn
 
+    from edgevit.contract.manifest import AppliedPass
+    from edgevit.data.image_io import ImageSource
     from edgevit.verification.reference_model import Source
 
-ALL = {Tier.EDGE: ("executorch", "coreml", "tflite"), Tier.SERVER: ("onnx", "aotinductor")}  # what `all` means
 _PROBES = 2  # random images beside the golden ones
-DEFAULT_TIMEOUT_S = 1800.0
+_OUTPUTS, _FP32_OUTPUTS = "outputs.npz", "fp32_outputs.npz"  # of the checkpoint, and of its fp32 reference build
 
 
 def convert(
@@ -58,12 +57,12 @@ def convert(
     weights: str | Path | None = None,
     num_classes: int | None = None,
     input_size: int | None = None,
-    labels: Sequence[str] = (),
+    labels: str | Path | Sequence[str] = (),
     spec: ModelSpec | None = None,
     replace_head: bool = False,
     options: Mapping[str, Any] | None = None,
-    goldens: Sequence[str | Path] = (),
-    plain: bool = False,
+    goldens: Sequence[ImageSource] = (),
+    deploy: bool = True,
     timeout_s: float = DEFAULT_TIMEOUT_S,
     cache: bool = True,
 ) -> Artifact | list[Artifact]:
@@ -72,7 +71,7 @@ def convert(
     model: a name of `edgevit list`, "file.py:factory", or an nn.Module (with `spec` unless create_model made it).
     target: a name, several names, which are converted side by side, or "all": the targets of phones, or for a model of
     the server tier those of servers. options: of the converter, by name.
-    goldens: more images to store as golden inputs beside the two built-in ones. plain skips the deploy passes.
+    goldens: more images to store as golden inputs beside the two built-in ones. deploy: rewrite the graph exactly.
     timeout_s: for each target; one that takes longer fails alone. cache: reuse what was made from the same input
     by the same code and tools (see edgevit.conversion.cache); a model in memory is always converted.
     Each artifact was executed and compared with the checkpoint before it appears; existing ones are replaced.
@@ -81,118 +80,71 @@ def convert(
     Raises UsageError (arguments, weights), MissingDependency, ExportError, ConversionError, ParityError,
     StorageError. If some targets fail, the others are finished first and stay.
     """
-    targets = _targets(target, model, spec)
-    requests = {name: _options(get_converter(name), options or {}, precision) for name in targets}
-    if plain and (precision == Precision.INT8 or any(one.get("weights") == INT8 for one in requests.values())):
-        raise UsageError("int8 scales belong to the deployed form", fix="leave --no-deploy (plain) out")
-    out = _writable(Path(out))
-    goldens, labels = list(goldens), list(labels)
-    arguments = {
-        "precision": precision,
-        "num_classes": num_classes,
-        "input_size": input_size,
-        "labels": labels,
-        "replace_head": replace_head,
-        "plain": plain,
-    }
-    reuse = Reuse(model, weights, goldens, arguments, requests, wanted=cache)
-    found = reuse.fetch(out)
-    missing = [name for name in targets if name not in found]
+    request = ConversionRequest(
+        model,
+        targets=chosen_targets(target, model, spec),
+        precision=chosen_precision(precision),
+        out=Path(out),
+        weights=None if weights is None else Path(weights),
+        num_classes=num_classes,
+        input_size=input_size,
+        labels=chosen_labels(labels),
+        spec=spec,
+        replace_head=replace_head,
+        options=dict(options or {}),
+        goldens=tuple(Path(image) if isinstance(image, str) else image for image in goldens),
+        deploy=deploy,
+        timeout_s=timeout_s,
+        cache=cache,
+    )
+    artifacts = converted(request)
+    return artifacts[0] if isinstance(target, str) and target != ALL else artifacts
+
+
+def converted(request: ConversionRequest) -> list[Artifact]:
+    """The artifacts of a request, one for each of its targets, made or taken from the cache."""
+    _require_writable(request.out)
+    cache = CacheSession(request)
+    found = cache.fetch()
+    missing = [get_converter(name) for name in request.targets if name not in found]
     if missing:
-        with reuse.recording():
-            load = load_quantized_model if precision == Precision.INT8 else load_model
+        with cache.recording():
+            load = load_quantized_model if request.precision is Precision.INT8 else load_model
             source = load(
-                model,
-                weights=weights,
-                num_classes=num_classes,
-                input_size=input_size,
-                labels=tuple(labels),
-                spec=spec,
-                replace_head=replace_head,
+                request.model,
+                weights=request.weights,
+                num_classes=request.num_classes,
+                input_size=request.input_size,
+                labels=request.labels,
+                spec=request.spec,
+                replace_head=request.replace_head,
             )
         with tempfile.TemporaryDirectory(prefix="edgevit-") as temporary:
             folder = Path(temporary)
-            captured = _prepare(source, folder, goldens)
-            groups: dict[str, list[Converter]] = {}  # targets by the program they take
-            for name in missing:
-                write_json(folder / f"{name}.request.json", {"options": requests[name], "out": str(out.resolve())})
-                converter = get_converter(name)
-                groups.setdefault(program_name(converter), []).append(converter)
-            takers = [converters[0] for converters in groups.values()]
-            programs = _programs(captured, source, Precision(precision), folder, takers, () if plain else PASSES)
-            found |= _run_workers(folder, groups, programs, source.spec.name, timeout_s, reuse)
-    artifacts = [found[name] for name in targets]
-    return artifacts[0] if isinstance(target, str) and target != "all" else artifacts
+            captured = _prepare(source, folder, request.goldens)
+            workers = _worker_requests(captured, source, request, missing, folder)
+            found |= run_workers(workers, folder, model=source.spec.name, timeout_s=request.timeout_s, keep=cache.keep)
+    return [found[name] for name in request.targets]
 
 
-def _targets(target: str | Sequence[str], model: str | nn.Module, spec: ModelSpec | None) -> list[str]:
-    names = [target] if isinstance(target, str) else list(target)
-    known = converter_names()
-    chosen: list[str] = []
-    for name in names:
-        if name != "all" and name not in known:
-            raise unknown_name("target", name, (*known, "all"))
-        meant = ALL[model_tier(model, spec)] if name == "all" else (name,)
-        chosen += [one for one in meant if one not in chosen]
-    if not chosen:
-        raise UsageError("no target", fix="choose from: " + ", ".join((*known, "all")))
-    return chosen
-
-
-def _options(converter: Converter, options: Mapping[str, Any], precision: str) -> dict[str, Any]:
-    """The converter's options with their defaults; "TARGET.KEY" is for that target alone.
-
-    Raises UsageError for unknown names or a precision it lacks.
-    """
-    if precision not in tuple(Precision):
-        raise unknown_name("precision", precision, Precision)
-    if Precision(precision) not in converter.precisions:
-        known = ", ".join(sorted(converter.precisions))
-        raise UsageError(f"{converter.name} has no precision {precision}", fix=f"it has: {known}")
-    fields = {field.name: field for field in dataclasses.fields(converter.Options)}
-    own = {}
-    for name, value in options.items():
-        addressed, dot, key = name.rpartition(".")
-        if dot and addressed != converter.name:
-            continue
-        if key not in fields:
-            raise unknown_name(f"option of {converter.name}", key, fields or {"(it has none)"})
-        own[key] = _typed(converter, fields[key], value)
-    return dataclasses.asdict(converter.Options(**own))
-
-
-def _typed(converter: Converter, field: dataclasses.Field, value: Any) -> Any:
-    """An option as its field wants it: the command line has "true" and "false" for booleans."""
-    if not isinstance(field.default, bool) or isinstance(value, bool):
-        return value
-    if value not in ("true", "false"):
-        raise UsageError(f"{converter.name}'s {field.name} is true or false, not {value!r}", fix="write it so")
-    return value == "true"
-
-
-def _writable(out: Path) -> Path:
+def _require_writable(out: Path) -> None:
     """Fail before the long work, not after it."""
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             pass
-    return out
 
 
-def _prepare(source: Source, folder: Path, goldens: Sequence[str | Path]) -> fx.GraphModule:
-    """The checkpoint's own answers, which land in `folder` for the workers, and its graph."""
+def _prepare(source: Source, folder: Path, goldens: Sequence[ImageSource]) -> fx.GraphModule:
+    """The checkpoint's own outputs, which land in `folder` for the workers, and its graph."""
     spec = source.spec
     with stage("reference", model=spec.name) as running:
         images = _reference_images(source, goldens)
         probes = np.concatenate([_noise(spec, seed=7 + i) for i in range(_PROBES)])
-        save_references(folder, _outputs_of(source, images), probes, _one_by_one(source, probes))
+        _outputs_of(source, images, probes).save(folder / _OUTPUTS)
         running.result = f"{len(images)} images, {_PROBES} probes through the checkpoint"
     if isinstance(source, QuantizedModel):
-        fp32_reference = source.float_build
-        (folder / FP32_REFERENCE).mkdir()
-        save_references(
-            folder / FP32_REFERENCE, _outputs_of(fp32_reference, images), probes, _one_by_one(fp32_reference, probes)
-        )
+        _outputs_of(source.float_build, images, probes).save(folder / _FP32_OUTPUTS)
         return source.module
     with stage("capture", model=spec.name) as running:
         captured = captured_form(source)
@@ -200,122 +152,78 @@ def _prepare(source: Source, folder: Path, goldens: Sequence[str | Path]) -> fx.
     return captured
 
 
-def _programs(
+def _worker_requests(
+    captured: fx.GraphModule, source: Source, request: ConversionRequest, converters: Sequence[Converter], folder: Path
+) -> Iterator[WorkerRequest]:
+    """Deploy and export once for all converters that take the same program; their requests come when it is saved."""
+    groups: dict[str, list[Converter]] = {}
+    for converter in converters:
+        groups.setdefault(program_name(converter), []).append(converter)
+    for name, takers in groups.items():
+        passes = PASSES if request.deploy else ()
+        applied = _save_program(captured, source, request.precision, folder, takers[0], passes)
+        reference = ProgramFiles(folder / f"{name}.fp32", folder / _FP32_OUTPUTS)
+        for converter in takers:
+            yield WorkerRequest(
+                target=converter.name,
+                options=request.options_of(converter.name),
+                out=request.out.resolve(),
+                files=ProgramFiles(folder / name, folder / _OUTPUTS),
+                applied=applied,
+                fp32_reference=reference if isinstance(source, QuantizedModel) else None,
+            )
+
+
+def _save_program(
     captured: fx.GraphModule,
     source: Source,
     precision: Precision,
     folder: Path,
-    takers: Sequence[Converter],
+    converter: Converter,
     passes: tuple[Pass, ...],
-) -> Iterator[str]:
-    """Deploy and export for each converter in turn; its program's name comes when folder/NAME holds the program."""
+) -> tuple[AppliedPass, ...]:
+    """Deploy and export for a converter; returns the passes that changed the graph.
+
+    The program lands in folder/NAME and the fp32 reference build of an int8 one in folder/NAME.fp32.
+    """
     spec = source.spec
-    for converter in takers:
-        name, kernels, batches = program_name(converter), converter.kernels, converter.dynamic_batch
-        with stage("deploy", model=spec.name, kernels=kernels) as running:
-            module, steps = (
-                (captured, source.network.passes)
-                if isinstance(source, QuantizedModel)
-                else deploy(captured, spec, passes, kernels)
-            )
-            write_json(folder / f"{name}.deploy.json", [dataclasses.asdict(step) for step in steps])
-            running.result = ", ".join(f"{step.name} x{step.changes}" for step in steps) or "nothing to rewrite"
-        with stage("export", model=spec.name, kernels=kernels) as running:
-            facts = {"weights": source.weights, "kernels": kernels}
-            program = export(
-                module, spec, precision=precision, labels=source.labels, provenance=facts, dynamic_batch=batches
-            )
-            save_program(program, folder / name)
-            if isinstance(source, QuantizedModel):
-                fp32_reference = export(source.float_build.module, spec, labels=source.labels, dynamic_batch=batches)
-                save_program(fp32_reference, folder / FP32_REFERENCE / name)
-            running.result = f"{len(program.exported.graph.nodes)} nodes"
-        yield name
+    name, kernels, batches = program_name(converter), converter.kernels, converter.dynamic_batch
+    with stage("deploy", model=spec.name, kernels=kernels) as running:
+        module, steps = (
+            (captured, source.network.passes)
+            if isinstance(source, QuantizedModel)
+            else deploy(captured, spec, passes, kernels)
+        )
+        running.result = ", ".join(f"{step.name} x{step.changes}" for step in steps) or "nothing to rewrite"
+    with stage("export", model=spec.name, kernels=kernels) as running:
+        facts = {"weights": source.weights, "kernels": kernels}
+        program = export(
+            module, spec, precision=precision, labels=source.labels, provenance=facts, dynamic_batch=batches
+        )
+        save_program(program, folder / name)
+        if isinstance(source, QuantizedModel):
+            fp32_reference = export(source.float_build.module, spec, labels=source.labels, dynamic_batch=batches)
+            save_program(fp32_reference, folder / f"{name}.fp32")
+        running.result = f"{len(program.exported.graph.nodes)} nodes"
+    return tuple(steps)
 
 
-def _reference_images(source: Source, goldens: Sequence[str | Path]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _reference_images(source: Source, goldens: Sequence[ImageSource]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Pixels and input tensor of each golden image."""
     images = sample_images() | {f"image{i}": as_rgb(path) for i, path in enumerate(goldens)}
     return {name: (pixels, preprocess(pixels, source.spec.preprocess)) for name, pixels in images.items()}
 
 
-def _outputs_of(source: Source, images: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[Reference]:
-    return [Reference(name, pixels, tensor, source.run(tensor)) for name, (pixels, tensor) in images.items()]
+def _outputs_of(
+    source: Source, images: Mapping[str, tuple[np.ndarray, np.ndarray]], probes: np.ndarray
+) -> CheckpointOutputs:
+    """One by one, as the artifacts run: a batch may be summed in another order."""
+    goldens = [Reference(name, pixels, tensor, source.run(tensor)) for name, (pixels, tensor) in images.items()]
+    logits = [source.run(probes[i : i + 1]) for i in range(len(probes))]
+    return CheckpointOutputs(goldens, probes, np.concatenate(logits))
 
 
 def _noise(spec: ModelSpec, seed: int) -> np.ndarray:
     """The tensor of an image of random pixels: an image, because some artifacts take nothing else."""
     table = normalize_table(spec.preprocess.mean, spec.preprocess.std)
     return to_tensor(noise_image(*spec.preprocess.crop, seed), table, Layout.NCHW)
-
-
-def _one_by_one(source: Source, tensors: np.ndarray) -> np.ndarray:
-    """Batch 1, as the artifacts run: a batch may be summed in another order."""
-    return np.concatenate([source.run(tensors[i : i + 1]) for i in range(len(tensors))])
-
-
-def _run_workers(
-    folder: Path,
-    groups: Mapping[str, Sequence[Converter]],
-    programs: Iterator[str],
-    model: str,
-    timeout_s: float,
-    reuse: Reuse,
-) -> dict[str, Artifact]:
-    """One process per target, side by side, each begun when its program is there.
-
-    Raises the first failure after all have ended.
-    """
-    stop = threading.Event()
-    running: dict[str, Future[Artifact]] = {}
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        try:
-            for program in programs:
-                for converter in groups[program]:
-                    arguments = (folder, converter.name, model, timeout_s, reuse, stop)
-                    running[converter.name] = pool.submit(_run_worker, *arguments)
-            failures = [error for error in (future.exception() for future in running.values()) if error is not None]
-        except BaseException:
-            stop.set()
-            raise
-    for failure in failures[1:]:
-        logger.error("also failed: %s", failure)
-    if failures:
-        raise failures[0]
-    return {name: future.result() for name, future in running.items()}
-
-
-def _run_worker(
-    folder: Path, target: str, model: str, timeout_s: float, reuse: Reuse, stop: threading.Event
-) -> Artifact:
-    with stage("convert", model=model, target=target) as running:
-        argv = [sys.executable, "-W", "ignore", "-m", "edgevit.conversion.worker", folder, target, str(os.getpid())]
-        try:
-            completed = process.run(argv, timeout_s=timeout_s, env=_environment(), stop=stop)
-        except process.TimedOut:
-            raise ConversionError(
-                f"the {target} converter did not end within {timeout_s:g} s and was stopped",
-                fix="give it more with --timeout (timeout_s in Python)",
-            ) from None
-        logger.debug("output of the %s worker:\n%s%s", target, completed.stdout, completed.stderr)
-        result = folder / f"{target}.result.json"
-        if not result.is_file():
-            raise ConversionError(
-                f"the {target} converter ended with {completed.ending}: {completed.last_error_line or 'no message'}",
-                fix="--debug shows its whole output; `edgevit doctor` checks its libraries",
-            )
-        document = json.loads(result.read_text())
-        if "error" in document:
-            raise getattr(errors, document["error"])(document["message"], document["hint"])
-        artifact = load_artifact(document["artifact"])
-        manifest = artifact.manifest
-        parity = describe_parity(manifest.parity, manifest.compression)
-        running.result = f"{artifact.path} {manifest.entry_size_bytes / 1e6:.1f} MB, {parity}"
-    reuse.keep(target, artifact, document["manifest_sha256"])
-    return artifact
-
-
-def _environment() -> dict[str, str]:
-    """The workers share the cores: more threads than cores only make them wait for each other."""
-    threads = str(max(1, (os.cpu_count() or 1) // 2))
-    return {**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}

@@ -58,8 +58,8 @@ def prune(
     sparsity: share of the weights of all convolutions and linear layers, above 0 and below 1; NNCF's global magnitude
     mode chooses them, each layer measured by its own norm. What training learns are the answers of the float network.
     The zeros are single weights: NNCF has no structured pruning for PyTorch, so files that store zeros and kernels
-    that multiply them gain nothing; Core ML stores them away with the option weights=sparse. Epochs and the peak
-    learning rate are those of the recipe "prune" unless given; `resume` goes on with a killed run as in `qat`.
+    that multiply them gain nothing; Core ML stores them away with the option weight_compression=sparse. Epochs and the
+    peak learning rate are those of the recipe "prune" unless given; `resume` goes on with a killed run as in `qat`.
     Raises UsageError for weights and data that do not fit, EdgevitError when training diverges; `out` then stays.
     """
     if not 0 < sparsity < 1:

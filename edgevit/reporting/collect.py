@@ -28,7 +28,6 @@ from edgevit.reporting.model import (
 )
 from edgevit.reporting.results import Results, Verification, read_results
 
-REFERENCE = "reference interpreter"  # how its runtime's name begins
 FORMATS = ("html", "md", "csv", "json")
 
 
@@ -174,7 +173,7 @@ def _judge(parity: Parity, bound: Tolerance) -> Status:
         return Status.UNJUDGED
     if not all(met):
         return Status.DIFFERS
-    return Status.REFERENCE if parity.runtime.startswith(REFERENCE) else Status.AGREES
+    return Status.REFERENCE if parity.interpreted else Status.AGREES
 
 
 def _training(provenance: dict[str, Any]) -> Training | None:

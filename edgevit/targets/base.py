@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgevit.contract.manifest import Classifier, Lowering, Manifest, Tolerance
     from edgevit.export.program import Program
     from edgevit.quantization.model_qparams import ModelQParams
-    from edgevit.spec import Precision
+    from edgevit.spec import Precision, Tier
 
 # The accelerator that is none: a reference interpreter evaluates the file. Its numbers count, its time does not.
 INTERPRETER = "interpreter"
@@ -147,6 +147,8 @@ class Converter(Protocol):
     name: str  # "coreml"
     suffix: str  # ".mlpackage"
     kernels: str  # the kernel library it runs on, a table of deploy/costs.toml
+    tier: Tier | None  # the models that the target "all" converts to it; None: none
+    ml_program: bool  # whether its files are ML Programs, which `edgevit.mil` can check and evaluate
     dynamic_batch: bool  # whether it takes, and its files are, programs for any number of images at once
     precisions: frozenset[Precision]
     extra: str  # the extra of edgevit that installs its libraries

@@ -246,9 +246,9 @@ def examine(
     started = time.perf_counter()
     artifact = load_artifact(artifact.path if isinstance(artifact, Artifact) else artifact)
     manifest = artifact.manifest
-    if interpreter and manifest.target != "coreml":
-        raise UsageError(f"no interpreter evaluates {manifest.target} artifacts", fix="it is for Core ML alone")
     converter = get_converter(manifest.target)
+    if interpreter and not converter.ml_program:
+        raise UsageError(f"no interpreter evaluates {manifest.target} artifacts", fix="leave --interpreter out")
     checks = converter.check(artifact.path, manifest)
     if weight_storage.has_qparams(manifest):
         qparams = converter.read_qparams(artifact.path, manifest)

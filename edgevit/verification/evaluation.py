@@ -136,4 +136,4 @@ def _where(parity: Parity) -> str:
     """The runtime that gave the answers; nobody shall take the interpreter for a device."""
     if not parity.executed:
         return "not executed"
-    return "reference parity (interpreter)" if parity.runtime.startswith("reference") else parity.runtime
+    return "reference parity (interpreter)" if parity.interpreted else parity.runtime

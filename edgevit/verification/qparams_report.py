@@ -78,7 +78,7 @@ def inspect_qparams(
     if not qparams:
         raise UsageError(
             f"{opened.name} holds no int8 grids",
-            fix="give an artifact of `edgevit convert` with --precision int8 or -O weights=int8",
+            fix="give an artifact of `edgevit convert` with --precision int8 or -O weight_compression=int8",
         )
     comparison = None if weights is None else compare_qparams(qparams, _of_checkpoint(opened, weights, model))
     return QParamsReport(opened.name, opened.manifest_sha256, qparams, comparison)

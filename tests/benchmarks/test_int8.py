@@ -79,4 +79,4 @@ def test_every_compressed_form_is_one_that_its_targets_have():
         for target in form.get("targets", course["targets"]):
             converter = get_converter(target)
             assert form["precision"] in converter.precisions
-            assert converter.Options(weights=form.get("weights", "full"))
+            assert converter.Options(weight_compression=form.get("weight_compression", "none"))

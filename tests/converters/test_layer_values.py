@@ -18,7 +18,7 @@ from edgevit.verification.layer_values import ProgramTrace, layers_of
 from tests.tiny import TinyClassifier, classifier_spec, int8_network, residual_spec, seeded
 
 LIBRARIES = {"executorch": "executorch.exir", "tflite": "ai_edge_litert", "coreml": "coremltools", "onnx": "onnxscript"}
-HALVES = {"arithmetic": "fp16"}
+HALVES = {"int8_compute": "fp16"}
 IMAGE = example_input((1, 3, 32, 32), seed=3).numpy()
 
 

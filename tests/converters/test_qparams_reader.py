@@ -23,8 +23,8 @@ from tests.tiny import classifier_spec, int8_network, residual_spec
 LIBRARIES = {"executorch": "executorch.exir", "tflite": "ai_edge_litert", "coreml": "coremltools", "onnx": "onnxscript"}
 COREML_FORMS = (
     {"deployment_target": "iOS18"},  # stores int8 weights by another operation
-    {"arithmetic": "fp16"},  # has scales where whole numbers have factors
-    {"deployment_target": "iOS18", "arithmetic": "fp16"},
+    {"int8_compute": "fp16"},  # has scales where whole numbers have factors
+    {"deployment_target": "iOS18", "int8_compute": "fp16"},
 )
 
 

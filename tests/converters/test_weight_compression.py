@@ -53,7 +53,7 @@ def _error(found, wanted):
 @pytest.mark.parametrize("converter", [executorch.CONVERTER, tflite.CONVERTER], ids=lambda one: one.name)
 def test_int8_weights_compute_in_float_inside_one_delegate(converter, tmp_path):
     program = rounded_program(_program())
-    found, converted = _output(converter, program, tmp_path, weights="int8")
+    found, converted = _output(converter, program, tmp_path, weight_compression="int8")
     assert converted.compression == "int8"
     assert _error(found, runner(program)(IMAGE)) < 1e-6
     assert 1e-4 < _error(found, runner(_program())(IMAGE)) < 0.1  # rounding is no small thing
@@ -84,10 +84,10 @@ def test_core_ml_stores_no_zeros_and_loses_nothing_by_it(tmp_path):
         weight.data[weight.abs() < weight.abs().median()] = 0
     program = _program(Precision.FP16, network)
     full, _ = _output(coreml.CONVERTER, program, tmp_path / "full")
-    sparse, converted = _output(coreml.CONVERTER, program, tmp_path / "sparse", weights="sparse")
+    sparse, converted = _output(coreml.CONVERTER, program, tmp_path / "sparse", weight_compression="sparse")
     assert np.array_equal(full, sparse)
     assert (converted.compression, converted.tolerance) == ("sparse", None)
     sizes = [sum(f.stat().st_size for f in (tmp_path / name).rglob("weight.bin")) for name in ("full", "sparse")]
     assert sizes[1] < 0.75 * sizes[0]
     with pytest.raises(ConversionError, match=r"12\.5 % of them zero"):
-        _output(coreml.CONVERTER, _program(Precision.FP16), tmp_path / "dense", weights="sparse")
+        _output(coreml.CONVERTER, _program(Precision.FP16), tmp_path / "dense", weight_compression="sparse")

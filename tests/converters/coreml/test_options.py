@@ -231,7 +231,7 @@ def test_compressed_weights_are_close_and_named(tmp_path, target):
 
 def test_compressed_package_has_the_same_bytes_every_time(tmp_path):
     for name in ("one", "two"):
-        _convert(tmp_path / name, weights="palette6", image_input=True, classifier=True)
+        _convert(tmp_path / name, weight_compression="palette6", image_input=True, classifier=True)
     for path in sorted((tmp_path / "one").rglob("*.*")):
         if path.is_file():
             assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes(), path
@@ -243,16 +243,16 @@ def test_every_compressed_kind_has_a_floor_below_the_fp16_one():
 
 def test_nothing_to_compress_is_an_error(tmp_path):
     with pytest.raises(ConversionError, match="2049 values or more"):
-        _convert(tmp_path, build=TinyClassifier, weights="palette4")
+        _convert(tmp_path, build=TinyClassifier, weight_compression="palette4")
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"weights": "int3"},
-        {"arithmetic": "fp8"},
+        {"weight_compression": "int3"},
+        {"int8_compute": "fp8"},
         {"deployment_target": "iOS9"},
-        {"weights": "int8", "deployment_target": "iOS15"},
+        {"weight_compression": "int8", "deployment_target": "iOS15"},
     ],
 )
 def test_impossible_options_are_refused_at_once(wrong):
@@ -289,10 +289,10 @@ def test_the_whole_line_with_images_labels_and_compressed_weights(tmp_path):
         precision="fp16",
         labels=LABELS,
         out=tmp_path,
-        options={"image_input": "true", "classifier": "true", "weights": "int8"},
+        options={"image_input": "true", "classifier": "true", "weight_compression": "int8"},
     )
     manifest = artifact.manifest
-    assert artifact.name == "tiny_classifier-fp16-coreml-weights-int8"
+    assert artifact.name == "tiny_classifier-fp16-coreml-weight_compression-int8"
     assert (manifest.compression, manifest.tolerance.min_snr_db) == ("int8", 50)  # of the network with those weights
     assert manifest.checks["fp32 reference build"].startswith("max rel. error")  # held to 1e-5, without compression
     assert manifest.parity.samples == 4

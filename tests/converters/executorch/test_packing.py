@@ -100,7 +100,7 @@ def files(tmp_path_factory) -> dict[str, Path]:
     found = {"stock": _baseline("repeated", folder / "stock")}
     found["another version"] = _written(_int8_program("scaled", images=2), folder / "another")
     for name, form in CASES:
-        options = {"weights": "int8"} if form == "int8 weights" else {}
+        options = {"weight_compression": "int8"} if form == "int8 weights" else {}
         found[f"{name} {form}"] = _written(FORMS[form](name), folder / f"{name}-{form}", **options)
     return found
 

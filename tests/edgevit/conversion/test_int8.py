@@ -24,7 +24,7 @@ from tests.tiny import SIZE, TinyClassifier, classifier_spec, seeded
 
 LABELS = ("even", "odd")
 TARGETS = ("executorch", "coreml", "tflite", "onnx")
-HALVES = {"arithmetic": "fp16"}
+HALVES = {"int8_compute": "fp16"}
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +105,11 @@ def test_core_ml_in_whole_numbers_is_the_trained_network(artifacts):
 
 
 def test_core_ml_in_halves_has_the_same_scales_and_a_name_of_its_own(line, halves, artifacts):
-    assert halves.name.endswith("-int8-coreml-arithmetic-fp16")
+    assert halves.name.endswith("-int8-coreml-int8_compute-fp16")
     assert halves.manifest.tolerance.min_snr_db == 25
     (whole,) = (artifact for artifact in artifacts if artifact.manifest.target == "coreml")
     assert halves.manifest.checks["qparams"] == whole.manifest.checks["qparams"]
-    with pytest.raises(UsageError, match="only int8 has an arithmetic"):
+    with pytest.raises(UsageError, match="only int8 has an int8_compute"):
         edgevit.convert(seeded(TinyClassifier), spec=classifier_spec(), target="coreml", options=HALVES, out=line)
 
 
@@ -244,7 +244,7 @@ def test_int8_checkpoint_in_another_precision_is_refused(line):
 def test_int8_without_the_deployed_form_is_refused(line):
     with pytest.raises(UsageError, match="deployed form"):
         edgevit.convert(
-            f"{line / 'net.py'}:tiny", target="tflite", weights=line / "qat.pt", precision="int8", plain=True,
+            f"{line / 'net.py'}:tiny", target="tflite", weights=line / "qat.pt", precision="int8", deploy=False,
             out=line / "none",
         )  # fmt: skip
 

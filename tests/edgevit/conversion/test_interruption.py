@@ -36,8 +36,7 @@ def _workers(out: Path) -> list[int]:
             words = (entry / "cmdline").read_bytes().decode().split("\0")
             if (
                 "edgevit.conversion.worker" in words
-                and str(out)
-                in Path(words[words.index("edgevit.conversion.worker") + 1], "executorch.request.json").read_text()
+                and str(out) in Path(words[words.index("edgevit.conversion.worker") + 1]).read_text()
             ):
                 found.append(int(entry.name))
         except OSError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 
@@ -13,11 +12,10 @@ import torch
 import edgevit
 from edgevit.artifacts.artifact import load_artifact
 from edgevit.contract.manifest import read_manifest
-from edgevit.conversion import pipeline
+from edgevit.conversion import pipeline, worker_processes
 from edgevit.data.synthetic_images import sample_images
 from edgevit.errors import ContractError, ConversionError, ParityError, UsageError
 from edgevit.infra import process
-from edgevit.spec import Tier
 from edgevit.verification.goldens import check_goldens
 from tests.tiny import TinyClassifier, TinySegmenter, classifier_spec, seeded, segmenter_spec
 
@@ -46,30 +44,7 @@ def test_artifact_holds_everything_an_app_needs(classifier_artifact):
     assert set(manifest.provenance["tools"]) == {"edgevit", "torch", "numpy", "executorch"}
 
 
-@pytest.mark.parametrize(
-    ("tier", "meant"),
-    [(Tier.EDGE, ["executorch", "coreml", "tflite"]), (Tier.SERVER, ["onnx", "aotinductor"])],
-)
-def test_all_means_the_targets_of_the_models_tier(tier, meant, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "load_model", None)  # nothing may be opened before the targets are known
-
-    class Asked(Exception):
-        pass
-
-    def reuse(model, weights, goldens, arguments, requests, wanted):
-        raise Asked(list(requests))
-
-    monkeypatch.setattr(pipeline, "Reuse", reuse)
-    spec = dataclasses.replace(classifier_spec(), tier=tier)
-    with pytest.raises(Asked) as asked:
-        edgevit.convert(seeded(TinyClassifier), spec=spec, target="all", out=tmp_path)
-    assert asked.value.args[0] == meant
-    with pytest.raises(Asked) as asked:
-        edgevit.convert("my_net.py:build", target=["all", "onnx"], out=tmp_path)
-    assert asked.value.args[0] == [*pipeline.ALL[Tier.EDGE], "onnx"]
-
-
-@pytest.mark.parametrize("target", [*pipeline.ALL[Tier.EDGE], "onnx"])
+@pytest.mark.parametrize("target", ["executorch", "coreml", "tflite", "onnx"])
 def test_bf16_is_refused_by_targets_that_have_none(target, tmp_path):
     with pytest.raises(UsageError, match="bf16"):
         edgevit.convert("van_b0", target=target, precision="bf16", out=tmp_path)
@@ -175,21 +150,21 @@ def test_artifact_that_differs_from_its_checkpoint_never_appears(tmp_path):
 
 def test_worker_that_dies_is_a_conversion_error(tmp_path, monkeypatch):
     dead = process.Completed(-11, "", "some chatter\nlast words\n")
-    monkeypatch.setattr(pipeline.shell, "run", lambda *args, **kwargs: dead)
+    monkeypatch.setattr(process, "run", lambda *args, **kwargs: dead)
     with pytest.raises(ConversionError, match="executorch converter ended with signal SIGSEGV: last words"):
         edgevit.convert(seeded(TinyClassifier), spec=classifier_spec(), target="executorch", out=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_several_targets_give_a_list_and_one_failure_does_not_stop_the_others(tmp_path, monkeypatch):
-    real = pipeline._run_worker
+    real = worker_processes.run_worker
 
-    def fail_coreml(folder, target, *rest):
-        if target == "coreml":
+    def fail_coreml(request, *rest):
+        if request.target == "coreml":
             raise ConversionError("no")
-        return real(folder, target, *rest)
+        return real(request, *rest)
 
-    monkeypatch.setattr(pipeline, "_run_worker", fail_coreml)
+    monkeypatch.setattr(worker_processes, "run_worker", fail_coreml)
     with pytest.raises(ConversionError, match="no"):
         edgevit.convert(seeded(TinySegmenter), spec=segmenter_spec(), target=["coreml", "executorch"], out=tmp_path)
     assert read_manifest(tmp_path / "tiny_segmenter-fp32-executorch").parity.executed
@@ -218,9 +193,9 @@ def test_deploys_once_for_each_kernel_library(tmp_path, monkeypatch):
         assert manifests[target].provenance["kernels"] == kernels
 
 
-def test_plain_conversion_rewrites_nothing(tmp_path):
+def test_conversion_without_deploy_rewrites_nothing(tmp_path):
     artifact = edgevit.convert(
-        seeded(TinyClassifier), spec=classifier_spec(), target="executorch", out=tmp_path, plain=True
+        seeded(TinyClassifier), spec=classifier_spec(), target="executorch", out=tmp_path, deploy=False
     )
     assert artifact.manifest.deploy == ()
     assert artifact.manifest.parity.max_relative_error <= 1e-5
@@ -231,7 +206,6 @@ def test_plain_conversion_rewrites_nothing(tmp_path):
     [
         ({"target": "executorc"}, "did you mean executorch"),
         ({"target": "executorch", "precision": "fp15"}, "did you mean fp16"),
-        ({"target": "executorch", "precision": "bf16"}, "executorch has no precision bf16"),
         ({"target": "coreml", "options": {"deployment_targt": "iOS17"}}, "did you mean deployment_target"),
         ({"target": "coreml", "options": {"deployment_target": "iOS1"}}, "unknown deployment target 'iOS1'"),
         ({"target": "executorch", "labels": ("a",)}, "1 labels for 5 classes"),
@@ -242,10 +216,3 @@ def test_wrong_arguments_fail_before_any_work(tmp_path, arguments, message):
     with pytest.raises(UsageError, match=message):
         edgevit.convert(seeded(TinyClassifier), spec=classifier_spec(), out=tmp_path, **arguments)
     assert os.listdir(tmp_path) == []
-
-
-def test_option_addressed_to_another_target_is_left_to_it():
-    from edgevit.targets.registry import get_converter
-
-    options = {"coreml.author": "A", "executorch.x": "1"}
-    assert pipeline._options(get_converter("coreml"), options, "fp16")["author"] == "A"

@@ -20,6 +20,7 @@ from tests.tiny import SIZE, TinyClassifier, TinyWide, classifier_spec, seeded
 
 LABELS = ("even", "odd")
 TARGETS = ("executorch", "coreml", "tflite")
+ROUNDED_WEIGHTS = {"weight_compression": "int8"}
 ROUNDED = 5  # weights of TinyWide with 2049 values or more that are dense
 
 
@@ -50,7 +51,7 @@ def artifacts(line):
         target=TARGETS,
         weights=line / "float.pt",
         precision="fp16",
-        options={"weights": "int8"},
+        options=ROUNDED_WEIGHTS,
         out=line / "artifacts",
     )
     return dict(zip(TARGETS, made, strict=True))
@@ -68,7 +69,7 @@ def test_layers_of_files_with_int8_weights_are_compared(line, artifacts, target)
 def test_int8_weights_are_bit_equal_in_all_files_and_those_of_the_checkpoint(line, artifacts):
     contents = []
     for artifact in artifacts.values():
-        assert artifact.name.endswith("-weights-int8")
+        assert artifact.name.endswith("-weight_compression-int8")
         found = edgevit.qparams(artifact, weights=line / "float.pt", model=f"{line / 'net.py'}:tiny")
         assert found.comparison.weights == (ROUNDED, ROUNDED)
         assert not found.qparams.activations
@@ -160,16 +161,24 @@ def test_prune_command_says_what_it_did_and_refuses_a_share_that_is_none(line, p
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_weights_that_no_target_has_are_refused_at_once(target):
-    with pytest.raises(UsageError, match="unknown weights 'int3'"):
-        edgevit.convert(seeded(TinyWide), spec=classifier_spec(), target=target, options={"weights": "int3"})
+    with pytest.raises(UsageError, match="unknown weight_compression 'int3'"):
+        edgevit.convert(seeded(TinyWide), spec=classifier_spec(), target=target, options={"weight_compression": "int3"})
     with pytest.raises(UsageError, match="leave --no-deploy"):
         edgevit.convert(
-            seeded(TinyWide), spec=classifier_spec(), target=target, options={"weights": "int8"}, plain=True
+            seeded(TinyWide),
+            spec=classifier_spec(),
+            target=target,
+            options=ROUNDED_WEIGHTS,
+            deploy=False,
         )
 
 
 def test_network_without_large_weights_has_nothing_to_store_in_int8(tmp_path):
     with pytest.raises(QuantizationError, match="2049 values or more"):
         edgevit.convert(
-            seeded(TinyClassifier), spec=classifier_spec(), target="tflite", options={"weights": "int8"}, out=tmp_path
+            seeded(TinyClassifier),
+            spec=classifier_spec(),
+            target="tflite",
+            options=ROUNDED_WEIGHTS,
+            out=tmp_path,
         )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgevit.conversion.worker import _check_qparams
+from edgevit.conversion.artifact_checks import check_qparams
 from edgevit.errors import ContractError, ParityError
 from edgevit.export.export_program import export
 from edgevit.quantization.expected_qparams import network_qparams, program_qparams
@@ -142,7 +142,7 @@ def test_conversion_stops_where_the_file_holds_other_scales(expected, tmp_path):
     other = _with_weight(expected, 0, scales=expected.layers[0].weight.scales * 2)
     careless, manifest = SimpleNamespace(read_qparams=lambda *_: other), SimpleNamespace(name="tiny")
     with pytest.raises(ParityError, match="tiny does not hold the scales of its checkpoint: 4 of 5 weights"):
-        _check_qparams(program, careless, manifest, tmp_path)
+        check_qparams(program, careless, manifest, tmp_path)
 
 
 def test_canonical_weight_puts_channels_first():
