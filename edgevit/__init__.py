@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from edgevit.conversion.pipeline import convert
     from edgevit.environment import doctor
     from edgevit.errors import EdgevitError, ParityError
+    from edgevit.inventory import available
+    from edgevit.model_summary import info
     from edgevit.models import create_model, iter_specs
     from edgevit.profiling.latency import compare, profile
     from edgevit.quantization.pruning import prune
@@ -26,15 +28,17 @@ if TYPE_CHECKING:
     from edgevit.quantization.qat import qat
     from edgevit.reporting.collect import report
     from edgevit.training.trainer import train
-    from edgevit.verification.checks import verify
+    from edgevit.verification.coreml_lint import lint
     from edgevit.verification.evaluation import evaluate
     from edgevit.verification.numeric_debugger import debug
     from edgevit.verification.qparams_report import qparams
+    from edgevit.verification.verifier import verify
 
 _HOMES = {
     "Artifact": "artifacts.artifact",
     "EdgevitError": "errors",
     "ParityError": "errors",
+    "available": "inventory",
     "bundle": "app_bundle",
     "compare": "profiling.latency",
     "convert": "conversion.pipeline",
@@ -43,7 +47,9 @@ _HOMES = {
     "evaluate": "verification.evaluation",
     "create_model": "models",
     "describe_module": "checkpoints.model_source",
+    "info": "model_summary",
     "iter_specs": "models",
+    "lint": "verification.coreml_lint",
     "load_artifact": "artifacts.artifact",
     "load_weights": "checkpoints.checkpoint",
     "predict": "artifacts.prediction",
@@ -54,7 +60,7 @@ _HOMES = {
     "quantize": "quantization.ptq",
     "report": "reporting.collect",
     "train": "training.trainer",
-    "verify": "verification.checks",
+    "verify": "verification.verifier",
 }
 __all__ = sorted(_HOMES)
 

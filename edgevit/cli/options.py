@@ -15,10 +15,25 @@ if TYPE_CHECKING:
     from edgevit.contract.manifest import Executed
 
 ArtifactPath = Annotated[Path, typer.Argument(help="Artifact folder that `edgevit convert` wrote.", show_default=False)]
+ArtifactPaths = Annotated[
+    list[Path], typer.Argument(help="Artifact folders that `edgevit convert` wrote.", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Weights = Annotated[
     Path | None, typer.Option("--weights", help="Checkpoint: .pt, .pth or .safetensors.", show_default=False)
 ]
+ModelFile = Annotated[
+    str | None, typer.Option("--model", help="file.py:factory of a model of your own.", show_default=False)
+]
+Classes = Annotated[
+    int | None,
+    typer.Option("--classes", help="Classes of your task; a checkpoint of ours knows.", show_default=False),
+]
+ResultsFolder = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder for the results; default: results/ beside the artifact.", show_default=False),
+]
+Split = Annotated[str, typer.Option("--split", help="Part of the data: test or train.")]
 Data = Annotated[
     str,
     typer.Option(

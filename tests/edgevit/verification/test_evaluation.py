@@ -13,8 +13,9 @@ from edgevit.errors import UsageError
 from edgevit.spec import Task
 from edgevit.targets.base import INTERPRETER
 from edgevit.verification import checks, evaluation
-from edgevit.verification.checks import DataScore, Verification, verify
+from edgevit.verification.checks import DataScore, Verification
 from edgevit.verification.evaluation import header, row
+from edgevit.verification.verifier import verify
 from tests.fakes import FakeSession, write_artifact
 
 
@@ -63,7 +64,7 @@ def test_images_with_a_class_each_do_not_score_masks(tmp_path, monkeypatch):
     model = dataclasses.replace(artifact.manifest.model, task=Task.SEGMENT)
     artifact = dataclasses.replace(artifact, manifest=dataclasses.replace(artifact.manifest, model=model))
     images = ImageSet((), np.array([], np.int64), ("blue", "green", "red"), "photos/test")
-    monkeypatch.setattr(evaluation, "open_imageset", lambda *_: images)
+    monkeypatch.setattr(evaluation, "open_dataset", lambda *_: images)
     with pytest.raises(UsageError, match=r"photos/test has a class per image, .* answers a class per pixel"):
         evaluation.evaluate(artifact, data="photos")
 
@@ -73,7 +74,7 @@ def test_images_with_a_class_each_do_not_score_masks(tmp_path, monkeypatch):
 )
 def test_data_with_other_classes_gives_no_score(tmp_path, monkeypatch, labels, says):
     images = ImageSet((), np.array([], np.int64), labels, "photos/test")
-    monkeypatch.setattr(evaluation, "open_imageset", lambda *_: images)
+    monkeypatch.setattr(evaluation, "open_dataset", lambda *_: images)
     with pytest.raises(UsageError, match=says):
         evaluation.evaluate(write_artifact(tmp_path), data="photos")
 
@@ -96,7 +97,7 @@ def coreml(tmp_path, monkeypatch):
             opened.append(session)
             return session
 
-    for module in ("edgevit.verification", "edgevit.artifacts.artifact"):
+    for module in ("edgevit.verification.checks", "edgevit.artifacts.artifact"):
         monkeypatch.setattr(f"{module}.get_converter", lambda name: Converter())
     monkeypatch.setattr(checks, "check_goldens", lambda artifact: 1)
     monkeypatch.setattr(checks, "check_parity", lambda *_: None)
