@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgevit.data.preprocess import apply_geometry, geometry, normalize_table, to_tensor
 from edgevit.errors import ContractError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from edgevit.artifacts.artifact import Artifact
     from edgevit.contract.manifest import Golden
 

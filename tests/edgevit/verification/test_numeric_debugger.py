@@ -59,7 +59,7 @@ def use(monkeypatch, program):
         monkeypatch.setattr(numeric_debugger, "program_of", lambda *given: program)
         monkeypatch.setattr(numeric_debugger, "get_converter", lambda name: converter)
         images = [example_input((1, 3, 32, 32), seed).numpy() for seed in range(2)]
-        monkeypatch.setattr(numeric_debugger, "_pictures", lambda *given: images)
+        monkeypatch.setattr(numeric_debugger, "_images", lambda *given: (images, "its goldens"))
 
     return installed
 
