@@ -1,6 +1,21 @@
 """edgevit: vision models from checkpoint to phone, board and server; what leaves the pipeline is what was trained.
 
-The public functions load their libraries when they are called, so `import edgevit` costs nothing.
+The pipeline: checkpoint -> build -> deploy -> (qat) -> export -> convert -> verify -> package -> profile -> report.
+
+    checkpoint  checkpoints/  weights and metadata, read safely
+    build       models/       networks of papers, by family
+    deploy      deploy/       exact inference-time rewrites of the trained graph (graph/)
+    train, qat  training/, quantization/
+    export      export/       graph to Program
+    convert     conversion/   Program to artifact, by the plug-ins of targets/, which live in converters/
+    verify      verification/ verify, evaluate, debug, qparams, lint
+    package     artifacts/    the folder on disk, its documents in contract/
+    profile     profiling/
+    report      reporting/
+
+Each command of the command line is one of the functions here, with the same keywords and defaults. They take paths,
+names or objects, write what the command writes, and load their libraries when they are called: `import edgevit` costs
+nothing.
 """
 
 from __future__ import annotations

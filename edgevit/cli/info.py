@@ -22,8 +22,8 @@ def info(
 ) -> None:
     """A model's layers with output shape, parameters and multiply-accumulates, and what each target does with it.
 
-    The rewrites are those that `convert` makes, on random weights. Models of more than 35 M parameters are meant for
-    servers: targets for phones are then named, but not tried.
+    The deploy passes are those that `convert` applies, here to random weights. Models of more than 35 M parameters are
+    meant for servers: targets for phones are then named, but not tried.
     """
     summary = edgevit.info(model, num_classes=classes, input_size=input_size, depth=depth)
     if as_json:
@@ -32,7 +32,7 @@ def info(
     print_table(("layer", "kind", "output", "params", "MACs M"), [_layer_row(layer) for layer in summary.layers])
     print()
     print_table(
-        ("target", "meant for it", "precisions", "operations", "MACs G", "rewrites"),
+        ("target", "meant for it", "precisions", "operations", "MACs G", "applied passes"),
         [_plan_row(plan) for plan in summary.targets],
     )
 
