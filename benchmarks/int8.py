@@ -32,11 +32,9 @@ from edgevit.errors import ParityError
 from edgevit.infra.files import write_json
 from edgevit.infra.provenance import provenance
 from edgevit.log import stage
-from edgevit.models import get_spec
 from edgevit.profiling.devices.host import describe_host
 from edgevit.quantization.loading import load_quantized_model
 from edgevit.spec import Layout, Precision, Preprocess
-from edgevit.training.recipe import get_recipe
 from edgevit.verification.error_breakdown import break_down
 
 COURSE = Path(__file__).with_suffix(".toml")
@@ -162,10 +160,9 @@ def float_checkpoint(course: Course, work: Path) -> Path:
     """The trained float checkpoint of a model in a folder; trained there if it is missing."""
     out = work / f"{course.model}.pt"
     if not out.is_file():
-        train_set, test_set = (open_dataset(course.data, split) for split in ("train", "test"))
-        spec = get_spec(course.model).for_task(len(train_set.labels), course.input_size)
-        with stage("train", model=course.model, data=course.data):
-            edgevit.train(spec, train_set, test_set, get_recipe(course.recipe), out, resume=True)
+        edgevit.train(
+            course.model, data=course.data, recipe=course.recipe, input_size=course.input_size, out=out, resume=True
+        )
     return out
 
 

@@ -1,6 +1,21 @@
 """edgevit: vision models from checkpoint to phone, board and server; what leaves the pipeline is what was trained.
 
-The public functions load their libraries when they are called, so `import edgevit` costs nothing.
+The pipeline: checkpoint -> build -> deploy -> (qat) -> export -> convert -> verify -> package -> profile -> report.
+
+    checkpoint  checkpoints/  weights and metadata, read safely
+    build       models/       networks of papers, by family
+    deploy      deploy/       exact inference-time rewrites of the trained graph (graph/)
+    train, qat  training/, quantization/
+    export      export/       graph to Program
+    convert     conversion/   Program to artifact, by the plug-ins of targets/, which live in converters/
+    verify      verification/ verify, evaluate, debug, qparams, lint
+    package     artifacts/    the folder on disk, its documents in contract/
+    profile     profiling/
+    report      reporting/
+
+Each command of the command line is one of the functions here, with the same keywords and defaults. They take paths,
+names or objects, write what the command writes, and load their libraries when they are called: `import edgevit` costs
+nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +34,8 @@ if TYPE_CHECKING:
     from edgevit.conversion.pipeline import convert
     from edgevit.environment import doctor
     from edgevit.errors import EdgevitError, ParityError
+    from edgevit.inventory import available
+    from edgevit.model_summary import info
     from edgevit.models import create_model, iter_specs
     from edgevit.profiling.latency import compare, profile
     from edgevit.quantization.pruning import prune
@@ -26,15 +43,17 @@ if TYPE_CHECKING:
     from edgevit.quantization.qat import qat
     from edgevit.reporting.collect import report
     from edgevit.training.trainer import train
-    from edgevit.verification.checks import verify
+    from edgevit.verification.coreml_lint import lint
     from edgevit.verification.evaluation import evaluate
     from edgevit.verification.numeric_debugger import debug
     from edgevit.verification.qparams_report import qparams
+    from edgevit.verification.verifier import verify
 
 _HOMES = {
     "Artifact": "artifacts.artifact",
     "EdgevitError": "errors",
     "ParityError": "errors",
+    "available": "inventory",
     "bundle": "app_bundle",
     "compare": "profiling.latency",
     "convert": "conversion.pipeline",
@@ -43,7 +62,9 @@ _HOMES = {
     "evaluate": "verification.evaluation",
     "create_model": "models",
     "describe_module": "checkpoints.model_source",
+    "info": "model_summary",
     "iter_specs": "models",
+    "lint": "verification.coreml_lint",
     "load_artifact": "artifacts.artifact",
     "load_weights": "checkpoints.checkpoint",
     "predict": "artifacts.prediction",
@@ -54,7 +75,7 @@ _HOMES = {
     "quantize": "quantization.ptq",
     "report": "reporting.collect",
     "train": "training.trainer",
-    "verify": "verification.checks",
+    "verify": "verification.verifier",
 }
 __all__ = sorted(_HOMES)
 

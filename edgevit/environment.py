@@ -1,4 +1,4 @@
-"""What works on this machine, what is missing, and the command that mends it."""
+"""`doctor`: what works on this machine, what is missing, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from edgevit.errors import DeviceError
 from edgevit.infra import process
 from edgevit.infra.optional_imports import version
+from edgevit.log import stage
 from edgevit.targets.registry import converter_names, device_schemes, get_converter
 from edgevit.verification.phone_settings import has_settings
 
@@ -25,7 +26,7 @@ _IMPORT_TIMEOUT_S = 180
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at. `fix` is a command, or "" where nothing needs mending."""
+    """One thing looked at. `fix` is a command, or "" where nothing is wrong."""
 
     kind: str  # "python", "target", "extra", "device", "tool"
     name: str
@@ -36,11 +37,13 @@ class Finding:
 
 def doctor() -> list[Finding]:
     """Look at Python, the targets (their libraries are really imported), the extras, devices and tools."""
-    findings = [_python()]
-    findings += [_target(name) for name in converter_names()]
-    findings += [_extra(extra, use) for extra, use in _EXTRAS.items()]
-    findings += [Finding("device", scheme, True, platform.platform()) for scheme in device_schemes()]
-    findings += [_tool(*row) for row in _TOOLS]
+    with stage("doctor", importing="every target") as running:
+        findings = [_python()]
+        findings += [_target(name) for name in converter_names()]
+        findings += [_extra(extra, use) for extra, use in _EXTRAS.items()]
+        findings += [Finding("device", scheme, True, platform.platform()) for scheme in device_schemes()]
+        findings += [_tool(*row) for row in _TOOLS]
+        running.result = f"{sum(finding.works for finding in findings)} of {len(findings)} work"
     return findings
 
 

@@ -6,8 +6,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgevit.log import stage
+from edgevit.models import get_spec
 from edgevit.models.counting import count_macs_by_module, count_params
 from edgevit.spec import ModelSpec, Tier
+from edgevit.targets.registry import converter_names, get_converter
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,6 +50,40 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """As `edgevit info --json` prints it."""
         return dataclasses.asdict(self) | {"passes": dict(self.passes)}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """A model's layers in the order in which they run, and what each target does with it."""
+
+    spec: ModelSpec
+    layers: tuple[Layer, ...]
+    targets: tuple[Plan, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As `edgevit info --json` prints it."""
+        return {
+            "model": self.spec.name,
+            "tier": self.spec.tier.value,
+            "input_size": self.spec.input_size,
+            "layers": [dataclasses.asdict(layer) | {"shape": list(layer.shape)} for layer in self.layers],
+            "targets": [plan.to_json() for plan in self.targets],
+        }
+
+
+def info(model: str, *, num_classes: int | None = None, input_size: int | None = None, depth: int = 2) -> ModelSummary:
+    """The layers of a model with output shapes, parameters and MACs, and the graph that each target converts.
+
+    model: a name of `edgevit list`. num_classes, input_size (pixels of each side): by default the published ones.
+    depth: names in the path of a layer, at most. The deploy passes run on random weights; of targets that are not
+    meant for a model of this size nothing is tried.
+    Raises UsageError for names, and sizes that the network cannot take.
+    """
+    spec = get_spec(model).for_task(num_classes, input_size)
+    rows = layers(spec, depth)
+    with stage("deploy", model=spec.name):
+        planned = plans(spec, {name: get_converter(name) for name in converter_names()})
+    return ModelSummary(spec, tuple(rows), tuple(planned))
 
 
 def layers(spec: ModelSpec, depth: int) -> list[Layer]:

@@ -23,7 +23,7 @@ HEAVY = {"torch", "numpy", "tensorflow", "coremltools", "executorch", "lightning
 ORDER = (
     "errors log _version < infra compat spec < data < contract < graph < models export < checkpoints deploy < training "
     "< quantization < mil < targets < artifacts < verification reporting < conversion profiling "
-    "< app_bundle environment model_summary < __init__ < cli < __main__"
+    "< app_bundle environment inventory model_summary < __init__ < cli < __main__"
 )
 LEVELS = {name: level for level, names in enumerate(ORDER.split("<")) for name in names.split()}
 NOT_FOR_CONVERTERS = {"models", "checkpoints", "training", "deploy"}  # of what lies at or below `targets`

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from edgevit.targets.base import Session
 
 
+RESULTS_FOLDER = "results"  # beside the artifacts
+
+
 @dataclass(frozen=True, slots=True)
 class Artifact:
     """A converted model: its folder and its manifest."""
@@ -167,6 +170,16 @@ class Artifact:
 def model_layout(spec: TensorSpec) -> Layout:
     """The layout that the training form has where an artifact's tensor is `spec`."""
     return Layout.NCHW if spec.layout is Layout.NHWC else spec.layout
+
+
+def opened(artifact: Artifact | str | Path) -> Artifact:
+    """An artifact that is open already as it is, or the folder at a path by `load_artifact`."""
+    return artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
+
+
+def results_folder(artifact: Path, out: str | Path | None = None) -> Path:
+    """Where results about an artifact are written: `out`, by default results/ beside the artifact."""
+    return artifact.resolve().parent / RESULTS_FOLDER if out is None else Path(out)
 
 
 def load_artifact(path: str | Path) -> Artifact:

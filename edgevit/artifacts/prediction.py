@@ -1,19 +1,24 @@
-"""What `edgevit predict` shows: the likeliest classes, or a mask and an overlay on the photo."""
+"""`predict`: the likeliest classes of an image, or a mask and an overlay on it."""
 
 from __future__ import annotations
 
+import dataclasses
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgevit.artifacts.artifact import Artifact, load_artifact
-from edgevit.data.image_io import read_image
+from edgevit.artifacts.artifact import Artifact, opened
+from edgevit.data.image_io import as_rgb
 from edgevit.data.postprocess import Prediction, mask_on_photo, overlay, save_png
 from edgevit.data.preprocess import geometry
+from edgevit.spec import Task
 
 if TYPE_CHECKING:
+    from edgevit.data.image_io import ImageSource
     from edgevit.targets.base import Session
 
 _BACKGROUND = "background"
@@ -21,9 +26,14 @@ _BACKGROUND = "background"
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """The likeliest classes, best first."""
+    """The likeliest classes of one image, best first; image: its path, None for one that has none."""
 
+    image: str | None
     classes: list[Prediction]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document as printed."""
+        return dataclasses.asdict(self)
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Header and rows for people."""
@@ -32,43 +42,83 @@ class Classification:
 
 @dataclass(frozen=True, slots=True)
 class Segmentation:
-    """Files written, and the share of the photo's pixels that each class covers (void left out)."""
+    """The classes of the pixels of one image; image: its path, None for one that has none.
 
-    mask: str
-    overlay: str
+    mask: class indices, uint8 (H, W) at the image's size, 255 outside the crop that the model sees. shares: of the
+    crop's pixels that each class covers. mask_file and overlay_file: what was written, None for an image without path.
+    """
+
+    image: str | None
+    mask: np.ndarray
     shares: dict[str, float]
+    mask_file: Path | None = None
+    overlay_file: Path | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The document as printed: files instead of pixels."""
+        files = {"mask": self.mask_file, "overlay": self.overlay_file}
+        paths = {name: None if file is None else str(file) for name, file in files.items()}
+        return {"image": self.image, **paths, "shares": self.shares}
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Header and rows for people."""
         rows = [(f"{100 * share:.1f}", label) for label, share in self.shares.items()]
-        return ("%", "class"), [*rows, ("", f"mask {self.mask}"), ("", f"overlay {self.overlay}")]
+        files = {"mask": self.mask_file, "overlay": self.overlay_file}
+        return ("%", "class"), [*rows, *(("", f"{name} {file}") for name, file in files.items() if file is not None)]
 
 
-def predict(artifact: Artifact | str | Path, image: Any, *, top: int = 5) -> list[Prediction] | np.ndarray:
-    """Open an artifact, run one image (see `Artifact.predict`) and close it again."""
-    opened = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
-    return opened.predict(image, top=top)
+def predict(
+    artifact: Artifact | str | Path,
+    images: ImageSource | Sequence[ImageSource],
+    *,
+    top: int = 5,
+    accelerator: str | None = None,
+    threads: int = 1,
+    out: str | Path = ".",
+) -> list[Classification | Segmentation]:
+    """Run images through an artifact in its own runtime, and decode its outputs as an app would; one result for each.
 
-
-def classify_image(artifact: Artifact, image: Path, *, session: Session, top: int = 5) -> Classification:
-    """The `top` classes of one image file."""
-    return Classification(artifact.predict(image, session=session, top=top))
-
-
-def segment_image(artifact: Artifact, image: Path, out: Path, *, session: Session) -> Segmentation:
-    """Write PICTURE.mask.png (class indices, 255 outside the model's crop) and PICTURE.overlay.png into `out`.
-
-    In the overlay a class called "background" keeps the photo's own colours.
+    artifact: an Artifact or its folder. images: one or several, each a path, a Pillow image, uint8 pixels (H, W, 3) or
+    a normalised float32 tensor (1, 3, H, W). top: classes to give, where the artifact classifies. Where it segments, an
+    image with a path also gives NAME.mask.png and NAME.overlay.png in the folder `out`, by default the current one; in
+    the overlay a class called "background" keeps the image's own colours. accelerator: by default the one that the
+    artifact was made for. threads: CPU threads of the runtime.
+    Raises UsageError for what is no image, ContractError for a damaged artifact, NotExecutable where this machine has
+    no runtime for it, StorageError.
     """
-    photo = read_image(image)
+    one = opened(artifact)
+    run = _segmented if one.manifest.model.task is Task.SEGMENT else _classified
+    session = one.open(accelerator, threads)
+    try:
+        several = images if isinstance(images, (list, tuple)) else [images]
+        return [run(one, image, session, top, Path(out)) for image in several]
+    finally:
+        session.close()
+
+
+def _classified(artifact: Artifact, image: ImageSource, session: Session, top: int, _out: Path) -> Classification:
+    return Classification(_path_of(image), artifact.predict(image, session=session, top=top))
+
+
+def _segmented(artifact: Artifact, image: ImageSource, session: Session, _top: int, out: Path) -> Segmentation:
+    if isinstance(image, np.ndarray) and image.ndim == 4:  # preprocessed already: the mask is of the model's size
+        mask = artifact.predict(image, session=session)
+        return Segmentation(None, mask, _shares(mask, artifact))
+    photo = as_rgb(image)
     mask = artifact.predict(photo, session=session)
-    frame = geometry(*photo.shape[:2], artifact.manifest.preprocess)
-    large = mask_on_photo(mask, frame, photo.shape[:2])
-    mask_path, overlay_path = (out / f"{image.stem}.{kind}.png" for kind in ("mask", "overlay"))
-    save_png(large, mask_path)
+    large = mask_on_photo(mask, geometry(*photo.shape[:2], artifact.manifest.preprocess), photo.shape[:2])
+    shares, path = _shares(mask, artifact), _path_of(image)
+    if path is None:
+        return Segmentation(None, large, shares)
+    mask_file, overlay_file = (out / f"{Path(path).stem}.{kind}.png" for kind in ("mask", "overlay"))
+    save_png(large, mask_file)
     clear = [index for index, label in enumerate(mask_labels(artifact)) if label.casefold() == _BACKGROUND]
-    save_png(overlay(photo, large, clear=clear), overlay_path)
-    return Segmentation(str(mask_path), str(overlay_path), _shares(mask, artifact))
+    save_png(overlay(photo, large, clear=clear), overlay_file)
+    return Segmentation(path, large, shares, mask_file, overlay_file)
+
+
+def _path_of(image: ImageSource) -> str | None:
+    return os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
 
 
 def mask_labels(artifact: Artifact) -> tuple[str, ...]:

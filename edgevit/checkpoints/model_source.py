@@ -91,7 +91,7 @@ def load_model(
         _check_metadata_model(model, metadata)
         module, spec = _build_seeded(model, num_classes, input_size)
     else:
-        module, spec = model, _spec_of(model, spec)
+        module, spec = model, spec_of(model, spec)
     if metadata is not None and input_size == metadata.input_size:
         spec = dataclasses.replace(spec, preprocess=metadata.preprocess)
     _check_labels(labels, spec)
@@ -119,7 +119,7 @@ def model_tier(model: str | nn.Module, spec: ModelSpec | None = None) -> Tier:
     """Where a model is meant to run, before it is built; networks from a file count as edge models."""
     if isinstance(model, str):
         return Tier.EDGE if is_file_model(model) else get_spec(model).tier
-    return _spec_of(model, spec).tier
+    return spec_of(model, spec).tier
 
 
 def is_file_model(model: str) -> bool:
@@ -164,7 +164,8 @@ def _check_labels(labels: tuple[str, ...], spec: ModelSpec) -> None:
         )
 
 
-def _spec_of(module: nn.Module, spec: ModelSpec | None) -> ModelSpec:
+def spec_of(module: nn.Module, spec: ModelSpec | None = None) -> ModelSpec:
+    """The spec given for a module, or the one that create_model left on it. Raises UsageError if there is none."""
     found = spec or getattr(module, "edgevit_spec", None)
     if found is None:
         raise UsageError(

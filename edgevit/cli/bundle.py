@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.options import print_executed
+import edgevit
+from edgevit.cli.options import ArtifactPaths, print_executed
 
 
 def bundle(
     app: Annotated[str, typer.Argument(help="android or ios.", show_default=False)],
-    artifacts: Annotated[list[Path], typer.Argument(help="Artifact folders.", show_default=False)],
+    artifacts: ArtifactPaths,
     root: Annotated[Path, typer.Option("--root", help="Checkout that holds apps/.")] = Path("."),
     unverified: Annotated[
         bool, typer.Option("--unverified", help="Take a file that cannot be run here as apps run it.")
@@ -22,10 +23,7 @@ def bundle(
 
     An ExecuTorch file is first run as the runtimes of apps do, under each of their settings.
     """
-    from edgevit.app_bundle import plan_bundle
-
     for artifact in artifacts:
-        plan = plan_bundle(app, artifact, root=root)
-        executed = plan.execute(unverified=unverified)
-        print(plan.copy())
-        print_executed(plan.artifact.name, executed)
+        bundled = edgevit.bundle(app, artifact, root=root, unverified=unverified)
+        print(bundled.path)
+        print_executed(bundled.artifact, bundled.executed)

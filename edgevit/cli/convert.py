@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgevit.cli.options import AsJson, Weights, print_executed, print_json, print_table, table_lines
+import edgevit
+from edgevit.cli.options import (
+    AsJson,
+    Classes,
+    InputSize,
+    Weights,
+    print_executed,
+    print_json,
+    print_table,
+    table_lines,
+)
 
 if TYPE_CHECKING:
     from edgevit.contract.manifest import AppliedPass, Manifest
@@ -34,13 +44,8 @@ def convert(
         str, typer.Option("--precision", help="fp32, fp16, bf16, or int8 from an int8 checkpoint.")
     ] = "fp32",
     out: Annotated[Path, typer.Option("--out", help="Folder for the artifact folders.")] = Path("artifacts"),
-    classes: Annotated[
-        int | None,
-        typer.Option("--classes", help="Classes of your task; a checkpoint of ours knows.", show_default=False),
-    ] = None,
-    input_size: Annotated[
-        int | None, typer.Option("--input-size", help="Pixels of each side.", show_default=False)
-    ] = None,
+    classes: Classes = None,
+    input_size: InputSize = None,
     labels: Annotated[
         Path | None, typer.Option("--labels", help="Text file, one label a line.", show_default=False)
     ] = None,
@@ -56,7 +61,7 @@ def convert(
         bool, typer.Option("--replace-head", help="Keep a fresh classifier where the class counts differ.")
     ] = False,
     no_deploy: Annotated[
-        bool, typer.Option("--no-deploy", help="Convert the plain graph, without exact rewrites.")
+        bool, typer.Option("--no-deploy", help="Convert the graph as it was trained, without the deploy passes.")
     ] = False,
     timeout: Annotated[
         float, typer.Option("--timeout", min=1, help="Seconds for each target; one that takes longer fails alone.")
@@ -65,7 +70,7 @@ def convert(
         bool, typer.Option("--no-cache", help="Convert even what was converted before, and keep nothing of it.")
     ] = False,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Show which exact rewrites fired, where, and what they changed.")
+        bool, typer.Option("--explain", help="Show which deploy passes were applied, where, and what they changed.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -74,10 +79,9 @@ def convert(
     The same input, converted by the same code and tools, is taken from a cache: ~/.cache/edgevit (or XDG_CACHE_HOME,
     or EDGEVIT_CACHE), at most 5 GB (EDGEVIT_CACHE_GB).
     """
-    from edgevit.conversion.pipeline import convert as convert_model
     from edgevit.data.labels import read_labels
 
-    artifacts = convert_model(
+    artifacts = edgevit.convert(
         model,
         target=target,
         precision=precision,
@@ -117,13 +121,13 @@ def parse_options(assignments: list[str]) -> dict[str, str]:
 
 
 def explanation(manifests: Sequence[Manifest]) -> list[str]:
-    """Lines on the rewrites behind some artifacts, once for targets that share them, and on what each target made."""
+    """Lines on the passes behind some artifacts, once for targets that share them, and on what each target made."""
     lines, groups = [], {}
     for manifest in manifests:
         groups.setdefault(manifest.deploy, []).append(manifest)
-    for steps, group in groups.items():
+    for applied, group in groups.items():
         lines += ["", f"rewritten for {', '.join(manifest.target for manifest in group)}:"]
-        rows = [_step_row(step) for step in steps]
+        rows = [_pass_row(one) for one in applied]
         header = ("pass", "places", "operations", "million MACs", "depthwise taps", "transposes", "probe", "where")
         lines += table_lines(header, rows) if rows else ["nothing"]
     lines.append("")
@@ -139,8 +143,8 @@ def explanation(manifests: Sequence[Manifest]) -> list[str]:
     return lines
 
 
-def _step_row(step: AppliedPass) -> tuple[str, ...]:
-    before, after = step.before, step.after
+def _pass_row(applied: AppliedPass) -> tuple[str, ...]:
+    before, after = applied.before, applied.after
     numbers = [("", "")] * 4
     if before is not None and after is not None:
         numbers = [
@@ -150,9 +154,9 @@ def _step_row(step: AppliedPass) -> tuple[str, ...]:
             (str(before.transposes), str(after.transposes)),
         ]
     changes = [old if old == new else f"{old} -> {new}" for old, new in numbers]
-    shown = ", ".join(step.places[:_PLACES_SHOWN])
-    more = f" and {len(step.places) - _PLACES_SHOWN} more" if len(step.places) > _PLACES_SHOWN else ""
-    return (step.name, str(step.changes), *changes, f"{step.probe_error:.0e}", shown + more)
+    shown = ", ".join(applied.places[:_PLACES_SHOWN])
+    more = f" and {len(applied.places) - _PLACES_SHOWN} more" if len(applied.places) > _PLACES_SHOWN else ""
+    return (applied.name, str(applied.changes), *changes, f"{applied.probe_error:.0e}", shown + more)
 
 
 def _row(artifact: object) -> tuple[str, str, str]:

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.options import ArtifactPath, AsJson, print_json, print_table
+import edgevit
+from edgevit.cli.options import (
+    ArtifactPath,
+    AsJson,
+    ModelFile,
+    ResultsFolder,
+    Split,
+    print_json,
+    print_table,
+)
 
 
 def debug(
@@ -17,12 +26,12 @@ def debug(
     ],
     data: Annotated[
         str | None,
-        typer.Option("--data", help='"digits", "photos" or a folder; default: its goldens.', show_default=False),
+        typer.Option(
+            "--data", help='"digits", "photos", "tiles" or a folder; default: its goldens.', show_default=False
+        ),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="file.py:factory of a model of your own.", show_default=False)
-    ] = None,
-    split: Annotated[str, typer.Option("--split", help="Part of the data: test or train.")] = "test",
+    model: ModelFile = None,
+    split: Split = "test",
     samples: Annotated[int, typer.Option("--samples", min=1, help="Images of the data to compare on.")] = 16,
     reference: Annotated[
         str,
@@ -31,21 +40,17 @@ def debug(
         ),
     ] = "checkpoint",
     top: Annotated[int, typer.Option("--top", min=1, help="Layers to print; the result holds all.")] = 20,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="Folder for the result; default: results/ beside the artifact.", show_default=False),
-    ] = None,
+    out: ResultsFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare an artifact with its checkpoint layer by layer; those that add most error come first.
+    """Rank an artifact's layers by local error: a layer's output against the reference operation's on the same inputs.
 
-    "new" is what a layer does differently with the values that it gets, "so far" what it inherits too. Steps: the share
-    of values that lie on another step of their int8 grid. Against the float network it shows where int8 costs most.
+    The accumulated error includes what came before the layer. LSB mismatch: the share of int8 values that are another
+    than the nearest. With --reference float it shows which layers int8 costs most in.
     """
     from edgevit.verification.numeric_debugger import HEADER, KIND_HEADER, kind_row, row
-    from edgevit.verification.numeric_debugger import debug as debug_artifact
 
-    report = debug_artifact(
+    report = edgevit.debug(
         artifact, weights=weights, data=data, model=model, split=split, samples=samples, reference=reference, out=out
     )
     if as_json:

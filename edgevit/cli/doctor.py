@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import edgevit
 from edgevit.cli.options import AsJson, print_json, print_table
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Which targets and devices work here, what is missing, and the command that mends it."""
-    from edgevit.environment import doctor as diagnose
+    """Which targets and devices work here, what is missing, and the command that fixes it."""
     from edgevit.environment import to_json
-    from edgevit.log import stage
 
-    with stage("doctor", importing="every target") as running:
-        findings = diagnose()
-        running.result = f"{sum(f.works for f in findings)} of {len(findings)} work"
+    findings = edgevit.doctor()
     if as_json:
         print_json(to_json(findings))
         return
@@ -23,4 +20,4 @@ def doctor(as_json: AsJson = False) -> None:
     )
     for finding in findings:
         if finding.fix:
-            print(f"\n{finding.name}: mend with\n    {finding.fix}")
+            print(f"\n{finding.name}: fix it with\n    {finding.fix}")

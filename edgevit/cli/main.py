@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from edgevit.cli.renamed import refuse_renamed
 from edgevit.errors import EdgevitError, unknown_name
 
 COMMANDS = {
@@ -22,14 +23,14 @@ COMMANDS = {
     "convert": "Turn a checkpoint into verified artifacts.",
     "verify": "Run an artifact and compare it with its checkpoint.",
     "evaluate": "Score artifacts and their checkpoint on labelled images.",
-    "debug": "Rank the layers of an artifact by the error that they add.",
+    "debug": "Rank the layers of an artifact by their local error.",
     "qparams": "Show the quantization parameters of an artifact, or compare them with its checkpoint.",
     "lint": "Check a Core ML package without running it.",
     "predict": "Run an artifact on an image.",
     "profile": "Measure latency and memory of artifacts, or compare two.",
     "report": "Write one report over a folder of artifacts and results.",
     "bundle": "Copy artifacts into the Android or iOS app.",
-    "doctor": "Say what works on this machine and how to mend the rest.",
+    "doctor": "Say what works on this machine and how to fix the rest.",
 }
 _EPILOG = (
     "Exit codes: 0 done, 2 wrong argument or input, 3 missing library, 4 export or conversion failed, "
@@ -76,8 +77,10 @@ def _app(arguments: list[str]) -> typer.Typer:
     )
     app.callback()(_root)
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
-    if wanted is not None and wanted not in COMMANDS:
-        raise unknown_name("command", wanted, COMMANDS)
+    if wanted is not None:
+        refuse_renamed(wanted, arguments)
+        if wanted not in COMMANDS:
+            raise unknown_name("command", wanted, COMMANDS)
     for name, summary in COMMANDS.items():
         code = getattr(importlib.import_module(f"edgevit.cli.{name}"), name) if name == wanted else _placeholder
         app.command(name, short_help=summary)(code)

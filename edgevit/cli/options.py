@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -14,10 +15,25 @@ if TYPE_CHECKING:
     from edgevit.contract.manifest import Executed
 
 ArtifactPath = Annotated[Path, typer.Argument(help="Artifact folder that `edgevit convert` wrote.", show_default=False)]
+ArtifactPaths = Annotated[
+    list[Path], typer.Argument(help="Artifact folders that `edgevit convert` wrote.", show_default=False)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Weights = Annotated[
     Path | None, typer.Option("--weights", help="Checkpoint: .pt, .pth or .safetensors.", show_default=False)
 ]
+ModelFile = Annotated[
+    str | None, typer.Option("--model", help="file.py:factory of a model of your own.", show_default=False)
+]
+Classes = Annotated[
+    int | None,
+    typer.Option("--classes", help="Classes of your task; a checkpoint of ours knows.", show_default=False),
+]
+ResultsFolder = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder for the results; default: results/ beside the artifact.", show_default=False),
+]
+Split = Annotated[str, typer.Option("--split", help="Part of the data: test or train.")]
 Data = Annotated[
     str,
     typer.Option(
@@ -27,6 +43,11 @@ Data = Annotated[
         show_default=False,
     ),
 ]
+InputSize = Annotated[
+    int | None,
+    typer.Option("--input-size", help="Pixels of each side; default: the model's own.", show_default=False),
+]
+Samples = Annotated[int, typer.Option("--samples", min=1, help="Training images that set the int8 ranges.")]
 Epochs = Annotated[
     int | None,
     typer.Option("--epochs", min=1, help="Passes over the training set; default: the recipe's.", show_default=False),
@@ -48,7 +69,7 @@ MaxDrop = Annotated[
     typer.Option(
         "--max-drop",
         min=0.0,
-        help="Points of top-1 that int8 may cost; the costliest layers stay in float where it costs more.",
+        help="Percentage points of top-1 or mIoU that int8 may cost; where it costs more, layers are kept in float.",
         show_default=False,
     ),
 ]
@@ -67,6 +88,14 @@ def print_json(document: Any) -> None:
     """One JSON document on stdout."""
     json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
     sys.stdout.write("\n")
+
+
+def print_checkpoint(result: Any, *, as_json: bool) -> None:
+    """The checkpoint's path, or with `as_json` all fields of the result that a training or quantization gave."""
+    if as_json:
+        print_json(dataclasses.asdict(result) | {"checkpoint": str(result.checkpoint)})
+    else:
+        print(result.checkpoint)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import edgevit
 from edgevit.cli.options import Accelerator, ArtifactPath, AsJson, Threads, print_json, print_table
 
 
@@ -21,22 +21,10 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Top classes with probabilities; for segmentation a mask PNG and an overlay."""
-    from edgevit.artifacts.artifact import load_artifact
-    from edgevit.artifacts.prediction import classify_image, segment_image
-    from edgevit.spec import Task
-
-    opened = load_artifact(artifact)
-    session = opened.open(accelerator, threads)
-    documents = []
-    for image in images:
-        if opened.manifest.model.task is Task.SEGMENT:
-            output = segment_image(opened, image, out, session=session)
-        else:
-            output = classify_image(opened, image, session=session, top=top)
-        documents.append({"image": str(image), **dataclasses.asdict(output)})
-        if not as_json:
-            print(f"{image}")
-            print_table(*output.table())
-    session.close()
+    results = edgevit.predict(artifact, images, top=top, accelerator=accelerator, threads=threads, out=out)
     if as_json:
-        print_json(documents)
+        print_json([result.to_json() for result in results])
+        return
+    for result in results:
+        print(result.image)
+        print_table(*result.table())

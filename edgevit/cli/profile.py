@@ -1,75 +1,84 @@
-"""edgevit profile: time artifacts on a device, or two against each other."""
+"""`edgevit profile`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgevit.cli.options import Accelerator, AsJson, print_json, table_lines
+import edgevit
+from edgevit.cli.options import (
+    Accelerator,
+    ArtifactPaths,
+    AsJson,
+    ResultsFolder,
+    Threads,
+    print_json,
+    table_lines,
+)
 
 if TYPE_CHECKING:
     from edgevit.contract.raw_report import Delegation, OutputParity
     from edgevit.profiling.latency import Comparison, LatencyReport
-
-RESULTS_FOLDER = "results"
 
 _TIMES = ("load ms", "first ms", "p50 ms", "p90 ms", "p99 ms")
 _HEADER = ("artifact", "batch", *_TIMES, "images/s", "memory MiB", "delegated", "parity")
 
 
 def profile(
-    artifacts: Annotated[list[Path], typer.Argument(help="Artifact folders that `edgevit convert` wrote.")],
+    artifacts: ArtifactPaths,
     compare: Annotated[
         bool, typer.Option("--compare", help="Time two artifacts in turns and give the ratio with its interval.")
     ] = False,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of the runtime.")] = 1,
+    threads: Threads = 1,
     runs: Annotated[
-        int | None, typer.Option(min=1, help="Least timed runs per process [default: 50, with --compare 15].")
+        int | None,
+        typer.Option(
+            "--runs",
+            min=1,
+            help="Least timed runs per process; default: 50, with --compare 15.",
+            show_default=False,
+        ),
     ] = None,
-    rounds: Annotated[int, typer.Option(help="With --compare: fresh processes per artifact.")] = 10,
+    rounds: Annotated[int, typer.Option("--rounds", help="With --compare: fresh processes per artifact.")] = 10,
     batch: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Images per inference, for server targets; may repeat.", show_default="1"),
+        typer.Option("--batch", min=1, help="Images per inference, for server targets; may repeat.", show_default="1"),
     ] = None,
     accelerator: Accelerator = None,
-    device: Annotated[str, typer.Option(help='Machine to run on: "host", or SCHEME:ADDRESS.')] = "host",
-    out: Annotated[
-        Path | None, typer.Option(help='Folder for the results [default: "results" beside the artifact].')
-    ] = None,
+    device: Annotated[str, typer.Option("--device", help='Machine to run on: "host", or SCHEME:ADDRESS.')] = "host",
+    out: ResultsFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure latency, memory and parity of artifacts, each in a fresh process."""
-    from edgevit.artifacts.artifact import load_artifact
-    from edgevit.errors import UsageError
-    from edgevit.profiling import latency
-
-    if compare and len(artifacts) != 2:
-        raise UsageError(f"--compare takes two artifacts, not {len(artifacts)}", fix="name both folders")
     sizes = list(dict.fromkeys(batch or [1]))
-    if compare and len(sizes) != 1:
-        raise UsageError(f"--compare takes one --batch, not {len(sizes)}", fix="compare once for each")
-    opened = [load_artifact(path) for path in artifacts]
-    folders = [out or artifact.path.resolve().parent / RESULTS_FOLDER for artifact in opened]
-    common = {"device": device, "accelerator": accelerator, "threads": threads}
+    common = {"device": device, "accelerator": accelerator, "threads": threads, "out": out}
+    if runs is not None:
+        common["runs"] = runs
     if compare:
-        comparison = latency.compare(*opened, rounds=rounds, runs=runs or 15, batch=sizes[0], **common)
-        latency.save_comparison(comparison, folders[0])
+        comparison = edgevit.compare(*_pair(artifacts, sizes), rounds=rounds, batch=sizes[0], **common)
         if as_json:
             print_json(comparison.to_json())
         else:
             print(describe_comparison(comparison))
         return
-    reports = []
-    for artifact, folder in zip(opened, folders, strict=True):
-        for size in sizes:
-            reports.append(latency.profile(artifact, runs=runs or 50, batch=size, **common))
-            latency.save_profile(reports[-1], folder)
+    reports = [edgevit.profile(artifact, batch=size, **common) for artifact in artifacts for size in sizes]
     if as_json:
         print_json({"schema": "edgevit.profiles", "profiles": [report.to_json() for report in reports]})
     else:
         print(profile_table(reports))
+
+
+def _pair(artifacts: Sequence[Path], sizes: Sequence[int]) -> Sequence[Path]:
+    from edgevit.errors import UsageError
+
+    if len(artifacts) != 2:
+        raise UsageError(f"--compare takes two artifacts, not {len(artifacts)}", fix="name both folders")
+    if len(sizes) != 1:
+        raise UsageError(f"--compare takes one --batch, not {len(sizes)}", fix="compare once for each")
+    return artifacts
 
 
 def profile_table(reports: list[LatencyReport]) -> str:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.options import AsJson, Data, Epochs, LearningRate, Resume, TrainingThreads, print_json
+import edgevit
+from edgevit.cli.options import AsJson, Data, Epochs, LearningRate, Resume, TrainingThreads, print_checkpoint
 
 
 def prune(
@@ -23,11 +24,7 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """Set single weights to zero and train the others (NNCF magnitude pruning) by the recipe `prune`."""
-    import dataclasses
-
-    from edgevit.quantization.pruning import prune as prune_model
-
-    result = prune_model(
+    result = edgevit.prune(
         model,
         weights=weights,
         data=data,
@@ -38,7 +35,4 @@ def prune(
         threads=threads,
         resume=resume,
     )
-    if as_json:
-        print_json(dataclasses.asdict(result) | {"checkpoint": str(result.checkpoint)})
-    else:
-        print(result.checkpoint)
+    print_checkpoint(result, as_json=as_json)

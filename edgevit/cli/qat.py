@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+import edgevit
 from edgevit.cli.options import (
     AsJson,
     Data,
@@ -16,8 +17,9 @@ from edgevit.cli.options import (
     Logs,
     MaxDrop,
     Resume,
+    Samples,
     TrainingThreads,
-    print_json,
+    print_checkpoint,
 )
 
 
@@ -30,6 +32,7 @@ def qat(
     out: Annotated[Path, typer.Option("--out", help="Int8 checkpoint to write.", show_default=False)],
     epochs: Epochs = None,
     learning_rate: LearningRate = None,
+    samples: Samples = 256,
     threads: TrainingThreads = None,
     devices: Devices = 1,
     logs: Logs = None,
@@ -37,28 +40,22 @@ def qat(
     max_drop: MaxDrop = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train with int8 grids (NNCF quantizers) by the recipe `qat`; `convert --precision int8` takes the result."""
-    import dataclasses
-
+    """Train with NNCF's quantizers by the recipe `qat`; `convert --precision int8` takes the result."""
     from edgevit.log import is_first_process
-    from edgevit.quantization.qat import qat as train_int8
 
-    result = train_int8(
+    result = edgevit.qat(
         model,
         weights=weights,
         data=data,
         out=out,
         epochs=epochs,
         learning_rate=learning_rate,
+        samples=samples,
         threads=threads,
         devices=devices,
         logs=logs,
         resume=resume,
         max_drop=max_drop,
     )
-    if not is_first_process():
-        return
-    if as_json:
-        print_json(dataclasses.asdict(result) | {"checkpoint": str(result.checkpoint)})
-    else:
-        print(result.checkpoint)
+    if is_first_process():
+        print_checkpoint(result, as_json=as_json)

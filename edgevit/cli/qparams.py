@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgevit.cli.options import ArtifactPath, AsJson, print_json, print_table
+import edgevit
+from edgevit.cli.options import ArtifactPath, AsJson, ModelFile, print_json, print_table
 
 if TYPE_CHECKING:
     from edgevit.verification.qparams_report import QParamsReport
@@ -19,24 +20,19 @@ def qparams(
         Path | None,
         typer.Option("--weights", help="Its checkpoint, to compare with number by number.", show_default=False),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", help="file.py:factory of a model of your own.", show_default=False),
-    ] = None,
+    model: ModelFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the int8 grids that an artifact's file holds: of weights by layer, of tensors as SCALE @ ZERO_POINT.
+    """Show the quantization parameters in an artifact's file: of weights by layer, of tensors as SCALE @ ZERO_POINT.
 
-    With --weights the command fails unless every one is the checkpoint's to the bit.
+    With --weights the command fails unless every one is exactly the checkpoint's.
     """
-    from edgevit.verification.qparams_report import inspect_qparams, require_equal
-
-    report = inspect_qparams(artifact, weights=weights, model=model)
+    report = edgevit.qparams(artifact, weights=weights, model=model, strict=False)
     if as_json:
         print_json(report.to_json())
     else:
         print_table(("layer", "weight", "scales", "reads", "writes"), _rows(report))
-    require_equal(report)
+    report.require()
     if not as_json:
         print(report.summary())
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+import edgevit
 from edgevit.cli.options import AsJson, print_json
 
 
@@ -27,10 +28,7 @@ def report(
 
     A number is shown only for the build it was measured on, and a latency only beside an accuracy.
     """
-    from edgevit.reporting.collect import FORMATS
-    from edgevit.reporting.collect import report as write_report
-
-    written = [str(path) for path in write_report(folder, out, formats or FORMATS)]
+    written = [str(path) for path in edgevit.report(folder, out=out, formats=formats)]
     if as_json:
         print_json({"schema": "edgevit.report_paths", "schema_version": 1, "paths": written})
     else:

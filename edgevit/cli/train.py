@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+import edgevit
 from edgevit.cli.options import (
     AsJson,
     Data,
@@ -17,9 +18,8 @@ from edgevit.cli.options import (
     Resume,
     TrainingThreads,
     Weights,
-    print_json,
+    print_checkpoint,
 )
-from edgevit.errors import UsageError
 
 
 def train(
@@ -53,33 +53,24 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a model and write its checkpoint, which knows its labels, size and preprocessing."""
-    import dataclasses
+    from edgevit.log import is_first_process
 
-    from edgevit.checkpoints.model_source import open_spec
-    from edgevit.data.corrupt_images import readable
-    from edgevit.data.datasets import open_dataset
-    from edgevit.data.metrics import describe_scores
-    from edgevit.log import is_first_process, stage
-    from edgevit.training.recipe import adjusted
-    from edgevit.training.recipe_file import open_recipe
-    from edgevit.training.teacher import open_teacher
-    from edgevit.training.trainer import train as train_model
-
-    if (teacher is None) != (teacher_weights is None):
-        raise UsageError("--teacher and --teacher-weights belong together", fix="give both, or neither")
-    chosen = adjusted(open_recipe(recipe), epochs, learning_rate)
-    train_set, test_set = (readable(open_dataset(data, split)) for split in ("train", "test"))
-    spec = open_spec(model, len(train_set.labels), input_size)
-    network = None if teacher is None else open_teacher(teacher, teacher_weights, spec, train_set.labels)
-    with stage("train", model=model, data=data, recipe=recipe) as running:
-        result = train_model(
-            spec, train_set, test_set, chosen, out, weights=weights, teacher=network, threads=threads, devices=devices,
-            amp=amp, logs=logs, resume=resume,
-        )  # fmt: skip
-        running.result = f"{describe_scores(result.curve[-1].scores)} on {len(test_set)} held-out images"
-    if not is_first_process():
-        return
-    if as_json:
-        print_json(dataclasses.asdict(result) | {"checkpoint": str(result.checkpoint)})
-    else:
-        print(result.checkpoint)
+    result = edgevit.train(
+        model,
+        data=data,
+        out=out,
+        recipe=recipe,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        input_size=input_size,
+        weights=weights,
+        teacher=teacher,
+        teacher_weights=teacher_weights,
+        amp=amp,
+        threads=threads,
+        devices=devices,
+        logs=logs,
+        resume=resume,
+    )
+    if is_first_process():
+        print_checkpoint(result, as_json=as_json)

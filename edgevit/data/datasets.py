@@ -72,8 +72,8 @@ def targets(images: LabelledDataset, contract: Preprocess) -> np.ndarray:
     return np.stack([images.target(index, contract) for index in range(len(images))])
 
 
-def open_dataset(source: str, split: str) -> LabelledDataset:
-    """The "train" or "test" part of "digits", "photos", "tiles" or a folder.
+def open_dataset(source: str | Path | LabelledDataset, split: str) -> LabelledDataset:
+    """The "train" or "test" part of "digits", "photos", "tiles" or a folder; a data set is returned as it is.
 
     A folder has train/ and test/ (or val/), each with one subfolder per class, or each with images/ and masks/ (see
     `open_mask_folder`); without them it holds such subfolders itself and serves both splits, with a warning. Class
@@ -83,6 +83,8 @@ def open_dataset(source: str, split: str) -> LabelledDataset:
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
+    if isinstance(source, LabelledDataset):
+        return source
     folder = Path(source)
     if source in BUNDLED:
         if folder.is_dir():
@@ -104,6 +106,14 @@ def open_dataset(source: str, split: str) -> LabelledDataset:
         return open_mask_folder(folder, train if split == "train" else test, name=name)
     _require_same_classes(folder, train, test)
     return _folder(train if split == "train" else test, name=name)
+
+
+def open_splits(
+    source: str | Path | tuple[LabelledDataset, LabelledDataset],
+) -> tuple[LabelledDataset, LabelledDataset]:
+    """The training and the test images of a source that `open_dataset` knows; a pair is returned as it is."""
+    train, test = source if isinstance(source, tuple) else (source, source)
+    return open_dataset(train, "train"), open_dataset(test, "test")
 
 
 def _digits(split: str) -> ImageSet:

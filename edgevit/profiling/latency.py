@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from edgevit.artifacts.artifact import opened, results_folder
 from edgevit.contract.job import Job
 from edgevit.errors import UsageError
 from edgevit.infra.files import write_json
@@ -161,7 +162,7 @@ class Comparison:
 
 
 def profile(
-    artifact: Artifact,
+    artifact: Artifact | str | Path,
     *,
     device: str = "host",
     accelerator: str | None = None,
@@ -174,22 +175,26 @@ def profile(
     warmup_s: float = 1.0,
     golden: str | None = None,
     timeout_s: float | None = None,
+    out: str | Path | None = None,
 ) -> LatencyReport:
     """Time one artifact in a fresh process on a device, fed with a golden's input (default: the first).
 
-    batch: so many copies of the input at once. The defaults are the quick setting of our rules; runs=1024 with
-    min_s=60 is the full one. timeout_s None leaves room for both phases at max_s. accelerator None is the one that the
-    artifact was made for.
+    artifact: an Artifact or its folder. batch: so many copies of the input at once. The defaults are the quick setting
+    of our rules; runs=1024 with min_s=60 is the full one. timeout_s None leaves room for both phases at max_s.
+    accelerator None is the one that the artifact was made for. The report is also written to `out`, by default results/
+    beside the artifact, see `save_profile`.
     Raises UsageError for a batch that the artifact does not take, DeviceError if the device fails, or has no runtime
-    for the artifact's format.
+    for the artifact's format, ContractError for a damaged artifact, StorageError.
     """
-    job = _job(artifact, accelerator, threads, batch, golden, warmup_runs, warmup_s, runs, min_s, max_s)
+    one = opened(artifact)
+    job = _job(one, accelerator, threads, batch, golden, warmup_runs, warmup_s, runs, min_s, max_s)
     with stage(
-        "profile", artifact=artifact.name, device=device, accelerator=job.accelerator, threads=threads, batch=batch
+        "profile", artifact=one.name, device=device, accelerator=job.accelerator, threads=threads, batch=batch
     ) as running:
-        report = summarize(_run(get_device(device), artifact, job, timeout_s), artifact.name)
+        report = summarize(_run(get_device(device), one, job, timeout_s), one.name)
         rate = f"{report.images_per_s:.1f} images/s"
         running.result = f"p50 {report.p50_ms:.2f} ms of {len(report.raw.samples_ns)} runs, {rate}"
+    save_profile(report, results_folder(one.path, out))
     return report
 
 
@@ -217,8 +222,8 @@ def summarize(raw: RawReport, artifact: str) -> LatencyReport:
 
 
 def compare(
-    a: Artifact,
-    b: Artifact,
+    a: Artifact | str | Path,
+    b: Artifact | str | Path,
     *,
     device: str = "host",
     accelerator: str | None = None,
@@ -233,9 +238,11 @@ def compare(
     golden: str | None = None,
     timeout_s: float | None = None,
     seed: int = 0,
+    out: str | Path | None = None,
 ) -> Comparison:
     """Which of two artifacts is faster? A fresh process per round and artifact, their order flipped every round.
 
+    a, b: Artifacts or their folders; the result is also written to `out`, by default results/ beside the first.
     What slows the machine for minutes hits both halves of a round, so the ratio within a round is steadier than
     either time, and flipping cancels what going first is worth. min_s gives small models a window longer than
     the scheduler's moods. seed draws the bootstrap, nothing else.
@@ -245,18 +252,20 @@ def compare(
         raise UsageError(f"{rounds} rounds cannot give a 95 % interval", fix=f"use at least {MIN_ROUNDS}, better 10")
 
     machine = get_device(device)
+    first, second = opened(a), opened(b)
     sides = {
-        side: (artifact, _job(artifact, accelerator, threads, batch, golden, warmup_runs, warmup_s, runs, min_s, max_s))
-        for side, artifact in (("a", a), ("b", b))
+        side: (one, _job(one, accelerator, threads, batch, golden, warmup_runs, warmup_s, runs, min_s, max_s))
+        for side, one in (("a", first), ("b", second))
     }
     done: list[Round] = []
-    with stage("compare", a=a.name, b=b.name, device=device, rounds=rounds) as running:
+    with stage("compare", a=first.name, b=second.name, device=device, rounds=rounds) as running:
         for number in range(rounds):
             order = ("a", "b") if number % 2 == 0 else ("b", "a")
             reports = {side: _run(machine, *sides[side], timeout_s) for side in order}
             done.append(Round(order[0], reports["a"], reports["b"]))
-        result = judge(done, a.name, b.name, seed=seed)
+        result = judge(done, first.name, second.name, seed=seed)
         running.result = result.verdict
+    save_comparison(result, results_folder(first.path, out))
     return result
 
 

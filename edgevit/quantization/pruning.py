@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from edgevit.checkpoints.checkpoint import save_checkpoint
 from edgevit.checkpoints.model_source import load_model
 from edgevit.data.corrupt_images import readable
-from edgevit.data.datasets import open_dataset
+from edgevit.data.datasets import LabelledDataset, open_splits
 from edgevit.data.metrics import describe_scores
 from edgevit.errors import UsageError
 from edgevit.log import stage
@@ -45,9 +45,9 @@ def prune(
     model: str,
     *,
     weights: str | Path,
-    data: str,
+    data: str | Path | tuple[LabelledDataset, LabelledDataset],
     out: str | Path,
-    sparsity: float,
+    sparsity: float = 0.5,
     epochs: int | None = None,
     learning_rate: float | None = None,
     threads: int | None = None,
@@ -66,7 +66,7 @@ def prune(
         raise UsageError(f"sparsity {sparsity}", fix="give the share of weights to set to zero, such as 0.5")
     start = time.perf_counter()
     source = load_model(model, weights=weights)
-    train_set, test_set = (readable(open_dataset(data, split)) for split in ("train", "test"))
+    train_set, test_set = map(readable, open_splits(data))
     check_sets(source.spec, train_set, test_set)
     metadata = source.metadata
     recipe = fine_tuning("prune", metadata.training, epochs, learning_rate)

@@ -13,7 +13,7 @@ from edgevit._version import __version__
 from edgevit.checkpoints.checkpoint import save_checkpoint
 from edgevit.checkpoints.model_source import LoadedModel, load_model
 from edgevit.data.corrupt_images import readable, spread, spread_indices
-from edgevit.data.datasets import LabelledDataset, open_dataset, require_task
+from edgevit.data.datasets import LabelledDataset, open_splits, require_task
 from edgevit.data.metrics import describe_scores, score
 from edgevit.data.preprocess import normalize_table
 from edgevit.errors import UsageError
@@ -60,7 +60,7 @@ def quantize(
     model: str,
     *,
     weights: str | Path,
-    data: str,
+    data: str | Path | tuple[LabelledDataset, LabelledDataset],
     out: str | Path,
     samples: int = SAMPLES,
     input_size: int | None = None,
@@ -76,7 +76,7 @@ def quantize(
     Raises UsageError for weights and data that do not fit, QuantizationError where no grid can be found.
     """
     source = load_model(model, weights=weights, input_size=input_size)
-    training, test = (open_dataset(data, split) for split in ("train", "test"))
+    training, test = open_splits(data)
     require_classes(source, training)
     calibration, test = readable(spread(training, samples)), readable(test)
     network = post_training(source, calibration, samples)

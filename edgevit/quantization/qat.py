@@ -8,7 +8,7 @@ from pathlib import Path
 from edgevit.checkpoints.checkpoint import read_checkpoint
 from edgevit.checkpoints.model_source import load_model
 from edgevit.data.corrupt_images import readable
-from edgevit.data.datasets import open_dataset
+from edgevit.data.datasets import LabelledDataset, open_splits
 from edgevit.data.metrics import describe_scores
 from edgevit.log import is_first_process, stage
 from edgevit.quantization.loading import quantized_network
@@ -31,7 +31,7 @@ def qat(
     model: str,
     *,
     weights: str | Path,
-    data: str,
+    data: str | Path | tuple[LabelledDataset, LabelledDataset],
     out: str | Path,
     epochs: int | None = None,
     learning_rate: float | None = None,
@@ -59,7 +59,7 @@ def qat(
     start = time.perf_counter()
     checkpoint = read_checkpoint(weights)
     source = load_model(model, weights=checkpoint, float_part=True)
-    train_set, test_set = (readable(open_dataset(data, split)) for split in ("train", "test"))
+    train_set, test_set = map(readable, open_splits(data))
     check_sets(source.spec, train_set, test_set)
     recipe = fine_tuning("qat", source.metadata.training, epochs, learning_rate)
     network = post_training(source, train_set, samples) if checkpoint.int8 is None else quantized_network(checkpoint)

@@ -31,12 +31,14 @@ from edgevit.reporting.results import Results, Verification, read_results
 FORMATS = ("html", "md", "csv", "json")
 
 
-def report(folder: Path, out: Path | None = None, formats: Iterable[str] = FORMATS) -> list[Path]:
-    """Write report.<format> into `out` (default: the folder itself) and return the paths, in the given order.
+def report(folder: str | Path, *, out: str | Path | None = None, formats: Iterable[str] | None = None) -> list[Path]:
+    """Write one report over everything built and measured in a folder, and return the paths, in the given order.
 
-    Raises UsageError for an unknown format or a folder without an artifact.
+    folder: holds artifact folders and their results/. out: where report.<format> is written, by default the folder.
+    formats: of FORMATS, by default all. A number is shown only for the build it was measured on.
+    Raises UsageError for an unknown format or a folder without an artifact, MissingDependency, StorageError.
     """
-    wanted = list(dict.fromkeys(formats))
+    wanted = list(dict.fromkeys(formats or FORMATS))
     for name in wanted:
         if name not in FORMATS:
             raise unknown_name("report format", name, FORMATS)

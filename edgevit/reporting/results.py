@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from edgevit.artifacts.artifact import RESULTS_FOLDER
 from edgevit.contract.manifest import Parity
 from edgevit.contract.raw_report import RawReport
 from edgevit.contract.schema import MAX_DOCUMENT_BYTES
@@ -15,7 +16,6 @@ from edgevit.errors import ContractError
 from edgevit.infra.files import sha256_file
 from edgevit.reporting.model import Accuracy, Comparison, ErrorBreakdown, Latency, Note, NoteKind, Source, WorstLayer
 
-RESULTS_FOLDER = "results"
 _SHOWN_LAYERS = 5
 _FIX = "measure again; the file was edited or cut off"
 

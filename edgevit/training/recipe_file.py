@@ -16,7 +16,7 @@ _BASE = "base"  # key of the recipe that a file starts from
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
-def open_recipe(recipe: str) -> Recipe:
+def open_recipe(recipe: str | Path) -> Recipe:
     """The recipe that is called so, or that a file ending in .toml holds.
 
     A file has the fields of Recipe as keys, those of augmentation and distillation in tables of these names; `base`
@@ -25,7 +25,7 @@ def open_recipe(recipe: str) -> Recipe:
     """
     path = Path(recipe)
     if path.suffix != ".toml":
-        return get_recipe(recipe)
+        return get_recipe(str(recipe))
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

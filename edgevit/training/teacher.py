@@ -20,7 +20,7 @@ def open_teacher(model: str, weights: str | Path, spec: ModelSpec, labels: tuple
     Raises UsageError for another task, other labels, another normalisation of the images, or a size it cannot take.
     """
     source = load_model(
-        model, weights=weights, num_classes=spec.num_classes, input_size=spec.input_size, precision=None
+        model, weights=weights, num_classes=spec.num_classes, input_size=spec.input_size, float_part=True
     )
     theirs, name = source.spec, f"teacher {source.spec.name}"
     if theirs.task is not spec.task:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
 import logging
@@ -23,11 +24,13 @@ from torch.utils.data import DataLoader, Dataset
 from edgevit._version import __version__
 from edgevit.checkpoints.checkpoint import load_weights, save_checkpoint
 from edgevit.checkpoints.metadata import CheckpointMetadata
-from edgevit.checkpoints.model_source import state_digest
-from edgevit.data.datasets import LabelledDataset, require_task
+from edgevit.checkpoints.model_source import open_spec, spec_of, state_digest
+from edgevit.data.corrupt_images import readable
+from edgevit.data.datasets import LabelledDataset, open_splits, require_task
+from edgevit.data.metrics import describe_scores
 from edgevit.data.preprocess import preprocess
 from edgevit.errors import UsageError, unknown_name
-from edgevit.log import is_first_process
+from edgevit.log import is_first_process, stage
 from edgevit.spec import Layout, ModelSpec, Task
 from edgevit.training.average import WeightAverage
 from edgevit.training.bar import EpochBar
@@ -35,8 +38,10 @@ from edgevit.training.distributed import Shuffled, annotation, own_batch, share_
 from edgevit.training.logs import open_logs
 from edgevit.training.module import Classifier, EpochResult, Learner
 from edgevit.training.progress import KeepProgress
-from edgevit.training.recipe import Recipe
+from edgevit.training.recipe import Recipe, adjusted
+from edgevit.training.recipe_file import open_recipe
 from edgevit.training.segmentation import Segmenter
+from edgevit.training.teacher import open_teacher
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +63,73 @@ class TrainingResult:
 
 
 def train(
+    model: str | nn.Module,
+    *,
+    data: str | Path | tuple[LabelledDataset, LabelledDataset],
+    out: str | Path,
+    recipe: str | Path | Recipe = "digits",
+    epochs: int | None = None,
+    learning_rate: float | None = None,
+    input_size: int | None = None,
+    weights: str | Path | None = None,
+    teacher: str | nn.Module | None = None,
+    teacher_weights: str | Path | None = None,
+    amp: str | None = None,
+    threads: int | None = None,
+    devices: int = 1,
+    logs: str | Path | None = None,
+    resume: bool = False,
+    spec: ModelSpec | None = None,
+) -> TrainingResult:
+    """Train a model on labelled images and write its checkpoint, which knows its labels, size and preprocessing.
+
+    model: a name of `edgevit list`, "file.py:factory", or a module (with `spec` unless create_model made it), which is
+    trained from a copy of its weights. data: "digits", "photos", "tiles", a folder (see `open_dataset`), or a training
+    and a test set. recipe: the name of one of `RECIPES`, a .toml file, or a Recipe; epochs and learning_rate, the peak,
+    stand over its own. input_size: pixels of each side, by default the model's own. weights: a checkpoint to start
+    from, with a new head where its class count differs; without it a named model starts from random weights.
+    teacher: a network for the same classes and images, whose outputs are learned as the recipe's distillation says; a
+    name or "file.py:factory" comes with teacher_weights. The rest is as in `train_network`.
+    Raises UsageError for arguments, images and weights that do not fit, EdgevitError when training diverges and
+    StorageError; then `out` is as it was.
+    """
+    if isinstance(teacher, str) == (teacher_weights is None):
+        raise UsageError(
+            "a teacher and its weights belong together",
+            fix="give both --teacher and --teacher-weights (teacher and teacher_weights in Python), or neither",
+        )
+    chosen = adjusted(recipe if isinstance(recipe, Recipe) else open_recipe(recipe), epochs, learning_rate)
+    train_set, test_set = map(readable, open_splits(data))
+    described = _spec_to_train(model, spec, len(train_set.labels), input_size)
+    if isinstance(teacher, str):
+        teacher = open_teacher(teacher, teacher_weights, described, train_set.labels)
+    with stage("train", model=described.name, data=train_set.name, recipe=chosen.name) as running:
+        result = train_network(
+            described, train_set, test_set, chosen, out, weights=weights, teacher=teacher, threads=threads,
+            devices=devices, amp=amp, logs=logs, resume=resume,
+        )  # fmt: skip
+        running.result = f"{describe_scores(result.curve[-1].scores)} on {len(test_set)} held-out images"
+    return result
+
+
+def _spec_to_train(
+    model: str | nn.Module, spec: ModelSpec | None, num_classes: int, input_size: int | None
+) -> ModelSpec:
+    """The spec whose `build` gives the network to train: a module is there already, and is copied."""
+    if isinstance(model, str):
+        return open_spec(model, num_classes, input_size)
+    described = spec_of(model, spec)
+    if input_size is not None:
+        described = described.for_task(input_size=input_size)
+    return dataclasses.replace(described, build=lambda classes, size: copy.deepcopy(model).train())
+
+
+def train_network(
     spec: ModelSpec,
     train_set: LabelledDataset,
     test_set: LabelledDataset,
     recipe: Recipe,
-    out: Path,
+    out: str | Path,
     *,
     weights: str | Path | None = None,
     teacher: nn.Module | None = None,
@@ -144,7 +211,7 @@ def check_sets(spec: ModelSpec, train_set: LabelledDataset, test_set: LabelledDa
         )
 
 
-def progress_of(out: Path) -> Path:
+def progress_of(out: str | Path) -> Path:
     """Where the progress of the run lies whose checkpoint `out` will be."""
     return Path(out).with_name(f"{Path(out).name}.progress")
 

@@ -31,7 +31,6 @@ from edgevit.verification.phone_settings import (
     converter_of,
     execution_of,
     execution_of_file,
-    file_without_manifest,
 )
 
 if TYPE_CHECKING:
@@ -94,18 +93,19 @@ class Verification:
     interpreter: Parity | None = None  # of the runtime's outputs with the reference interpreter's, where asked for
     drift: tuple[StageError, ...] = ()  # where the forms of its checkpoint ran on the same inputs
     executed: tuple[Executed, ...] = ()  # under the settings of phones, where they were tried
-    failures: tuple[EdgevitError, ...] = ()  # what is wrong with it on phones, worst first; not in the document
+    failures: tuple[EdgevitError, ...] = ()  # what else is wrong with it, worst first; not in the document
+    tolerance: Tolerance = field(default_factory=Tolerance)  # what the parity is held to; in the manifest, not here
     started_utc: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
 
     def to_json(self) -> dict[str, Any]:
         """The document as written, schema edgevit.verification."""
         fields = dataclasses.asdict(dataclasses.replace(self, failures=()))
-        del fields["failures"]
+        del fields["failures"], fields["tolerance"]
         return {"schema": "edgevit.verification", "schema_version": 1, **fields}
 
-    def require(self, tolerance: Tolerance) -> None:
-        """Raise ParityError beyond the tolerance, and whatever went wrong under the settings of phones."""
-        check_parity(self.parity, tolerance, self.artifact)
+    def require(self) -> None:
+        """Raise ParityError beyond the tolerance, else the worst of what else went wrong; nothing if all is right."""
+        check_parity(self.parity, self.tolerance, self.artifact)
         for failure in self.failures:
             raise failure
 
@@ -174,25 +174,6 @@ def check_parity(parity: Parity, tolerance: Tolerance, name: str) -> None:
             fix="do not ship it; convert another precision or input size, and report the model",
             parity=parity,
         )
-
-
-def verify(
-    artifact: Artifact | str | Path, *, accelerator: str | None = None, threads: int = 1, interpreter: bool = False
-) -> Verification:
-    """`examine`, under the settings of phones too, then hold the numbers to the tolerance of the manifest.
-
-    A model file that came without a manifest is held to itself, see `examine_file`. Raises ParityError beyond the
-    tolerance, and for a file that is wrong or crashes under one of these settings, or that can be seen to be.
-    """
-    file = None if isinstance(artifact, Artifact) else file_without_manifest(artifact)
-    if file is not None:
-        result, tolerance = examine_file(file), Tolerance()
-    else:
-        opened = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
-        result = examine(opened, accelerator=accelerator, threads=threads, interpreter=interpreter, settings=True)
-        tolerance = opened.manifest.tolerance
-    result.require(tolerance)
-    return result
 
 
 def examine_file(path: Path) -> Verification:
@@ -288,6 +269,7 @@ def examine(
         _drift(artifact, data, stages or {}, goldens if data is None else outputs),
         execution.rows,
         _failures(seen, execution.failure),
+        manifest.tolerance,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgevit.artifacts.artifact import Artifact, load_artifact
+from edgevit.artifacts.artifact import Artifact, opened, results_folder
 from edgevit.contract.manifest import Parity
 from edgevit.data.corrupt_images import readable
 from edgevit.data.datasets import LabelledDataset, open_dataset, require_task
@@ -27,35 +27,36 @@ if TYPE_CHECKING:
 def evaluate(
     artifacts: Artifact | str | Path | Sequence[Artifact | str | Path],
     *,
-    data: str,
+    data: str | Path | LabelledDataset,
     weights: str | Path | None = None,
     model: str | None = None,
     split: str = "test",
     accelerator: str | None = None,
     threads: int = 1,
     out: str | Path | None = None,
+    strict: bool = True,
 ) -> list[Verification]:
     """Score artifacts, and with `weights` their checkpoint, on the same labelled images; one result each.
 
-    data: "digits", "photos", "tiles" or a folder, see `open_imageset`; the scores are top-1, or mIoU and Dice for
-    segmentation, whose agreement is that of pixels. model: "file.py:factory" of a network that is not ours.
-    With the weights of artifacts in int8, or with int8 weights, the float network that was rounded is scored too, and
-    each such result has the ladder of drift.
-    accelerator: by default the one that each artifact was made for. Results also land in `out`, by default results/
-    beside each artifact. Where this machine has no runtime for a format its accuracy is null; Core ML runs in the
-    reference interpreter there, and the result says so.
+    data: "digits", "photos", "tiles", a folder (see `open_dataset`) or a data set; the scores are top-1, or mIoU and
+    Dice for segmentation, whose agreement is that of pixels. model: "file.py:factory" of a network that is not ours.
+    With the weights of artifacts in int8, or with int8 weights, the float network that was quantized is scored too, and
+    each such result says stage by stage what changed.
+    accelerator: by default the one that each artifact was made for. threads: CPU threads of the runtime. Results are
+    also written to `out`, by default results/ beside each artifact, as NAME.evaluate.json. Where this machine has no
+    runtime for a format its accuracy is null; Core ML runs in the reference interpreter there, and the result says so.
+    strict: raise what is wrong once all results are written; without it the caller asks `Verification.require`.
     Raises UsageError for data of another task or other classes than the model's and for weights that the artifacts were
-    not made from, and ParityError after all results are written if an artifact is beyond its tolerance
-    on these images.
+    not made from, ParityError if an artifact is beyond its tolerance on these images, StorageError.
     """
     named = artifacts if isinstance(artifacts, Sequence) and not isinstance(artifacts, str) else [artifacts]
-    opened = [one if isinstance(one, Artifact) else load_artifact(one) for one in named]
+    several = [opened(one) for one in named]
     images = open_dataset(data, split)
-    for artifact in opened:
+    for artifact in several:
         _require_classes(artifact, images)
     images = readable(images)
     results = []
-    for artifact, (reference, stages) in zip(opened, _references(opened, weights, model), strict=True):
+    for artifact, (reference, stages) in zip(several, _references(several, weights, model), strict=True):
         with stage("evaluate", artifact=artifact.name) as running:
             result = examine(
                 artifact,
@@ -67,25 +68,25 @@ def evaluate(
                 stages=stages,
             )
             running.result = result.summary()
-        folder = artifact.path.parent / "results" if out is None else Path(out)
-        write_json(folder / f"{artifact.name}.evaluate.json", result.to_json())
+        write_json(results_folder(artifact.path, out) / f"{artifact.name}.evaluate.json", result.to_json())
         results.append(result)
-    for artifact, result in zip(opened, results, strict=True):
-        result.require(artifact.manifest.tolerance)
+    if strict:
+        for result in results:
+            result.require()
     return results
 
 
 def _references(
-    opened: Sequence[Artifact], weights: str | Path | None, model: str | None
+    artifacts: Sequence[Artifact], weights: str | Path | None, model: str | None
 ) -> list[tuple[Reference | None, Mapping[str, Reference]]]:
-    """For each artifact the network that it shall be, and the ladder to it where something was rounded."""
+    """For each artifact the network that it shall equal, and the stages on the way to it where it is quantized."""
     if weights is None:
-        return [(None, {})] * len(opened)
-    source = load_source(list(opened), weights, model)
+        return [(None, {})] * len(artifacts)
+    source = load_source(list(artifacts), weights, model)
     plain = remembering(source.run)
     known: dict[tuple[str, str], Mapping[str, Reference]] = {}
     found = []
-    for artifact in opened:
+    for artifact in artifacts:
         manifest, stages = artifact.manifest, {}
         if weight_storage.has_qparams(manifest):
             key = manifest.compression, get_converter(manifest.target).kernels

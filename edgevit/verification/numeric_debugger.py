@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgevit.artifacts.artifact import Artifact, load_artifact
-from edgevit.data.datasets import open_dataset
+from edgevit.artifacts.artifact import Artifact, opened, results_folder
+from edgevit.data.datasets import LabelledDataset, open_dataset
 from edgevit.data.preprocess import preprocess
 from edgevit.errors import UsageError, unknown_name
 from edgevit.infra.files import write_json
@@ -116,7 +116,7 @@ def debug(
     artifact: Artifact | str | Path,
     *,
     weights: str | Path,
-    data: str | None = None,
+    data: str | Path | LabelledDataset | None = None,
     model: str | None = None,
     split: str = "test",
     samples: int = SAMPLES,
@@ -133,26 +133,23 @@ def debug(
     Raises UsageError for weights that the artifact was not made from, and ContractError if its file is not what this
     version of edgevit makes of them.
     """
-    opened = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
-    images = _images(opened, data, split, samples)
+    one = opened(artifact)
+    images, source = _images(one, data, split, samples)
     if reference not in REFERENCES:
         raise unknown_name("reference", reference, REFERENCES)
-    if reference == FLOAT and opened.manifest.precision is not Precision.INT8:
-        raise UsageError(f"{opened.name} is no int8 artifact", fix="leave --reference out: its network is a float one")
-    program = program_of(opened, load_source([opened], weights, model))
+    if reference == FLOAT and one.manifest.precision is not Precision.INT8:
+        raise UsageError(f"{one.name} is no int8 artifact", fix="leave --reference out: its network is a float one")
+    program = program_of(one, load_source([one], weights, model))
     floats = None
     if reference == FLOAT:
-        floats = float_program_of(opened, load_float(opened, weights, model))
-    with stage("debug", artifact=opened.name) as running:
-        report = _compared(opened, program, floats, images, data or "its goldens")
+        floats = float_program_of(one, load_float(one, weights, model))
+    with stage("debug", artifact=one.name) as running:
+        report = _compared(one, program, floats, images, source)
         running.result = report.summary()
     if not report.same_outputs:
-        log.warning(
-            "WARNING   telling inner values changed the answers of %s: the ranking is of that copy", opened.name
-        )
-    folder = opened.path.parent / "results" if out is None else Path(out)
+        log.warning("WARNING   recording activations changed the outputs of %s: the ranking is of that copy", one.name)
     kind = "debug" if reference == CHECKPOINT else f"{reference}.debug"
-    write_json(folder / f"{opened.name}.{kind}.json", report.to_json())
+    write_json(results_folder(one.path, out) / f"{one.name}.{kind}.json", report.to_json())
     return report
 
 
@@ -187,18 +184,22 @@ def _share(size: ErrorSize) -> str:
     return "-" if size.steps is None else f"{100 * size.steps:.3f} %"
 
 
-def _images(artifact: Artifact, data: str | None, split: str, samples: int) -> list[np.ndarray]:
-    """Normalised images (1, 3, H, W)."""
+def _images(
+    artifact: Artifact, data: str | Path | LabelledDataset | None, split: str, samples: int
+) -> tuple[list[np.ndarray], str]:
+    """Normalised images (1, 3, H, W), and where they are from."""
     manifest = artifact.manifest
     if data is None:
         images = (artifact.golden_level(golden, "L0") for golden in manifest.goldens)
-        return [preprocess(picture, manifest.preprocess, Layout.NCHW) for picture in images]
-    source = open_dataset(data, split).images
+        return [preprocess(image, manifest.preprocess, Layout.NCHW) for image in images], "its goldens"
+    dataset = open_dataset(data, split)
+    source = dataset.images
     count = min(samples, len(source))
     if count < 1:
         raise UsageError("no images to compare layers on", fix="give --samples 1 or more")
     chosen = (source[len(source) * i // count] for i in range(count))
-    return [preprocess(image, manifest.preprocess, Layout.NCHW) for image in chosen]
+    name = dataset.name if isinstance(data, LabelledDataset) else str(data)
+    return [preprocess(image, manifest.preprocess, Layout.NCHW) for image in chosen], name
 
 
 def _compared(

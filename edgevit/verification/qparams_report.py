@@ -1,4 +1,4 @@
-"""`qparams`: the int8 grids of an artifact's file, and whether they are those of a checkpoint."""
+"""`qparams`: the quantization parameters of an artifact's file, and whether they are those of a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgevit.artifacts.artifact import Artifact, load_artifact
+from edgevit.artifacts.artifact import Artifact, opened
 from edgevit.errors import ParityError, UsageError
 from edgevit.quantization.model_qparams import ModelQParams, QParamsComparison, compare_qparams
 from edgevit.quantization.qparams import QParams
@@ -27,6 +27,21 @@ class QParamsReport:
     def summary(self) -> str:
         """One line for people."""
         return self.comparison.summary() if self.comparison else self.qparams.summary()
+
+    @property
+    def failure(self) -> ParityError | None:
+        """What is wrong: an error where a comparison was made and anything differs."""
+        if self.comparison is None or self.comparison.equal:
+            return None
+        return ParityError(
+            f"{self.artifact} does not hold the checkpoint's scales: {self.summary()}",
+            fix="give the checkpoint that it was made from, or convert again",
+        )
+
+    def require(self) -> None:
+        """Raise `failure`, if there is one."""
+        if self.failure is not None:
+            raise self.failure
 
     def to_json(self) -> dict[str, Any]:
         """The document as printed, schema edgevit.qparams; every scale as its shortest exact decimal."""
@@ -57,40 +72,32 @@ class QParamsReport:
 
 
 def qparams(
-    artifact: Artifact | str | Path, *, weights: str | Path | None = None, model: str | None = None
+    artifact: Artifact | str | Path,
+    *,
+    weights: str | Path | None = None,
+    model: str | None = None,
+    strict: bool = True,
 ) -> QParamsReport:
-    """`inspect_qparams`, then hold the file to the checkpoint: raises ParityError naming what differs."""
-    report = inspect_qparams(artifact, weights=weights, model=model)
-    require_equal(report)
-    return report
+    """Read the quantization parameters back from an artifact's file, and compare them with those of its checkpoint.
 
-
-def inspect_qparams(
-    artifact: Artifact | str | Path, *, weights: str | Path | None = None, model: str | None = None
-) -> QParamsReport:
-    """Read the int8 grids back from an artifact's file, and compare them with those of its checkpoint.
-
-    model: "file.py:factory" for networks that are not ours. Raises UsageError for an artifact without int8 grids and
-    for a checkpoint of another model, ContractError for a damaged file.
+    artifact: an Artifact or its folder. weights: the checkpoint to compare with number by number. model:
+    "file.py:factory" of a network that is not ours. strict: raise ParityError if anything differs; without it the
+    caller asks `QParamsReport.require`.
+    Raises UsageError for an artifact without int8 and for a checkpoint of another model, ContractError for a damaged
+    file.
     """
-    opened = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
-    qparams = get_converter(opened.manifest.target).read_qparams(opened.path, opened.manifest)
-    if not qparams:
+    one = opened(artifact)
+    found = get_converter(one.manifest.target).read_qparams(one.path, one.manifest)
+    if not found:
         raise UsageError(
-            f"{opened.name} holds no int8 grids",
+            f"{one.name} holds no quantization parameters",
             fix="give an artifact of `edgevit convert` with --precision int8 or -O weight_compression=int8",
         )
-    comparison = None if weights is None else compare_qparams(qparams, _of_checkpoint(opened, weights, model))
-    return QParamsReport(opened.name, opened.manifest_sha256, qparams, comparison)
-
-
-def require_equal(report: QParamsReport) -> None:
-    """Raise ParityError if a comparison was made and anything differs."""
-    if report.comparison is not None and not report.comparison.equal:
-        raise ParityError(
-            f"{report.artifact} does not hold the checkpoint's scales: {report.summary()}",
-            fix="give the checkpoint that it was made from, or convert again",
-        )
+    comparison = None if weights is None else compare_qparams(found, _of_checkpoint(one, weights, model))
+    report = QParamsReport(one.name, one.manifest_sha256, found, comparison)
+    if strict:
+        report.require()
+    return report
 
 
 def _of_checkpoint(artifact: Artifact, weights: str | Path, model: str | None) -> ModelQParams:

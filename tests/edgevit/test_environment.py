@@ -26,8 +26,8 @@ def test_installed_targets_work_and_say_where_they_run(monkeypatch):
 
 
 def test_settings_of_phones_that_cannot_be_switched_are_reported(monkeypatch):
-    refused = environment.shell.Completed(0, "the switches are known for executorch 1.4.x, this is 1.5.0\n", "")
-    monkeypatch.setattr(environment.shell, "run", lambda *args, **kwargs: refused)
+    refused = environment.process.Completed(0, "the switches are known for executorch 1.4.x, this is 1.5.0\n", "")
+    monkeypatch.setattr(environment.process, "run", lambda *args, **kwargs: refused)
     detail = _by_name(doctor(), "target")["executorch"].detail
     assert detail.endswith(
         "not under the settings of phones: the switches are known for executorch 1.4.x, this is 1.5.0"
@@ -50,8 +50,8 @@ def test_wrong_version_is_missing_too(monkeypatch):
 
 
 def test_broken_library_is_found_by_importing_it(monkeypatch):
-    broken = environment.shell.Completed(1, "", "Traceback\nImportError: libfoo.so not found\n")
-    monkeypatch.setattr(environment.shell, "run", lambda *args, **kwargs: broken)
+    broken = environment.process.Completed(1, "", "Traceback\nImportError: libfoo.so not found\n")
+    monkeypatch.setattr(environment.process, "run", lambda *args, **kwargs: broken)
     finding = _by_name(doctor(), "target")["tflite"]
     assert not finding.works
     assert "libfoo.so not found" in finding.detail

@@ -321,3 +321,15 @@ def test_info_of_a_large_model_leaves_phones_alone(capsys):
     assert re.search(r"^head +Linear +1x1000 +513000 +0\.51$", out, re.M)
     assert re.search(r"^tflite +no ", out, re.M)
     fails(capsys, "info", "van_b9", code=2, says="did you mean")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("scales", "x", "--against", "y.pt"), "`edgevit scales` is called `edgevit qparams` now"),
+        (("qparams", "x", "--against", "y.pt"), "--against of `edgevit qparams` is called --weights now"),
+        (("debug", "x", "--against=float"), "--against of `edgevit debug` is called --reference now"),
+    ],
+)
+def test_old_words_are_refused_by_the_new_one(capsys, words, says):
+    fails(capsys, *words, code=2, says=says)

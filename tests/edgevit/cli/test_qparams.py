@@ -99,7 +99,7 @@ def test_json_has_every_scale_exactly(capsys, made):
 
 def test_artifact_or_checkpoint_without_int8_is_refused(capsys, made, classifier_artifact, tmp_path):
     _, artifact = made
-    fails(capsys, "qparams", classifier_artifact.path, code=2, says="holds no int8 grids")
+    fails(capsys, "qparams", classifier_artifact.path, code=2, says="holds no quantization parameters")
     torch.save(seeded(TinyResidual).state_dict(), tmp_path / "float.pt")
     fails(
         *(capsys, "qparams", artifact.path, "--weights", tmp_path / "float.pt", "--model", MODEL),

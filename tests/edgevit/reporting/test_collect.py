@@ -89,7 +89,7 @@ class _Tags(HTMLParser):
 
 
 def test_all_four_formats_are_written_and_returned_in_order(shelf: Path, tmp_path: Path) -> None:
-    paths = report(shelf, tmp_path / "out")
+    paths = report(shelf, out=tmp_path / "out")
     assert [path.name for path in paths] == ["report.html", "report.md", "report.csv", "report.json"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in paths)
 

@@ -12,7 +12,7 @@ from torch import nn
 from edgevit.checkpoints.checkpoint import read_checkpoint
 from edgevit.training.average import WeightAverage
 from edgevit.training.module import Classifier
-from edgevit.training.trainer import fit, train
+from edgevit.training.trainer import fit, train_network
 from tests.edgevit.training.test_trainer import RECIPE, build, colours, toy_spec
 
 
@@ -53,13 +53,15 @@ def test_average_is_scored_and_saved_and_training_goes_on_from_the_weights(tmp_p
     monkeypatch.setattr(Classifier, "validation_step", validation_step)
     monkeypatch.setattr(Classifier, "training_step", training_step)
     recipe = dataclasses.replace(RECIPE, ema_decay=0.999, epochs=2)
-    train(toy_spec(), colours(24), colours(8), recipe, tmp_path / "a.pt", threads=1)
+    train_network(toy_spec(), colours(24), colours(8), recipe, tmp_path / "a.pt", threads=1)
     assert torch.equal(read_checkpoint(tmp_path / "a.pt").state_dict["0.weight"], scored[-1])
     assert not torch.equal(scored[0], trained[3])  # of the first step after the first epoch
     scored.clear()
     without = trained.copy()
     trained.clear()
-    train(toy_spec(), colours(24), colours(8), dataclasses.replace(recipe, ema_decay=0.0), tmp_path / "b.pt", threads=1)
+    train_network(
+        toy_spec(), colours(24), colours(8), dataclasses.replace(recipe, ema_decay=0.0), tmp_path / "b.pt", threads=1
+    )
     assert all(torch.equal(one, other) for one, other in zip(without, trained, strict=True))
     assert torch.equal(scored[0], trained[3])
 

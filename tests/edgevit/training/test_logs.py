@@ -12,7 +12,7 @@ import pytest
 
 from edgevit.errors import UsageError
 from edgevit.training.module import Classifier
-from edgevit.training.trainer import train
+from edgevit.training.trainer import train_network
 from tests.edgevit.training.test_trainer import RECIPE, Killed, colours, toy_spec
 
 SETS = colours(16), colours(4)
@@ -24,7 +24,7 @@ def rows(folder: Path) -> list[dict[str, float]]:
 
 
 def test_table_and_events_hold_the_curve(tmp_path):
-    result = train(toy_spec(), *SETS, RECIPE, tmp_path / "toy.pt", logs=tmp_path / "logs")
+    result = train_network(toy_spec(), *SETS, RECIPE, tmp_path / "toy.pt", logs=tmp_path / "logs")
     found = rows(tmp_path / "logs")
     assert [row["step"] for row in found] == [1, 2, 3]
     assert [row["loss"] for row in found] == pytest.approx([epoch.loss for epoch in result.curve])
@@ -44,16 +44,16 @@ def test_killed_run_goes_on_with_a_whole_table(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Classifier, "training_step", training_step)
         with pytest.raises(Killed):
-            train(toy_spec(), *SETS, RECIPE, tmp_path / "toy.pt", logs=tmp_path / "logs")
+            train_network(toy_spec(), *SETS, RECIPE, tmp_path / "toy.pt", logs=tmp_path / "logs")
     assert len(rows(tmp_path / "logs")) == 2
-    train(toy_spec(), *SETS, RECIPE, tmp_path / "toy.pt", logs=tmp_path / "logs", resume=True)
+    train_network(toy_spec(), *SETS, RECIPE, tmp_path / "toy.pt", logs=tmp_path / "logs", resume=True)
     assert [row["step"] for row in rows(tmp_path / "logs")] == [1, 2, 3]
 
 
 def test_logs_of_another_run_are_refused_and_stay(tmp_path):
     (tmp_path / "metrics.csv").write_text("step\n1\n")
     with pytest.raises(UsageError, match="logs of another run"):
-        train(toy_spec(), *SETS, dataclasses.replace(RECIPE, epochs=1), tmp_path / "toy.pt", logs=tmp_path)
+        train_network(toy_spec(), *SETS, dataclasses.replace(RECIPE, epochs=1), tmp_path / "toy.pt", logs=tmp_path)
     assert (tmp_path / "metrics.csv").read_text() == "step\n1\n"
 
 

@@ -19,7 +19,7 @@ from edgevit.spec import ModelSpec, Preprocess, Task, Tier, image_input, logit_m
 from edgevit.training.augment import augment
 from edgevit.training.recipe import Augmentation, Distillation, Recipe
 from edgevit.training.segmentation import Segmenter, dice_loss
-from edgevit.training.trainer import PreprocessedDataset, fit, train
+from edgevit.training.trainer import PreprocessedDataset, fit, train_network
 from tests.edgevit.training.test_trainer import colours, toy_spec
 
 RECIPE = Recipe(
@@ -63,7 +63,7 @@ def squares(count: int, *, labels: tuple[str, ...] = LABELS, name: str = "square
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("trained") / "toy.pt"
-    return train(mask_spec(), squares(48), squares(16), RECIPE, out, threads=1)
+    return train_network(mask_spec(), squares(48), squares(16), RECIPE, out, threads=1)
 
 
 def test_masks_are_learned_and_the_metadata_tells_the_scores(trained):
@@ -89,7 +89,7 @@ def test_scores_in_training_are_those_of_evaluation(trained):
 
 def test_log_says_what_counts(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="edgevit"):
-        train(mask_spec(), squares(8), squares(4), dataclasses.replace(RECIPE, epochs=1), tmp_path / "toy.pt")
+        train_network(mask_spec(), squares(8), squares(4), dataclasses.replace(RECIPE, epochs=1), tmp_path / "toy.pt")
     assert "mIoU" in caplog.messages[-1]
     assert "Dice" in caplog.messages[-1]
 
@@ -146,8 +146,8 @@ def test_run_that_was_killed_ends_with_the_same_weights(trained, tmp_path, monke
     with monkeypatch.context() as patched:
         patched.setattr(Segmenter, "training_step", training_step)
         with pytest.raises(Killed):
-            train(mask_spec(), squares(48), squares(16), RECIPE, out, threads=1)
-    train(mask_spec(), squares(48), squares(16), RECIPE, out, threads=1, resume=True)
+            train_network(mask_spec(), squares(48), squares(16), RECIPE, out, threads=1)
+    train_network(mask_spec(), squares(48), squares(16), RECIPE, out, threads=1, resume=True)
     whole, resumed = (read_checkpoint(path).state_dict for path in (trained.checkpoint, out))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
@@ -163,4 +163,4 @@ def test_run_that_was_killed_ends_with_the_same_weights(trained, tmp_path, monke
 )
 def test_sets_that_do_not_fit_are_refused(tmp_path, spec, train_set, test_set, says):
     with pytest.raises(UsageError, match=says):
-        train(spec, train_set, test_set, RECIPE, tmp_path / "toy.pt")
+        train_network(spec, train_set, test_set, RECIPE, tmp_path / "toy.pt")

@@ -18,7 +18,7 @@ from edgevit.models.layers import DropPath
 from edgevit.spec import ModelSpec, Preprocess, Task, Tier, class_logits, image_input, logit_map
 from edgevit.training.module import Classifier, set_drop_path, warmup_cosine
 from edgevit.training.recipe import Augmentation, Distillation, Recipe
-from edgevit.training.trainer import PreprocessedDataset, fit, train
+from edgevit.training.trainer import PreprocessedDataset, fit, train_network
 
 RECIPE = Recipe(
     "toy", epochs=3, batch_size=8, learning_rate=2e-2, augmentation=Augmentation(0.1, 0.1, 10.0), label_smoothing=0.0
@@ -59,7 +59,7 @@ def colours(count: int, *, labels: tuple[str, ...] = ("red", "blue"), name: str 
 
 def test_loss_falls_and_the_metadata_tells_what_was_trained(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="edgevit"):
-        result = train(toy_spec(), colours(64), colours(20), RECIPE, tmp_path / "toy.pt")
+        result = train_network(toy_spec(), colours(64), colours(20), RECIPE, tmp_path / "toy.pt")
     assert [epoch.epoch for epoch in result.curve] == [1, 2, 3]
     assert result.curve[-1].loss < 0.7 * result.curve[0].loss
     assert result.score == result.curve[-1].scores["top-1"] == 1.0
@@ -83,7 +83,7 @@ def test_loss_falls_and_the_metadata_tells_what_was_trained(tmp_path, caplog):
 
 def test_run_prints_and_leaves_nothing_else(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    train(toy_spec(), colours(16), colours(4), dataclasses.replace(RECIPE, epochs=1), tmp_path / "toy.pt")
+    train_network(toy_spec(), colours(16), colours(4), dataclasses.replace(RECIPE, epochs=1), tmp_path / "toy.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["toy.pt"]
     assert capfd.readouterr() == ("", "")
 
@@ -92,7 +92,7 @@ def test_same_seed_gives_the_same_weights_and_another_does_not(tmp_path):
     def weights(seed: int, name: str) -> dict[str, torch.Tensor]:
         torch.rand(3)  # the caller's generator must not matter
         recipe = dataclasses.replace(RECIPE, seed=seed)
-        train(toy_spec(), colours(24), colours(4), recipe, tmp_path / name, threads=1)
+        train_network(toy_spec(), colours(24), colours(4), recipe, tmp_path / name, threads=1)
         return read_checkpoint(tmp_path / name).state_dict
 
     first, again, other = weights(3, "a.pt"), weights(3, "b.pt"), weights(4, "c.pt")
@@ -103,18 +103,20 @@ def test_same_seed_gives_the_same_weights_and_another_does_not(tmp_path):
 def test_caller_keeps_its_random_state_and_threads(tmp_path):
     torch.manual_seed(1)
     state, threads = torch.random.get_rng_state(), torch.get_num_threads()
-    train(toy_spec(), colours(16), colours(4), dataclasses.replace(RECIPE, epochs=1), tmp_path / "t.pt", threads=1)
+    train_network(
+        toy_spec(), colours(16), colours(4), dataclasses.replace(RECIPE, epochs=1), tmp_path / "t.pt", threads=1
+    )
     assert torch.equal(torch.random.get_rng_state(), state)
     assert torch.get_num_threads() == threads
 
 
 def test_weights_are_the_start_and_get_a_new_head_for_other_classes(tmp_path):
     still = dataclasses.replace(RECIPE, epochs=1, learning_rate=1e-12)
-    train(toy_spec(), colours(64), colours(20), RECIPE, tmp_path / "a.pt")
+    train_network(toy_spec(), colours(64), colours(20), RECIPE, tmp_path / "a.pt")
     start = read_checkpoint(tmp_path / "a.pt").state_dict
     three = colours(16, labels=("r", "b")), colours(4, labels=("r", "b"))
     three = tuple(dataclasses.replace(part, labels=("r", "b", "none")) for part in three)
-    train(toy_spec(3), *three, still, tmp_path / "b.pt", weights=tmp_path / "a.pt")
+    train_network(toy_spec(3), *three, still, tmp_path / "b.pt", weights=tmp_path / "a.pt")
     tuned = read_checkpoint(tmp_path / "b.pt")
     torch.testing.assert_close(tuned.state_dict["0.weight"], start["0.weight"])
     assert tuned.state_dict["5.weight"].shape == (3, 8)
@@ -128,7 +130,7 @@ def test_loss_that_is_not_finite_stops_with_a_fix_and_saves_nothing(tmp_path):
 
     spec = dataclasses.replace(toy_spec(), build=lambda classes, size: Diverging(3, classes))
     with pytest.raises(EdgevitError, match=r"loss became nan in epoch 1 .*learning rate"):
-        train(spec, colours(16), colours(4), RECIPE, tmp_path / "toy.pt")
+        train_network(spec, colours(16), colours(4), RECIPE, tmp_path / "toy.pt")
     assert not list(tmp_path.iterdir())
 
 
@@ -153,7 +155,7 @@ def test_divergence_in_the_second_epoch_keeps_the_weights_of_the_first(tmp_path,
     out = tmp_path / "toy.pt"
     out.write_bytes(b"an older one")
     with pytest.raises(EdgevitError, match=rf"{what} in epoch 2 .*\.progress beside the output"):
-        train(spec, colours(24), colours(4), RECIPE, out)  # three steps each epoch
+        train_network(spec, colours(24), colours(4), RECIPE, out)  # three steps each epoch
     assert out.read_bytes() == b"an older one"
     kept = read_checkpoint(tmp_path / "toy.pt.progress")
     assert kept.state_dict["weight"].isfinite().all()
@@ -170,7 +172,7 @@ def test_interrupt_is_passed_on_and_leaves_no_file(tmp_path):
     spec = dataclasses.replace(toy_spec(), build=lambda classes, size: Interrupted(3, classes))
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        train(spec, colours(16), colours(4), RECIPE, tmp_path / "toy.pt")
+        train_network(spec, colours(16), colours(4), RECIPE, tmp_path / "toy.pt")
     assert not list(tmp_path.iterdir())
     assert signal.getsignal(signal.SIGINT) is handler
 
@@ -178,13 +180,15 @@ def test_interrupt_is_passed_on_and_leaves_no_file(tmp_path):
 def test_unwritable_output_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError):
-        train(toy_spec(), colours(16), colours(4), dataclasses.replace(RECIPE, epochs=1), tmp_path / "file" / "t.pt")
+        train_network(
+            toy_spec(), colours(16), colours(4), dataclasses.replace(RECIPE, epochs=1), tmp_path / "file" / "t.pt"
+        )
 
 
 def test_set_larger_than_memory_allowance_trains_the_same(tmp_path, monkeypatch):
-    train(toy_spec(), colours(16), colours(4), RECIPE, tmp_path / "kept.pt", threads=1)
+    train_network(toy_spec(), colours(16), colours(4), RECIPE, tmp_path / "kept.pt", threads=1)
     monkeypatch.setattr("edgevit.training.trainer._KEEP_BYTES", 0)
-    train(toy_spec(), colours(16), colours(4), RECIPE, tmp_path / "read.pt", threads=1)
+    train_network(toy_spec(), colours(16), colours(4), RECIPE, tmp_path / "read.pt", threads=1)
     kept, read = (read_checkpoint(tmp_path / name).state_dict for name in ("kept.pt", "read.pt"))
     assert all(torch.equal(kept[name], read[name]) for name in kept)
 
@@ -206,7 +210,7 @@ def test_set_larger_than_memory_allowance_trains_the_same(tmp_path, monkeypatch)
 )
 def test_sets_that_do_not_fit_are_refused(tmp_path, spec, train_set, test_set, message):
     with pytest.raises(UsageError, match=message):
-        train(spec, train_set, test_set, RECIPE, tmp_path / "toy.pt")
+        train_network(spec, train_set, test_set, RECIPE, tmp_path / "toy.pt")
 
 
 def test_learning_rate_rises_over_warmup_and_falls_to_zero():
@@ -231,7 +235,7 @@ def test_run_that_was_killed_ends_with_the_same_weights(tmp_path, monkeypatch, b
     whole, killed = tmp_path / "whole.pt", tmp_path / "killed.pt"
     sets = colours(48), colours(16)
     recipe = dataclasses.replace(RECIPE, ema_decay=0.9, mixup_alpha=0.2, cutmix_alpha=1.0, gradient_clip=1.0)
-    expected = train(spec, *sets, recipe, whole, threads=1)
+    expected = train_network(spec, *sets, recipe, whole, threads=1)
     step = Classifier.training_step
 
     def training_step(self, images, index):
@@ -242,9 +246,9 @@ def test_run_that_was_killed_ends_with_the_same_weights(tmp_path, monkeypatch, b
     with monkeypatch.context() as patched:
         patched.setattr(Classifier, "training_step", training_step)
         with pytest.raises(Killed):
-            train(spec, *sets, recipe, killed, threads=1)
+            train_network(spec, *sets, recipe, killed, threads=1)
     assert not killed.exists()
-    result = train(spec, *sets, recipe, killed, threads=1, resume=True)
+    result = train_network(spec, *sets, recipe, killed, threads=1, resume=True)
     assert [dataclasses.replace(epoch, seconds=0) for epoch in result.curve] == [
         dataclasses.replace(epoch, seconds=0) for epoch in expected.curve
     ]
@@ -262,20 +266,20 @@ def test_progress_of_another_run_is_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("edgevit.training.trainer.save_checkpoint", lambda *args: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
-            train(toy_spec(), colours(16), colours(8), short, out)
+            train_network(toy_spec(), colours(16), colours(8), short, out)
     with pytest.raises(UsageError, match="progress of another run"):
-        train(toy_spec(), colours(16), colours(8), RECIPE, out, resume=True)
+        train_network(toy_spec(), colours(16), colours(8), RECIPE, out, resume=True)
 
 
 def test_nothing_to_resume_is_reported_and_training_starts(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="edgevit"):
-        train(toy_spec(), colours(16), colours(8), RECIPE, tmp_path / "toy.pt", resume=True)
+        train_network(toy_spec(), colours(16), colours(8), RECIPE, tmp_path / "toy.pt", resume=True)
     assert "starts anew" in caplog.text
 
 
 def test_teacher_is_followed_and_stays_as_it_is(tmp_path):
     spec, (train_set, test_set) = toy_spec(), (colours(48), colours(16))
-    train(spec, train_set, test_set, RECIPE, tmp_path / "teacher.pt", threads=1)
+    train_network(spec, train_set, test_set, RECIPE, tmp_path / "teacher.pt", threads=1)
     teacher, pupil = build(2, 8), build(2, 8)
     load_weights(teacher, tmp_path / "teacher.pt")
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
@@ -299,7 +303,7 @@ def test_mixed_precision_trains_and_the_checkpoint_is_float32(tmp_path):
             return logits
 
     spec = dataclasses.replace(toy_spec(), build=lambda classes, size: Watched(3, classes))
-    result = train(spec, colours(64), colours(20), RECIPE, tmp_path / "toy.pt", amp="bf16")
+    result = train_network(spec, colours(64), colours(20), RECIPE, tmp_path / "toy.pt", amp="bf16")
     assert set(seen) == {torch.bfloat16}
     assert result.score > 0.9
     assert torch.load(tmp_path / "toy.pt", weights_only=True)["state_dict"]["weight"].dtype is torch.float32
@@ -309,7 +313,7 @@ def test_mixed_precision_trains_and_the_checkpoint_is_float32(tmp_path):
 def test_mixed_precision_that_is_not_there_is_refused(tmp_path, monkeypatch, amp, message):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match=message):
-        train(toy_spec(), colours(16), colours(4), RECIPE, tmp_path / "toy.pt", amp=amp)
+        train_network(toy_spec(), colours(16), colours(4), RECIPE, tmp_path / "toy.pt", amp=amp)
 
 
 def test_drop_path_rises_with_depth_and_is_refused_where_there_is_none():

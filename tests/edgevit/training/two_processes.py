@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from edgevit.training.recipe import Augmentation, Recipe
-from edgevit.training.trainer import train
+from edgevit.training.trainer import train_network
 from tests.edgevit.training.test_trainer import colours, toy_spec
 
 RECIPE = Recipe(
@@ -19,9 +19,9 @@ RECIPE = Recipe(
 
 def run(folder: Path) -> None:
     """Train, with 27 images that fill no whole number of batches, and 5 to score, which two cannot share evenly."""
-    train(toy_spec(), colours(27), colours(5), RECIPE, folder / "toy.pt", threads=1, logs=folder / "logs")
+    train_network(toy_spec(), colours(27), colours(5), RECIPE, folder / "toy.pt", threads=1, logs=folder / "logs")
     moving = dataclasses.replace(RECIPE, freeze_norms=False, epochs=1)
-    train(toy_spec(), colours(27), colours(5), moving, folder / "moving.pt", threads=1)
+    train_network(toy_spec(), colours(27), colours(5), moving, folder / "moving.pt", threads=1)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from edgevit.errors import UsageError
 from edgevit.spec import Task
 from edgevit.targets.base import INTERPRETER
 from edgevit.verification import checks, evaluation
-from edgevit.verification.checks import DataScore, Verification, verify
+from edgevit.verification.checks import DataScore, Verification
 from edgevit.verification.evaluation import header, row
+from edgevit.verification.verifier import verify
 from tests.fakes import CONVERTER, FakeSession, write_artifact
 
 

@@ -59,7 +59,7 @@ def use(monkeypatch, program):
         monkeypatch.setattr(numeric_debugger, "program_of", lambda *given: program)
         monkeypatch.setattr(numeric_debugger, "get_converter", lambda name: converter)
         images = [example_input((1, 3, 32, 32), seed).numpy() for seed in range(2)]
-        monkeypatch.setattr(numeric_debugger, "_pictures", lambda *given: images)
+        monkeypatch.setattr(numeric_debugger, "_images", lambda *given: (images, "its goldens"))
 
     return installed
 
@@ -115,7 +115,7 @@ def test_other_outputs_of_the_telling_copy_are_said(use, program, tmp_path, capl
     report = debug(artifact_at(tmp_path), weights="w.pt", out=tmp_path)
     assert not report.same_outputs
     assert "NOT the artifact's" in report.summary()
-    assert "telling inner values changed the answers" in caplog.text
+    assert "recording activations changed the outputs" in caplog.text
 
 
 def test_no_images_are_refused(tmp_path):

@@ -156,7 +156,7 @@ def test_bundling_where_settings_cannot_be_switched_asks_for_the_flag(right, che
     with pytest.raises(UsageError, match="was not run under the settings of phones: the switches are known"):
         edgevit.bundle("android", right, root=checkout)
     with caplog.at_level("WARNING", logger="edgevit"):
-        assert edgevit.bundle("android", right, root=checkout, unverified=True).is_dir()
+        assert edgevit.bundle("android", right, root=checkout, unverified=True).path.is_dir()
     assert "goes into the app unverified" in caplog.text
 
 
@@ -167,7 +167,7 @@ def test_bundling_without_the_runtime_asks_for_the_flag(right, checkout, monkeyp
     monkeypatch.setattr(app_bundle, "audit_of", missing)
     with pytest.raises(UsageError, match="which is not installed"):
         edgevit.bundle("android", right, root=checkout)
-    assert edgevit.bundle("android", right, root=checkout, unverified=True).is_dir()
+    assert edgevit.bundle("android", right, root=checkout, unverified=True).path.is_dir()
 
 
 @pytest.mark.usefixtures("few_settings")
