@@ -62,7 +62,7 @@ def workshop(tmp_path):
 
 
 def convert(workshop: Path, *arguments: str, out: str = "out", cache: str = "cache") -> Ended:
-    python_path = os.pathsep.join([str(workshop / "site"), str(Path(__file__).parents[2])])
+    python_path = os.pathsep.join([str(workshop / "site"), str(Path(__file__).parents[3])])
     environment = {**os.environ, "EDGEVIT_CACHE": str(workshop / cache), "PYTHONPATH": python_path}
     argv = [sys.executable, "-c", COMMAND, "convert", f"{workshop / 'net.py'}:build", "--input-size", "32"]
     argv += ["-t", "tflite", "--out", str(workshop / out), *arguments]
