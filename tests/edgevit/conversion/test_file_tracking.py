@@ -78,7 +78,7 @@ def library(folder, tmp_path_factory, monkeypatch):
         (packages / name).write_text(text)
     monkeypatch.setenv("PYTHONUSERBASE", str(home))
     # A virtual environment leaves a user's packages out of sys.path.
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(packages), str(Path(__file__).parents[2])]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(packages), str(Path(__file__).parents[3])]))
     (folder / "settings.txt").write_text("1")
 
 

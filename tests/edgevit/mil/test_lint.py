@@ -130,11 +130,11 @@ def test_description_that_disagrees_with_the_function(tmp_path):
     feature = build.spec.description.output[0]
     feature.type.multiArrayType.dataType = 65552
     feature.type.multiArrayType.shape[:] = [1, 5]
-    build.spec.description.input[0].name = "image"
+    build.spec.description.input[0].name = "photo"
     messages = [f.message for f in _lint(build, tmp_path) if f.rule == "interface"]
     assert messages == [
         "input 'image' is missing in the description",
-        "input 'image' is missing in the function",
+        "input 'photo' is missing in the function",
         "output 'logits' is described as float16, the function has fp32",
         "output 'logits' is described as (1, 5), the function has (1, 4)",
     ]
