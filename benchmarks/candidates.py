@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from benchmarks.baseline_conversions import INPUT, baseline_network
+from edgevit.compat import executorch
 from edgevit.errors import DeviceError
 from edgevit.infra.files import write_json
 from edgevit.infra.optional_imports import version
@@ -73,11 +74,10 @@ class Engine(Protocol):
 class _ExecuTorch:
     def __init__(self, path: Path, threads: int) -> None:
         import torch
-        from executorch.extension.pybindings import _portable_lib as bindings
 
-        bindings._unsafe_reset_threadpool(threads)
+        executorch.set_threads(threads)
         self.runtime = f"executorch {version('executorch')}"
-        self._module, self._torch = bindings._load_for_executorch(str(path)), torch
+        self._module, self._torch = executorch.load_module(path), torch
 
     def layout(self, image: np.ndarray) -> np.ndarray:
         return image

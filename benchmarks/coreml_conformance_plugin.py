@@ -25,16 +25,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Before the tests import anything of coremltools."""
     import torch
 
-    from edgevit.mil.proto import coremltools
+    from edgevit.compat.coremltools import stand_in_for_core_ml
 
     torch.set_num_threads(1)
-    ct = coremltools()
-    from coremltools.converters.mil import testing_utils
-
-    testing_utils._IS_MACOS = True
-    ct.models.utils._macos_version = lambda: _MACOS
-    ct.models.MLModel.predict = _predict
-    ct.models.MLModel.make_state = lambda model: _interpreter(model).make_state()
+    stand_in_for_core_ml(_MACOS, _predict, lambda model: _interpreter(model).make_state())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -92,10 +86,10 @@ def _interpreter(model: Any) -> Any:
 
     if not model.is_package:
         raise UsageError("not an ML Program but a neural network of the older format")
-    if not hasattr(model, "_interpreter"):
+    if not hasattr(model, "edgevit_interpreter"):
         mode = os.environ.get("CONFORMANCE_MODE", "declared")
-        model._interpreter = Interpreter(model.package_path, mode=mode, function=model.function_name)
-    return model._interpreter
+        model.edgevit_interpreter = Interpreter(model.package_path, mode=mode, function=model.function_name)
+    return model.edgevit_interpreter
 
 
 def _is_excluded(spec: Any) -> bool:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from edgevit.artifacts.artifact import file_entries
+from edgevit.compat.coremltools import message_classes
 from edgevit.contract.manifest import read_manifest
-from edgevit.mil import proto
 
 PROGRAM = "Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
@@ -31,7 +31,7 @@ class Subject:
         self.folder = folder
         self.manifest = read_manifest(folder)
         self.package = folder / self.manifest.entry
-        self.spec = proto.load("Model_pb2").Model()
+        self.spec = message_classes("Model_pb2").Model()
         self.spec.ParseFromString((self.package / PROGRAM).read_bytes())
         self.weights = bytearray((self.package / WEIGHTS).read_bytes())
         self.function = self.spec.mlProgram.functions["main"]
@@ -70,7 +70,7 @@ class Subject:
         """Give one op a constant of its own: the converter lets ops share theirs."""
         array = np.asarray(content)
         name = f"damaged_{key}"
-        constant = proto.load("MIL_pb2").Operation(type="const")
+        constant = message_classes("MIL_pb2").Operation(type="const")
         output = constant.outputs.add(name=name)
         code, field = _TYPES["str" if array.dtype.kind == "U" else str(array.dtype)]
         output.type.tensorType.dataType, output.type.tensorType.rank = code, array.ndim

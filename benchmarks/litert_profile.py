@@ -29,6 +29,7 @@ from benchmarks.operations import (
     add_up,
     convolution_kind,
 )
+from edgevit.compat.litert import file_schema
 from edgevit.errors import DeviceError
 from edgevit.infra.files import write_json
 from edgevit.log import captured_native_output
@@ -157,8 +158,7 @@ def parse_summary(summary: str) -> list[tuple[str, float]]:
 
 def read_layers(path: Path) -> list[Layer]:
     """Convolutions and products of the file's main graph, in its order."""
-    from ai_edge_litert import schema_py_generated as schema
-
+    schema = file_schema()
     model = schema.Model.GetRootAs(path.read_bytes())
     graph = model.Subgraphs(0)
     names = {number: name for name, number in vars(schema.BuiltinOperator).items() if not name.startswith("_")}

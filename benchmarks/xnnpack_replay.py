@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import math
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +33,7 @@ from benchmarks.operations import (
     convolution_kind,
 )
 from converters.executorch.pte_reader import Json, graph_schema, read_contents
+from edgevit.compat import executorch
 from edgevit.infra.files import write_bytes, write_json
 from edgevit.infra.optional_imports import version
 from edgevit.log import captured_native_output
@@ -171,7 +171,6 @@ def build_program(operation: Operation, copies: int) -> bytes:
     """A .pte of `copies` equal operations on the same inputs. All tensors are float32."""
     import torch
     from executorch.exir import to_edge
-    from executorch.exir.lowered_backend_module import LoweredBackendModule
 
     graph, constants = _repeated(operation, copies)
     result = operation.parts["values"]["output_id"]["dims"]
@@ -185,7 +184,7 @@ def build_program(operation: Operation, copies: int) -> bytes:
 
     examples = tuple(torch.zeros(shape) for shape in operation.input_shapes)
     edge = to_edge(torch.export.export(Shapes(), examples)).exported_program()
-    return bytes(LoweredBackendModule(edge, "XnnpackBackend", _serialize(graph, constants), []).buffer())
+    return executorch.delegate_program(edge, "XnnpackBackend", _serialize(graph, constants))
 
 
 def _repeated(operation: Operation, copies: int) -> tuple[Json, bytes]:
@@ -228,25 +227,8 @@ def _value(like: Json, id_: int, *, external: int = _NO_VALUE, flags: int = 0, c
 
 
 def _serialize(graph: Json, constants: bytes) -> bytes:
-    from executorch.backends.xnnpack.serialization import xnnpack_graph_serialize as xnnpack
-    from executorch.exir._serialize import _flatbuffer
-
-    with tempfile.TemporaryDirectory() as folder:
-        schema, text = Path(folder, "schema.fbs"), Path(folder, "schema.json")
-        schema.write_bytes(graph_schema())
-        text.write_text(json.dumps(graph))
-        _flatbuffer._flatc_compile(folder, str(schema), str(text))
-        flatbuffer = Path(folder, "schema.bin").read_bytes()
-    align = xnnpack.CONSTANT_TENSOR_ALIGNMENT
-    start = -(-xnnpack.XNNHeader.EXPECTED_LENGTH // align) * align
-    after = start + -(-len(flatbuffer) // align) * align
-    header = xnnpack.XNNHeader(
-        flatbuffer_offset=start,
-        flatbuffer_size=len(flatbuffer),
-        constant_data_offset=after,
-        constant_data_size=len(constants),
-    ).to_bytes()
-    return header.ljust(start, b"\0") + flatbuffer.ljust(after - start, b"\0") + constants
+    flatbuffer = executorch.json_to_flatbuffer(graph_schema(), graph)
+    return executorch.join_delegate(executorch.DelegateData(flatbuffer, constants))
 
 
 def _kept_program(operation: Operation, copies: int, shelf: Path) -> Path:
@@ -263,18 +245,17 @@ def replay(
 ) -> list[Json]:
     """Times per kind of each file. Every round takes `runs` of each operation and of each whole network, in turn."""
     import torch
-    from executorch.extension.pybindings import _portable_lib as runtime
 
-    runtime._unsafe_reset_threadpool(threads)
+    executorch.set_threads(threads)
     contents = [read_operations(path) for path in files]
     calls: dict[Any, Callable[[], Any]] = {}
     for operation in {operation for inside, _ in contents for operation in inside}:
         for copies in (1, _COPIES):
             path = _kept_program(operation, copies, shelf)
             inputs = tuple(torch.randn(shape) for shape in operation.input_shapes)
-            calls[operation, copies] = _caller(runtime._load_for_executorch(str(path)), inputs)
+            calls[operation, copies] = _caller(executorch.load_module(path), inputs)
     for path in files:
-        calls[path, 1] = _caller(runtime._load_for_executorch(str(path)), (torch.from_numpy(image),))
+        calls[path, 1] = _caller(executorch.load_module(path), (torch.from_numpy(image),))
     samples = _interleaved(calls, rounds, runs)
     results = []
     for path, (inside, outside) in zip(files, contents, strict=True):

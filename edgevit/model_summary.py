@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgevit.compat.torch import tree_leaves
 from edgevit.log import stage
 from edgevit.models import get_spec
 from edgevit.models.counting import count_macs_by_module, count_params
@@ -110,7 +111,6 @@ def layers(spec: ModelSpec, depth: int) -> list[Layer]:
 
 def _recorder(shapes: dict[str, tuple[int, ...]], path: str) -> Any:
     import torch
-    from torch.utils._pytree import tree_leaves
 
     def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
         tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]

@@ -21,8 +21,8 @@ MODULES = sorted(path for folder in ("edgevit", "converters") for path in (ROOT 
 HEAVY = {"torch", "numpy", "tensorflow", "coremltools", "executorch", "lightning", "plotly", "ai_edge_litert"}
 # Low to high: a package imports from what stands left of it, and never from a neighbour between the same signs.
 ORDER = (
-    "errors log _version < infra compat spec < data < contract < graph < models export < checkpoints deploy < training "
-    "< quantization < mil < targets < artifacts < verification reporting < conversion profiling "
+    "errors log _version < infra spec < compat < data < contract < graph < models export < checkpoints deploy "
+    "< training < quantization < mil < targets < artifacts < verification reporting < conversion profiling "
     "< app_bundle environment inventory model_summary < __init__ < cli < __main__"
 )
 LEVELS = {name: level for level, names in enumerate(ORDER.split("<")) for name in names.split()}

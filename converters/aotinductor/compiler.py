@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 from converters.aotinductor.package import FACTS, package_facts
+from edgevit.compat.torch import compile_aoti_package
 from edgevit.errors import ConversionError
 from edgevit.export.half_precision import narrowed
 from edgevit.export.program import Program
@@ -20,7 +21,6 @@ def compile_package(program: Program, accelerator: str, path: Path) -> None:
     line of what the compilers said.
     """
     import torch
-    from torch._inductor.exc import InductorError
 
     exported = narrowed(program)
     if accelerator != "cpu":
@@ -33,8 +33,8 @@ def compile_package(program: Program, accelerator: str, path: Path) -> None:
     with captured_native_output(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            torch._inductor.aoti_compile_and_package(exported, package_path=str(path), inductor_configs=settings)
-        except (InductorError, RuntimeError, OSError) as error:
+            compile_aoti_package(exported, path, settings)
+        except (RuntimeError, OSError) as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             raise ConversionError(
                 f"Inductor cannot compile {program.spec.name}: {lines[0][:300]}",

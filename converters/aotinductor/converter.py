@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgevit.compat.torch import AOTI_MODULE, load_aoti_package
 from edgevit.errors import ContractError, ConversionError, DeviceError, UsageError
 from edgevit.export.program import Program
 from edgevit.infra.optional_imports import require, version
@@ -45,7 +46,7 @@ class AOTInductorSession:
 
     def __init__(self, path: Path, manifest: Manifest, threads: int) -> None:
         torch = require("torch", "aotinductor")
-        require("torch._inductor.package", "aotinductor")
+        require(AOTI_MODULE, "aotinductor")
         self.runtime = f"aotinductor {version('torch')}"
         self.accelerator = manifest.accelerator
         torch.set_num_threads(threads)
@@ -53,7 +54,7 @@ class AOTInductorSession:
         self._manifest = manifest
         try:
             with captured_native_output():
-                self._package = torch._inductor.aoti_load_package(str(path))
+                self._package = load_aoti_package(path)
         except RuntimeError as error:
             raise DeviceError(
                 f"torch cannot load {path}: {str(error).strip().splitlines()[0][:300]}",
@@ -88,7 +89,7 @@ class AOTInductorConverter:
     precisions = frozenset({Precision.FP32, Precision.FP16, Precision.BF16})
     extra = "aotinductor"
     packages = ("torch",)
-    runtime_modules = ("torch", "torch._inductor.package")
+    runtime_modules = ("torch", AOTI_MODULE)
     Options = Options
 
     def convert(self, program: Program, options: Options, out_dir: Path) -> Converted:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FACTS = "edgevit"  # key of our own entry in a package's metadata
 _MAX_METADATA_BYTES = 1 << 20
+# Inductor's names of sets of instructions -> torch.cpu's.
+_CAPABILITIES = {"AVX2": "avx2", "AVX512": "avx512_f", "AVX512_VNNI": "avx512_vnni", "AMX_TILE": "amx_tile"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +100,5 @@ def missing_here(facts: PackageFacts) -> list[str]:
 
     if facts.architecture != platform.machine():
         return [facts.architecture]
-    known = {
-        "AVX2": torch.cpu._is_avx2_supported,
-        "AVX512": torch.cpu._is_avx512_supported,
-        "AVX512_VNNI": torch.cpu._is_vnni_supported,
-        "AMX_TILE": torch.cpu._is_amx_tile_supported,
-    }
-    return [name for name in facts.instructions if name in known and not known[name]()]
+    here = torch.cpu.get_capabilities()
+    return [name for name in facts.instructions if name in _CAPABILITIES and not here.get(_CAPABILITIES[name], False)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgevit.compat.coremltools import message_classes
 from edgevit.contract.manifest import Classifier
 from edgevit.errors import UsageError
-from edgevit.mil import proto
 from edgevit.spec import Task
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def add_classifier(program_file: Path, labels: tuple[str, ...], logits: str) -> 
     Done to the file because coremltools' own classifier option cannot name and type the logits beside it. The
     softmax is computed in float32, from the very logits that an app can read.
     """
-    model = proto.load("Model_pb2").Model()
+    model = message_classes("Model_pb2").Model()
     model.ParseFromString(program_file.read_bytes())
     function = model.mlProgram.functions["main"]
     block = function.block_specializations[function.opset]

@@ -16,13 +16,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from converters.coreml import classifier, compression, deduplicate, image_input
+from edgevit.compat.coremltools import has_form, open_coremltools, quiet_coremltools
 from edgevit.contract.manifest import Tolerance
 from edgevit.errors import ContractError, ConversionError, UsageError
 from edgevit.export.program import Program
 from edgevit.graph.node_names import describe
-from edgevit.infra.optional_imports import require
 from edgevit.mil.opsets import SPEC_VERSIONS
-from edgevit.mil.proto import coremltools, quiet
 from edgevit.quantization.weight_storage import INT8, UNCOMPRESSED, require_float, require_kind
 from edgevit.spec import Precision, Task, Tier
 from edgevit.targets.base import INTERPRETER, Converted
@@ -103,7 +102,7 @@ class CoreMLConverter:
 
         Raises ConversionError naming every op that Core ML has no form for, UsageError for a classifier without labels.
         """
-        ct = coremltools()
+        ct = open_coremltools()
         _require_ops(program)
         if options.classifier:
             classifier.require_labels(program)
@@ -121,7 +120,7 @@ class CoreMLConverter:
             exported = emulate_integers(exported)
         if options.image_input:
             exported = image_input.from_pixels(exported, program.spec.preprocess)
-        with quiet():
+        with quiet_coremltools():
             model = ct.convert(
                 exported.run_decompositions({}),
                 inputs=[_input(ct, spec, image=options.image_input) for spec in program.spec.inputs],
@@ -253,13 +252,10 @@ def _passes(ct: ModuleType, options: Options) -> Any:
 
 
 def _require_ops(program: Program) -> None:
-    registry = require("coremltools.converters.mil.frontend.torch.torch_op_registry", "coreml")._TORCH_OPS_REGISTRY
     missing = [
         describe(node)
         for node in program.exported.graph.nodes
-        if node.op == "call_function"
-        and "getitem" not in str(node.target)
-        and registry.get_func(str(node.target)) is None
+        if node.op == "call_function" and "getitem" not in str(node.target) and not has_form(node.target)
     ]
     if missing:
         raise ConversionError(

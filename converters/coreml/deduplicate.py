@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgevit.mil import proto
+from edgevit.compat.coremltools import message_classes
 from edgevit.mil.package import body, walk
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def slim(program_file: Path) -> None:
 
     Answers stay to the bit.
     """
-    model = proto.load("Model_pb2").Model()
+    model = message_classes("Model_pb2").Model()
     model.ParseFromString(program_file.read_bytes())
     for function in model.mlProgram.functions.values():
         _share(body(function))

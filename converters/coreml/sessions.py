@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgevit.compat.coremltools import open_coremltools
 from edgevit.contract.manifest import INTERPRETER_RUNTIME
 from edgevit.errors import UsageError
-from edgevit.mil.proto import coremltools
 from edgevit.spec import Precision
 from edgevit.targets.base import INTERPRETER
 
@@ -24,7 +24,7 @@ class CoreMLSession:
     """An .mlpackage in Core ML itself (macOS)."""
 
     def __init__(self, path: Path, manifest: Manifest, accelerator: str) -> None:
-        ct = coremltools()
+        ct = open_coremltools()
         units = {"cpu": ct.ComputeUnit.CPU_ONLY, "gpu": ct.ComputeUnit.CPU_AND_GPU, "ane": ct.ComputeUnit.CPU_AND_NE}
         if accelerator not in units:
             raise UsageError(f"coreml runs on {', '.join(units)}, not on {accelerator!r}", fix="use --accelerator")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +15,10 @@ from converters.executorch.packing import name_packed_weights
 from converters.executorch.partitioning import with_own_constants, xnnpack_partitioner
 from converters.executorch.pte_reader import read_contents
 from converters.executorch.remove_data_movement import Moves
-from converters.executorch.runtime_settings import BINDINGS
 from converters.executorch.serializing import rewritten
 from converters.executorch.weight_storage import narrow_weights, take_quantized_weights
+from edgevit.compat import executorch as runtime
+from edgevit.compat.torch import shared_node_origins
 from edgevit.errors import ContractError, ConversionError, DeviceError, UsageError
 from edgevit.export.program import Program
 from edgevit.graph.node_names import module_path
@@ -60,14 +60,13 @@ class ExecuTorchSession:
     accelerator = "cpu"
 
     def __init__(self, path: Path, manifest: Manifest | ModelFile, threads: int) -> None:
-        bindings = require(BINDINGS, "executorch")
+        runtime.bindings()
         self.runtime = f"executorch {version('executorch')}"
         self._manifest = manifest
         with captured_native_output() as native:
-            bindings._unsafe_reset_threadpool(threads)  # one pool per process: the last load wins
-            self.threads = int(bindings._threadpool_get_thread_count())
+            self.threads = runtime.set_threads(threads)  # one pool per process: the last load wins
             try:
-                self._module = bindings._load_for_executorch(str(path))
+                self._module = runtime.load_module(path)
                 self._module.method_meta(_METHOD)  # loading is lazy: this reads the program
             except RuntimeError as error:
                 raise DeviceError(
@@ -125,7 +124,7 @@ class ExecuTorchConverter:
     precisions = frozenset({Precision.FP32, Precision.FP16, Precision.INT8})
     extra = "executorch"
     packages = ("executorch",)
-    runtime_modules = ("torch", BINDINGS)
+    runtime_modules = ("torch", runtime.BINDINGS)
     Options = Options
     settings = runtime_settings.SETTINGS
 
@@ -160,15 +159,15 @@ class ExecuTorchConverter:
         """Whether XNNPACK's weights cache, which phones have on, will find each weight's own packing in the file."""
         from converters.executorch.packing import audit
 
-        require(BINDINGS, "executorch")
+        runtime.bindings()
         return audit(read_contents(path).delegates)
 
     def describe(self, path: Path) -> ModelFile:
         """Tensors of the file's method, called input0, ... and output0, ..., because it has no names for them."""
-        bindings = require(BINDINGS, "executorch")
+        runtime.bindings()
         with captured_native_output():
             try:
-                module = bindings._load_for_executorch(str(path))
+                module = runtime.load_module(path)
                 if set(module.method_names()) != {_METHOD}:
                     raise RuntimeError(f"its methods are {', '.join(sorted(module.method_names()))}")
                 meta = module.method_meta(_METHOD)
@@ -198,7 +197,7 @@ class ExecuTorchConverter:
         """The int8 grids in the model file. Raises ContractError if it is damaged."""
         from converters.executorch.qparams_reader import read_qparams
 
-        require(BINDINGS, "executorch")
+        runtime.bindings()
         return read_qparams(folder / manifest.entry)
 
     def runs_here(self) -> str:
@@ -226,7 +225,7 @@ def _lowered(program: Program, traced: Sequence[str] = ()) -> tuple[bytes, Lower
     traced: nodes of it whose values become further outputs.
     """
     require("executorch.exir", "executorch")
-    from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
+    from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
 
     from edgevit.graph.intermediate_outputs import with_outputs
 
@@ -243,35 +242,13 @@ def _lowered(program: Program, traced: Sequence[str] = ()) -> tuple[bytes, Lower
         edge = to_edge_transform_and_lower(
             with_own_constants(exported),
             partitioner=[xnnpack_partitioner()],
-            compile_config=EdgeCompileConfig(_check_ir_validity=False),
+            compile_config=runtime.unchecked_edge_config(),
         )
     graph_module = edge.exported_program().graph_module
     _require_kernels(graph_module, program.spec.name)
     # Before memory planning, which adds operations of its own to the graph.
     lowering = _lowering(graph_module, moves.transposes)
     return edge.to_executorch(ExecutorchBackendConfig(segment_alignment=_SEGMENT_ALIGNMENT)).buffer, lowering
-
-
-@contextmanager
-def shared_node_origins() -> Iterator[None]:
-    """Let graph nodes share the records of the nodes that they were made from, instead of copying them in depth.
-
-    Every one of ExecuTorch's 60 passes copies, for every node, the chain of all passes before it: a tenth of the
-    lowering. Nobody changes a record once it is made. Where torch is not as expected, nothing happens.
-    """
-    try:
-        from torch.fx.traceback import NodeSource
-    except ImportError:
-        yield
-        return
-    if hasattr(NodeSource, "__deepcopy__"):
-        yield
-        return
-    NodeSource.__deepcopy__ = lambda self, memo: self
-    try:
-        yield
-    finally:
-        del NodeSource.__deepcopy__
 
 
 def _operations(graph: fx.Graph) -> list[fx.Node]:
@@ -287,9 +264,7 @@ def _delegates(graph_module: fx.GraphModule) -> list[fx.GraphModule]:
 
 def _op_name(node: fx.Node) -> str:
     """ "aten.conv2d.default" for a torch op and for its edge form alike."""
-    from executorch.exir.dialects.edge._ops import EdgeOpOverload
-
-    return str(node.target._op if isinstance(node.target, EdgeOpOverload) else node.target)
+    return str(runtime.aten_operation(node.target))
 
 
 def _lowering(graph_module: fx.GraphModule, transposes: int) -> Lowering:
@@ -314,7 +289,7 @@ def _lowering(graph_module: fx.GraphModule, transposes: int) -> Lowering:
 def _require_kernels(graph_module: fx.GraphModule, model: str) -> None:
     """Raise ConversionError naming every op that neither XNNPACK takes nor the runtime has a kernel for."""
     with captured_native_output():
-        known = {name.split(".")[0] for name in require(BINDINGS, "executorch")._get_operator_names()}
+        known = {name.split(".")[0] for name in runtime.kernel_names()}
     missing = [
         f"{_op_name(node)} at {module_path(node) or 'top level'}"
         for node in _operations(graph_module.graph)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from converters.executorch.values import add_value, tensor
+from edgevit.compat.executorch import graph_schema, no_value
 
 _MAX_JOINED = 5  # values that one concatenation of XNNPACK takes
 
@@ -20,7 +21,7 @@ def gathered_taps(graph: Any, convolution: Any) -> tuple[int, list[Any]]:
 
 class _Gathering:
     def __init__(self, graph: Any, convolution: Any) -> None:
-        self._graph, self._conv = graph, convolution
+        self._graph, self._conv, self._schema = graph, convolution, graph_schema()
         self._shapes = {tensor(value).id_out: tuple(tensor(value).dims) for value in graph.xvalues}
         self._nodes: list[Any] = []
 
@@ -43,8 +44,6 @@ class _Gathering:
 
         With a stride it is split into phases: (N, H / s, s, W / s, s, I).
         """
-        from executorch.backends.xnnpack.serialization import xnnpack_graph_schema as schema
-
         c = self._conv
         strides = c.subsampling_height, c.subsampling_width
         shape = self._shapes[c.input1_id]
@@ -61,7 +60,9 @@ class _Gathering:
             new = (shape[0], *(f + size + b for f, size, b in zip(front, shape[1:3], behind, strict=True)), shape[3])
             source = self._add(
                 new,
-                lambda out: schema.XNNStaticConstantPad([0, *front, 0], [0, *behind, 0], 0.0, c.input1_id, out, 0),
+                lambda out: self._schema.XNNStaticConstantPad(
+                    [0, *front, 0], [0, *behind, 0], 0.0, c.input1_id, out, 0
+                ),
             )
             shape = new
         if strides != (1, 1):
@@ -72,8 +73,6 @@ class _Gathering:
 
     def _tap(self, source: int, row: int, column: int, size: tuple[int, int]) -> int:
         """(N, Ho, Wo, I): what one tap of the kernel reads."""
-        from executorch.backends.xnnpack.serialization import xnnpack_graph_schema as schema
-
         c = self._conv
         shape = self._shapes[source]
         result = (shape[0], *size, shape[-1])
@@ -84,7 +83,7 @@ class _Gathering:
             high, wide = c.subsampling_height, c.subsampling_width
             offsets = [0, row // high, row % high, column // wide, column % wide, 0]
             sizes = [shape[0], size[0], 1, size[1], 1, shape[-1]]
-        tap = self._add(sizes, lambda out: schema.XNNStaticSlice(len(sizes), offsets, sizes, source, out, 0))
+        tap = self._add(sizes, lambda out: self._schema.XNNStaticSlice(len(sizes), offsets, sizes, source, out, 0))
         return tap if tuple(sizes) == result else self._reshaped(tap, result)
 
     def _joined(self, parts: Sequence[int]) -> int:
@@ -97,27 +96,20 @@ class _Gathering:
         return parts[0]
 
     def _concatenated(self, group: Sequence[int]) -> int:
-        from executorch.backends.xnnpack.serialization import xnnpack_graph_schema as schema
-        from executorch.backends.xnnpack.utils.xnnpack_constants import XNN_INVALID_VALUE_ID
-
         shape = self._shapes[group[0]]
-        ids = [*group, *[XNN_INVALID_VALUE_ID] * (_MAX_JOINED - len(group))]
-        concatenate = getattr(schema, f"XNNConcatenate{len(group)}")
+        ids = [*group, *[no_value()] * (_MAX_JOINED - len(group))]
+        concatenate = getattr(self._schema, f"XNNConcatenate{len(group)}")
         return self._add(
             (*shape[:-1], sum(self._shapes[part][-1] for part in group)),
             lambda out: concatenate(len(shape) - 1, *ids[:4], out, 0, ids[4]),
         )
 
     def _reshaped(self, source: int, shape: Sequence[int]) -> int:
-        from executorch.backends.xnnpack.serialization import xnnpack_graph_schema as schema
-
-        return self._add(shape, lambda out: schema.XNNStaticReshape(len(shape), list(shape), source, out, 0))
+        return self._add(shape, lambda out: self._schema.XNNStaticReshape(len(shape), list(shape), source, out, 0))
 
     def _add(self, shape: Sequence[int], make: Any) -> int:
         """A node whose result has a shape: `make` gets the id of that."""
-        from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNode
-
         out = add_value(self._graph, shape, "fp32")
         self._shapes[out] = tuple(shape)
-        self._nodes.append(XNode(make(out), 0))
+        self._nodes.append(self._schema.XNode(make(out), 0))
         return out

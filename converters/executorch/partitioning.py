@@ -10,6 +10,8 @@ import itertools
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
+from edgevit.compat.executorch import partitioner_configs, prelu_config
+
 if TYPE_CHECKING:
     from torch import fx
     from torch.export import ExportedProgram
@@ -17,11 +19,11 @@ if TYPE_CHECKING:
 
 def xnnpack_partitioner() -> Any:
     """ExecuTorch's partitioner for XNNPACK, but slopes of PReLU stay outside: XNNPACK reads them in place."""
-    from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
-    from executorch.backends.xnnpack.partition.config.node_configs import PreluConfig
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
-    class OutsidePreluConfig(PreluConfig):
+    taken_by_xnnpack = prelu_config()
+
+    class OutsidePreluConfig(taken_by_xnnpack):
         def check_constraints(self, node: fx.Node, ep: ExportedProgram) -> bool:
             # Its passes take channels-last maps alone, and fail on tokens.
             return node.args[0].meta["val"].dim() == 4 and super().check_constraints(node, ep)
@@ -29,7 +31,7 @@ def xnnpack_partitioner() -> Any:
         def get_node_and_deps(self, node: fx.Node, ep: ExportedProgram) -> list[fx.Node]:
             return [node]
 
-    configs = [OutsidePreluConfig if config is PreluConfig else config for config in ALL_PARTITIONER_CONFIGS]
+    configs = [OutsidePreluConfig if config is taken_by_xnnpack else config for config in partitioner_configs()]
     return XnnpackPartitioner(configs)
 
 

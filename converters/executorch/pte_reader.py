@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edgevit.compat import executorch
 from edgevit.errors import ContractError
 
 Json = dict[str, Any]
@@ -81,13 +80,11 @@ class Contents:
 
 def read_contents(path: Path) -> Contents:
     """Read a .pte file. Raises ContractError if it is damaged."""
-    from executorch.exir._serialize._program import deserialize_pte_binary
-
     try:
-        file = deserialize_pte_binary(path.read_bytes())
+        file = executorch.read_program(path.read_bytes())
         named = {}
         if file.named_data is not None:
-            named = {key: file.named_data.buffers[e.buffer_index] for key, e in file.named_data.pte_data.items()}
+            named = {key: executorch.stored_bytes(file.named_data, key) for key in file.named_data.pte_data}
         plans, data = file.program.execution_plan, file.program.backend_delegate_data
         blobs = [
             bytes(data[one.processed.index].data) for plan in plans for one in plan.delegates if one.id == _BACKEND
@@ -106,24 +103,13 @@ def graph_schema() -> bytes:
 
     The tool that prints and parses the JSON form writes floats with six decimals; as integers their bits come whole.
     """
-    from executorch.backends.xnnpack.serialization import xnnpack_graph_serialize as xnnpack
-
-    return re.sub(rb"\bfloat\b", b"uint", xnnpack._get_schema_bytes())
+    return re.sub(rb"\bfloat\b", b"uint", executorch.graph_schema_text())
 
 
 def _delegate(blob: bytes, named: Mapping[str, bytes]) -> Delegate:
-    from executorch.backends.xnnpack.serialization import xnnpack_graph_serialize as xnnpack
-    from executorch.exir._serialize import _flatbuffer
-
-    header = xnnpack.XNNHeader.from_bytes(blob[: xnnpack.XNNHeader.EXPECTED_LENGTH])
-    with tempfile.TemporaryDirectory() as folder:
-        schema, binary = Path(folder, "schema.fbs"), Path(folder, "graph.bin")
-        schema.write_bytes(graph_schema())
-        binary.write_bytes(blob[header.flatbuffer_offset : header.flatbuffer_offset + header.flatbuffer_size])
-        _flatbuffer._flatc_decompile(folder, str(schema), str(binary))
-        graph = json.loads(Path(folder, "graph.json").read_text())
-    start = header.constant_data_offset
-    return Delegate(graph, blob[start : start + header.constant_data_size], named)
+    parts = executorch.split_delegate(blob)
+    graph = executorch.flatbuffer_to_json(graph_schema(), parts.flatbuffer)
+    return Delegate(graph, parts.constants, named)
 
 
 def _calls(plan: Any) -> Iterator[KernelCall]:

@@ -12,6 +12,7 @@ import dataclasses
 from typing import Any
 
 from converters.executorch.values import input_names, kind, tensor
+from edgevit.compat.executorch import graph_schema
 
 # xnnpack.h: the second operand of xnn_define_batch_matrix_multiply is (..., N, K).
 _TRANSPOSE_B = 1
@@ -120,10 +121,8 @@ class _Simplifier:
             node.xnode_union = dataclasses.replace(operation, input_id=widened.input_id, output_id=convert.output_id)
 
     def _reshape(self, transpose: Any) -> Any:
-        from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNStaticReshape
-
         shape = self._shapes[transpose.output_id]
-        return XNNStaticReshape(
+        return graph_schema().XNNStaticReshape(
             num_dims=len(shape),
             new_shape=list(shape),
             input_id=transpose.input_id,

@@ -13,10 +13,10 @@ import mmap
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgevit.infra.optional_imports import require, version
+from edgevit.compat.executorch import bindings
+from edgevit.infra.optional_imports import version
 from edgevit.targets.base import NotSwitchable
 
-BINDINGS = "executorch.extension.pybindings._portable_lib"
 _SHARING = {"disabled": 0, "per_model": 1, "global": 2}  # WorkspaceSharingMode
 # In the order in which they are tried: the wheel's own way to load first, then what phones do.
 SETTINGS: tuple[Mapping[str, str], ...] = tuple(
@@ -53,7 +53,7 @@ def switch(settings: Mapping[str, str]) -> None:
     found = version("executorch") or ""
     if not found.startswith(_KNOWN):
         raise NotSwitchable(f"the switches are known for executorch {_KNOWN}x, this is {found}")
-    library = ctypes.CDLL(require(BINDINGS, "executorch").__file__)
+    library = ctypes.CDLL(bindings().__file__)
     for option, wanted in _options(settings).items():
         _set_option(library, option, wanted)
     _load_by(library, "File" if settings["load"] == "file" else "Mmap")
@@ -61,7 +61,7 @@ def switch(settings: Mapping[str, str]) -> None:
 
 def confirm(settings: Mapping[str, str], path: Path) -> None:
     """Raise NotSwitchable unless the open model file was really loaded under the settings."""
-    library = ctypes.CDLL(require(BINDINGS, "executorch").__file__)
+    library = ctypes.CDLL(bindings().__file__)
     for option, wanted in _options(settings).items():
         if (found := _get_option(library, option)) != wanted:
             raise NotSwitchable(f"the runtime kept {option} at {found}, it was asked for {wanted}")

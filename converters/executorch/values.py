@@ -9,6 +9,8 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+from edgevit.compat.executorch import graph_schema, no_value
+
 _UNIONS = ("xnode_union", "xvalue_union", "quant_params")  # fields that a flatbuffer's JSON form names the type of
 
 
@@ -24,25 +26,19 @@ def tensor(value: Any) -> Any:
 
 def add_value(graph: Any, shape: Sequence[int], datatype: str, buffer: int = 0, quantization: Any = None) -> int:
     """Append a value of a datatype, "fp32" or another of the schema; buffer: of a constant. Returns its id."""
-    from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import (
-        XNNDatatype,
-        XNNQuantizedTensorValue,
-        XNNTensorValue,
-        XValue,
-    )
-    from executorch.backends.xnnpack.utils.xnnpack_constants import XNN_INVALID_VALUE_ID
-
+    schema = graph_schema()
     id_ = unused_id(graph)
-    plain = XNNTensorValue(
-        getattr(XNNDatatype, f"xnn_datatype_{datatype}"),
+    plain = schema.XNNTensorValue(
+        getattr(schema.XNNDatatype, f"xnn_datatype_{datatype}"),
         len(shape),
         list(map(int, shape)),
         buffer,
-        XNN_INVALID_VALUE_ID,
+        no_value(),
         0,
         id_,
     )
-    graph.xvalues.append(XValue(plain if quantization is None else XNNQuantizedTensorValue(plain, quantization)))
+    value = plain if quantization is None else schema.XNNQuantizedTensorValue(plain, quantization)
+    graph.xvalues.append(schema.XValue(value))
     return id_
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from converters.executorch.im2col import gathered_taps
 from converters.executorch.serializing import add_constant, drop_unused_constants, stored_constant
 from converters.executorch.values import add_value, input_names, kind, tensor
+from edgevit.compat.executorch import fold_constants, graph_schema, no_value
 from edgevit.errors import ConversionError
 from edgevit.quantization.qparams import QuantizedWeight
 
@@ -38,7 +39,6 @@ WeightsByDigest = Mapping[
 def take_quantized_weights(exported: ExportedProgram) -> tuple[ExportedProgram, WeightsByDigest]:
     """The program with its int8 weights as the float32 ones that they stand for, and their grids."""
     import torch
-    from executorch.exir.passes.constant_prop_pass import constant_prop_pass
 
     dequantize = torch.ops.quantized_decomposed.dequantize_per_channel.default
     names = exported.graph_signature.inputs_to_buffers
@@ -49,7 +49,7 @@ def take_quantized_weights(exported: ExportedProgram) -> tuple[ExportedProgram, 
         weights[_digest(_channels_last(weight.dequantize()))] = weight
     if not weights:
         return exported, weights
-    return constant_prop_pass(copy.deepcopy(exported), custom_skip_targets=set()), weights  # it works in place
+    return fold_constants(copy.deepcopy(exported)), weights
 
 
 def narrow_weights(graph: Any, store: Any, *, qparams: WeightsByDigest, half: bool) -> None:
@@ -90,8 +90,7 @@ class _Narrowing:
         return [node]
 
     def _quantized(self, node: Any, weight: np.ndarray, quantized: QuantizedWeight) -> list[Any]:
-        from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNFullyConnected, XNode
-
+        schema = graph_schema()
         layer, before = node.xnode_union, []
         source = layer.input1_id
         if kind(node) == "XNNConv2d":
@@ -101,35 +100,30 @@ class _Narrowing:
         scales = quantized.scales
         filter_id = self._once(layer.filter_id, "int8", lambda: self._add_int8(matrix, scales))
         bias_id = self._scaled_bias(layer.bias_id, scales)
-        product = XNNFullyConnected(source, filter_id, bias_id, layer.output_id, 0)
-        return [*before, XNode(product, node.debug_handle, node.output_min_max)]
+        product = schema.XNNFullyConnected(source, filter_id, bias_id, layer.output_id, 0)
+        return [*before, schema.XNode(product, node.debug_handle, node.output_min_max)]
 
     def _scaled_bias(self, bias_id: int, scales: np.ndarray) -> int:
         """These kernels begin their sum with the bias and multiply it all by the scale (O,): so divide by it before.
 
         An addition behind them would read its constant in place, which the runtime may have freed (see packing.py).
         """
-        from executorch.backends.xnnpack.utils.xnnpack_constants import XNN_INVALID_VALUE_ID
-
-        if bias_id == XNN_INVALID_VALUE_ID:
+        if bias_id == no_value():
             return bias_id
         bias = (self._constant(bias_id).astype(np.float64) / scales).astype(np.float32)
         form = f"over {hashlib.sha256(scales.tobytes()).hexdigest()}"
         return self._once(bias_id, form, lambda: add_value(self._graph, bias.shape, "fp32", self._add_bytes(bias)))
 
     def _in_half(self, node: Any, weight: np.ndarray) -> None:
-        from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNConv2d
-        from executorch.backends.xnnpack.utils.xnnpack_constants import XNN_INVALID_VALUE_ID
-
         layer = node.xnode_union
         if kind(node) == "XNNDepthwiseConv2d":  # (1, kH, kW, O)
             groups, outputs = layer.groups, weight.shape[3]
             weight = weight.transpose(3, 1, 2, 0)
             fields = {field.name: getattr(layer, field.name) for field in dataclasses.fields(layer)}
             shape = {"groups": groups, "group_input_channels": 1, "group_output_channels": outputs // groups}
-            node.xnode_union = layer = XNNConv2d(**fields | shape)
+            node.xnode_union = layer = graph_schema().XNNConv2d(**fields | shape)
         layer.filter_id = self._once(layer.filter_id, "half", lambda: self._add_half(weight))
-        if layer.bias_id != XNN_INVALID_VALUE_ID:  # read as float16 wherever the weight is
+        if layer.bias_id != no_value():  # read as float16 wherever the weight is
             bias = self._constant(layer.bias_id)
             layer.bias_id = self._once(layer.bias_id, "half", lambda: self._add_half(bias))
 
@@ -146,10 +140,8 @@ class _Narrowing:
         return add_value(self._graph, constant.shape, "fp16", self._add_bytes(constant.astype(np.float16)))
 
     def _add_int8(self, matrix: np.ndarray, scales: np.ndarray) -> int:
-        from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import PerChannelQuant
-
         buffers = self._add_bytes(matrix), self._add_bytes(scales)
-        quantization = PerChannelQuant([], 0, buffers[1], len(scales))
+        quantization = graph_schema().PerChannelQuant([], 0, buffers[1], len(scales))
         return add_value(self._graph, matrix.shape, "qcint8", buffers[0], quantization)
 
     def _add_bytes(self, array: np.ndarray) -> int:

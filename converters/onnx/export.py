@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters.onnx.simplify import simplify
+from edgevit.compat.torch import onnx_forms
 from edgevit.errors import ConversionError
 from edgevit.export.half_precision import narrowed
 from edgevit.export.program import Program
@@ -70,14 +71,13 @@ def recorded_names(nodes: Sequence[str]) -> list[str]:
 def _require_known(program: Program) -> None:
     """Raise ConversionError with all ops that torch can neither translate nor break up; it names only the first."""
     from torch.export import default_decompositions
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     with _quiet():
-        registry, composites = ONNXRegistry.from_torchlib(OPSET), default_decompositions()
+        has_form, composites = onnx_forms(OPSET), default_decompositions()
 
     def known(node: fx.Node) -> bool:
         ready = node.target is operator.getitem or not hasattr(node.target, "namespace")  # sizes are plain Python
-        return ready or registry.is_registered(node.target) or node.target in composites
+        return ready or has_form(node.target) or node.target in composites
 
     calls = [node for node in program.exported.graph.nodes if node.op == "call_function"]
     missing = [describe(node) for node in calls if not known(node)]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgevit.compat.litert import operators
 from edgevit.errors import ContractError, ConversionError, DeviceError, UsageError
 from edgevit.export.program import Program
 from edgevit.infra.optional_imports import require, version
@@ -213,7 +214,7 @@ def _lowering(path: Path) -> Lowering:
     from edgevit.contract.manifest import Lowering
 
     try:
-        details = _interpreter(path, threads=1)._get_ops_details()
+        details = operators(_interpreter(path, threads=1))
     except DeviceError as error:
         raise ConversionError(error.message, fix="report this with the model") from error
     nodes = [detail for detail in details if detail["op_name"] != _DELEGATE]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from edgevit.compat.litert import file_schema
 from edgevit.errors import ContractError
-from edgevit.infra.optional_imports import require
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -152,10 +152,6 @@ class FileFacts:
     largest_single: int
 
 
-def _schema() -> ModuleType:
-    return require("ai_edge_litert.schema_py_generated", "tflite")
-
-
 def serialize(graph: Graph, description: str) -> bytes:
     """The bytes of a .tflite file: the same graph gives the same bytes."""
     import flatbuffers
@@ -167,7 +163,7 @@ def serialize(graph: Graph, description: str) -> bytes:
 
 
 def _model(graph: Graph, description: str) -> Any:
-    schema = _schema()
+    schema = file_schema()
     codes = sorted({_code(graph, operator) for operator in graph.operators})
     subgraph = schema.SubGraphT()
     subgraph.name = "main"
@@ -302,7 +298,7 @@ def _read(path: Path, form: Callable[[ModuleType, Any], _Form]) -> _Form:
     data = path.read_bytes()
     if data[4:8] != IDENTIFIER:
         raise ContractError(f"{path} is not a TFLite model (identifier {data[4:8]!r})", fix="convert again")
-    schema = _schema()
+    schema = file_schema()
     try:
         return form(schema, schema.ModelT.InitFromPackedBuf(data))
     except Exception as error:  # a damaged flatbuffer sends its reader anywhere: each type means the same

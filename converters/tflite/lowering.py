@@ -13,6 +13,7 @@ from converters.tflite.flatbuffer import Graph, Tensor
 from converters.tflite.layout import CHANNELS_LAST, Value, identity, stored
 from converters.tflite.ops import axes, elementwise, feature_maps, products, reductions  # noqa: F401, they fill HANDLERS
 from converters.tflite.registry import HANDLERS, handle
+from edgevit.compat.torch import map_tree, tree_leaves
 from edgevit.errors import ConversionError
 from edgevit.export.program import Program
 from edgevit.graph.node_names import describe, module_path
@@ -118,10 +119,8 @@ class _Lowering:
         return Value(tensor, spec.shape, order)
 
     def _call(self, node: fx.Node) -> Any:
-        import torch.utils._pytree as pytree
-
-        args, kwargs = pytree.tree_map(lambda a: self.env.get(a, a) if _is_node(a) else a, (node.args, node.kwargs))
-        leaves = pytree.tree_leaves((args, kwargs))
+        args, kwargs = map_tree(lambda a: self.env.get(a, a) if _is_node(a) else a, (node.args, node.kwargs))
+        leaves = tree_leaves((args, kwargs))
         if node.target is operator.getitem or not any(isinstance(leaf, Value) for leaf in leaves):
             return node.target(*args, **kwargs)  # what depends on no input is computed now
         self.builder.node = node

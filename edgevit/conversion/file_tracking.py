@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from importlib import _bootstrap, _bootstrap_external
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from edgevit.compat.python import LOAD_MODULE, READ_CODE, loaded_file
 from edgevit.conversion.cache_key import package_folders
 from edgevit.infra.files import sha256_file
 
@@ -34,8 +34,6 @@ _BEYOND_FILES = frozenset(
 _NATIVE_READERS = ("h5py", "safetensors")  # they open files themselves, unseen
 _NOT_FILES = ("/dev", "/proc", "/sys")
 _NO_INPUT = ("__main__", "__mp_main__", "sitecustomize", "usercustomize")  # multiprocessing's name of the script, too
-_LOAD_MODULE = _bootstrap._load_unlocked.__code__  # runs for every module that an import statement loads
-_READ_CODE = _bootstrap_external.FileLoader.get_data.__code__
 _loaded: dict[Path, str] = {}  # modules that this process imported under observation -> hash of that moment
 _active: list[Dependencies] = []
 _hooked = False
@@ -126,7 +124,7 @@ def _note_opened(path: str, frame: FrameType | None) -> None:
     """Code that is read to be run counts in any case: a library may load a user's file while it is imported."""
     if path.endswith(".pyc"):
         return
-    if (frame is not None and frame.f_code is _READ_CODE) or not _imports_distribution(frame):
+    if (frame is not None and frame.f_code is READ_CODE) or not _imports_distribution(frame):
         for recorded in _active:
             recorded.opened.add(path)
 
@@ -138,20 +136,14 @@ def _imports_distribution(frame: FrameType | None) -> bool:
     that an import started has no import on its stack, so that what it does counts as a user's.
     """
     while frame is not None:
-        loads = frame.f_code is _LOAD_MODULE
-        owner = _owner(_location(frame) if loads else frame.f_code.co_filename)
+        loads = frame.f_code is LOAD_MODULE
+        owner = _owner(loaded_file(frame) if loads else frame.f_code.co_filename)
         if owner is _Owner.USER:
             return False
         if loads and owner is _Owner.DISTRIBUTION:
             return True
         frame = frame.f_back
     return False
-
-
-def _location(loading: FrameType) -> str:
-    """The file that the import system loads; "<frozen importlib>" for what has none: namespaces, built-in modules."""
-    spec = loading.f_locals.get("spec")
-    return str(spec.origin) if getattr(spec, "has_location", False) else "<frozen importlib>"
 
 
 @functools.cache

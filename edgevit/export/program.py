@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgevit.compat.torch import qdq_operations
 from edgevit.contract.manifest import spec_from_json, spec_to_json
 from edgevit.errors import ExportError
 from edgevit.graph.node_names import describe
@@ -150,8 +151,8 @@ def save_program(program: Program, folder: Path) -> None:
 def load_program(folder: Path) -> Program:
     """Read what save_program wrote. The spec's `build` is absent: a program needs none."""
     import torch
-    import torch.ao.quantization.fx._decomposed
 
+    qdq_operations()  # what an int8 program calls
     facts = json.loads((folder / "program.json").read_text())
     exported = torch.export.load(folder / "program.pt2")
     exported.graph_module.graph.eliminate_dead_code()  # saving writes out results that nothing reads

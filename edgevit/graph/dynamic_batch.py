@@ -12,6 +12,7 @@ import copy
 import operator
 from typing import TYPE_CHECKING, Any
 
+from edgevit.compat.torch import schema_of
 from edgevit.errors import ExportError
 from edgevit.graph.edit import argument, is_call, shape
 
@@ -168,7 +169,7 @@ class _Batching:
         result = node.meta["val"]
         if isinstance(result, torch.Tensor) and shape(node)[:1] != (1,):
             return False
-        if node.op != "call_function" or "quantize" in node.target._schema.name:
+        if node.op != "call_function" or "quantize" in schema_of(node.target).name:
             return True
         if is_call(node, aten.linear.default, aten.mm.default):
             return depending == [node.args[0]] and _rank(node) > 1
@@ -255,7 +256,7 @@ class _Batching:
 
     def _shift(self, node: fx.Node) -> None:
         """Axes count from one further on, sizes get one more in front."""
-        declarations = node.target._schema.arguments
+        declarations = schema_of(node.target).arguments
         named = [position for position, declared in enumerate(declarations) if declared.name in _AXES]
         spelled = max([len(node.args), *(position + 1 for position in named)])
         arguments = [_positional(node, position) for position in range(spelled)]
@@ -263,7 +264,7 @@ class _Batching:
             value = arguments[position]
             if declared.name in _AXES and value is not None:
                 shifted = [axis + (axis >= 0) for axis in (value if isinstance(value, (list, tuple)) else [value])]
-                permutes = node.target._schema.name.endswith("::permute")
+                permutes = schema_of(node.target).name.endswith("::permute")
                 arguments[position] = [0] * permutes + shifted if isinstance(value, (list, tuple)) else shifted[0]
             elif declared.name in _SIZES:
                 arguments[position] = [-1, *shape(node)]
@@ -274,7 +275,7 @@ class _Batching:
         import torch
 
         ranks = {source: _rank(source) for source in node.all_input_nodes if source in self._fronted}
-        if len(set(ranks.values())) < 2 or node.target._schema.name == "aten::matmul":
+        if len(set(ranks.values())) < 2 or schema_of(node.target).name == "aten::matmul":
             return
         for source, rank in ranks.items():
             aligned = source
@@ -313,7 +314,9 @@ def _rank(node: fx.Node) -> int:
 
 def _axes(node: fx.Node) -> list[int] | None:
     """The axes that an operation names, counted from the front; None if it takes no such argument."""
-    positions = [position for position, declared in enumerate(node.target._schema.arguments) if declared.name in _AXES]
+    positions = [
+        position for position, declared in enumerate(schema_of(node.target).arguments) if declared.name in _AXES
+    ]
     if not positions:
         return None
     values = [_positional(node, position) for position in positions]
@@ -325,7 +328,7 @@ def _axes(node: fx.Node) -> list[int] | None:
 
 def _positional(node: fx.Node, position: int) -> Any:
     """An argument of an operation, its default where it is left out."""
-    return argument(node, position, node.target._schema.arguments[position].default_value)
+    return argument(node, position, schema_of(node.target).arguments[position].default_value)
 
 
 def _repeated_in_front(constant: Tensor, batch: Tensor) -> Tensor:

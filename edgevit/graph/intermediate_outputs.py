@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgevit.compat.torch import with_returned
+
 if TYPE_CHECKING:
     from torch import fx
     from torch.export import ExportedProgram
@@ -20,8 +22,6 @@ def with_outputs(exported: ExportedProgram, nodes: Sequence[str]) -> ExportedPro
 
     Integers on a grid come dequantized, as everything that leaves the network does: a delegate keeps its kernels.
     """
-    import torch
-    import torch.utils._pytree as pytree
     from torch.export import graph_signature
 
     graph_module = copy.deepcopy(exported.graph_module)
@@ -33,20 +33,7 @@ def with_outputs(exported: ExportedProgram, nodes: Sequence[str]) -> ExportedPro
     specs = list(exported.graph_signature.output_specs)
     kind = graph_signature.OutputKind.USER_OUTPUT
     specs += [graph_signature.OutputSpec(kind, graph_signature.TensorArgument(node.name), None) for node in added]
-    signature = graph_signature.ExportGraphSignature(list(exported.graph_signature.input_specs), specs)
-    calls = copy.deepcopy(exported.module_call_graph)
-    calls[0].signature.out_spec = pytree.tree_structure((0,) * len(specs))
-    return torch.export.ExportedProgram(
-        root=graph_module,
-        graph=graph_module.graph,
-        graph_signature=signature,
-        state_dict=exported.state_dict,
-        range_constraints=exported.range_constraints,
-        module_call_graph=calls,
-        example_inputs=exported.example_inputs,
-        constants=exported.constants,
-        verifiers=exported.verifiers,
-    )
+    return with_returned(exported, graph_module, specs)
 
 
 def integers(exported: ExportedProgram, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgevit.compat.coremltools import message_classes
 from edgevit.errors import ContractError
-from edgevit.mil import proto
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -317,7 +317,7 @@ def _inside(folder: Path, relative: str, named_by: Path) -> Path:
 def _parse(program: Path) -> Message:
     if (size := program.stat().st_size) > MAX_PROGRAM_BYTES:
         raise ContractError(f"{program} has {size} bytes, at most {MAX_PROGRAM_BYTES} are read", fix=_MEND)
-    model = proto.load("Model_pb2").Model()
+    model = message_classes("Model_pb2").Model()
     from google.protobuf.message import DecodeError
 
     try:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from edgevit.compat.torch import flop_counter, tree_leaves
 from edgevit.graph.capture import example_input
 
 if TYPE_CHECKING:
@@ -30,25 +31,22 @@ def count_macs(module: nn.Module, input_shape: tuple[int, ...]) -> int:
 def count_macs_by_module(module: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
     """The same for each submodule that has any, by its path; "" is the whole."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
     from torch.utils.weak import WeakTensorKeyDictionary
 
-    class InputMacs(FlopCounterMode):
-        """Looks only at operations that read the input, or what was computed from it."""
-
-        def _count_flops(self, func: Any, result: Any, args: Any, kwargs: Any) -> Any:
-            if not any(tensor in reached for tensor in _tensors((args, kwargs))):
-                return result
-            for tensor in _tensors(result):
-                reached[tensor] = True
-            return super()._count_flops(func, result, args, kwargs)
+    def reads_input(arguments: Any, result: Any) -> bool:
+        """Whether a call reads the input, or what was computed from it; its result then is such a thing too."""
+        if not any(tensor in reached for tensor in _tensors(arguments)):
+            return False
+        for tensor in _tensors(result):
+            reached[tensor] = True
+        return True
 
     module.eval()
     device = next((parameter.device for parameter in module.parameters()), None)
     image = example_input(input_shape).to(device)
     reached = WeakTensorKeyDictionary({image: True})
     # Not under no_grad: there the counter trips over views of parameters (tokens of Mobile-Former).
-    with InputMacs(display=False, custom_mapping={torch.ops.aten.im2col: _unfold_flops}) as counter:
+    with flop_counter(reads_input, {torch.ops.aten.im2col: _unfold_flops}) as counter:
         module(image)
     root = type(module).__name__
     counts = {name: sum(by_op.values()) // 2 for name, by_op in counter.get_flop_counts().items()}
@@ -58,7 +56,6 @@ def count_macs_by_module(module: nn.Module, input_shape: tuple[int, ...]) -> dic
 
 def _tensors(tree: Any) -> list[Any]:
     import torch
-    from torch.utils._pytree import tree_leaves
 
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgevit.compat.torch import notified_of_casts
+
 
 def to_pixels(x: Tensor) -> Tensor:
     """A map as a sequence of pixels: (N, C, H, W) -> (N, HW, C), which is how channels-last runtimes store it."""
@@ -69,6 +71,7 @@ def drop_path_rates(last: float, blocks: int) -> list[float]:
     return [last * block / max(blocks - 1, 1) for block in range(blocks)]
 
 
+@notified_of_casts
 class _ChannelNorm(nn.Module):
     """Layer normalisation over one axis, with the state-dict keys of nn.LayerNorm: weight (C,) and bias (C,).
 
@@ -88,12 +91,10 @@ class _ChannelNorm(nn.Module):
         self.register_buffer("average", torch.full(average_shape, 1.0 / channels), persistent=False)
         self.register_buffer("epsilon", torch.full((1,), eps), persistent=False)
 
-    def _apply(self, fn, recurse: bool = True):
-        # A cast carries over what the old dtype rounded (and to_empty nothing at all): write it anew.
-        super()._apply(fn, recurse)
+    def after_cast(self) -> None:
+        """A cast carries over what the old dtype rounded (and to_empty nothing at all): write it anew."""
         self.average.fill_(1.0 / self.weight.shape[0])
         self.epsilon.fill_(self.eps)
-        return self
 
     def _product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         raise NotImplementedError

@@ -11,10 +11,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from edgevit.compat.nncf import quantize_at
 from edgevit.errors import QuantizationError
 from edgevit.graph.edit import Graph, shape
 from edgevit.quantization.annotation import Annotation, annotate
-from edgevit.quantization.nncf import open_nncf, quiet_nncf
 from edgevit.quantization.qparams import QParams, QParamsTable, QuantizedWeight
 
 if TYPE_CHECKING:
@@ -106,56 +106,18 @@ def _quantized_by_nncf(
 
     vectors: grids that are none to NNCF, so that it corrects no bias for what it would clip.
     """
-    nncf = open_nncf()
-    pt2e = open_nncf("nncf.experimental.torch.fx")
     model = copy.deepcopy(graph.module)
     own = Graph(model)
     for node in model.graph.nodes:
         if node.op == "get_attr":
             node.meta["val"] = own.value(node)
-    with quiet_nncf():
-        quantized = pt2e.quantize_pt2e(
-            model,
-            _Placed([node for node in annotation.quantized if node not in vectors], annotation.weighted),
-            nncf.Dataset(list(images)),
-            subset_size=len(images),
-            fold_quantize=False,
-        )
+    activations = [node.name for node in annotation.quantized if node not in vectors]
+    quantized = quantize_at(model, activations, [node.name for node in annotation.weighted], images)
     nodes = {node.name: node for node in quantized.graph.nodes}
     for node in nodes.values():
         if node.op == "get_attr":
             node.meta["val"] = _tensor(quantized, node.target)
     return nodes
-
-
-class _Placed:
-    """What NNCF asks of a quantizer: its own part of the graph untouched, and the setup of all grids."""
-
-    def __init__(self, qparams: Sequence[fx.Node], weighted: Sequence[fx.Node]) -> None:
-        self._qparams, self._weighted = qparams, weighted
-
-    def transform_for_annotation(self, model: fx.GraphModule) -> fx.GraphModule:
-        """Nothing to prepare: the graph is deployed."""
-        return model
-
-    def get_nncf_quantization_setup(self, model: fx.GraphModule, nncf_graph: Any) -> Any:
-        """One point per grid and per weight."""
-        structs = open_nncf("nncf.common.quantization.structs")
-        setups = open_nncf("nncf.common.quantization.quantizer_setup")
-        activation = structs.QuantizerConfig(mode=structs.QuantizationScheme.ASYMMETRIC, per_channel=False)
-        weight = structs.QuantizerConfig(
-            mode=structs.QuantizationScheme.SYMMETRIC, signedness_to_force=True, per_channel=True, narrow_range=True
-        )
-        setup = setups.SingleConfigQuantizerSetup()
-
-        def add(place: Any, config: Any, quantized: list[str]) -> None:
-            setup.add_independent_quantization_point(setups.SingleConfigQuantizationPoint(place, config, quantized))
-
-        for node in self._qparams:
-            add(setups.ActivationQuantizationInsertionPoint(node.name), activation, [])
-        for node in self._weighted:
-            add(setups.WeightQuantizationInsertionPoint(node.name), weight, [node.name])
-        return setup
 
 
 def _range(node: fx.Node) -> Range:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from edgevit.compat.torch import qdq_operations
 from edgevit.graph.edit import Graph, is_call, only_user
 from edgevit.quantization.annotation import is_move, origin
 from edgevit.quantization.model_qparams import LayerQParams, ModelQParams, count_kinds, is_average
@@ -46,9 +47,7 @@ def program_qparams(exported: ExportedProgram) -> ModelQParams:
 
 class _ProgramReader:
     def __init__(self, exported: ExportedProgram) -> None:
-        import torch.ao.quantization.fx._decomposed
-
-        self._operations = torch.ops.quantized_decomposed
+        self._operations = qdq_operations()
         self._nodes = list(exported.graph.nodes)
         signature = exported.graph_signature
         names = (

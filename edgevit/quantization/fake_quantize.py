@@ -12,18 +12,16 @@ import math
 import torch
 from torch import Tensor
 
-from edgevit.quantization.nncf import open_nncf
+from edgevit.compat.nncf import quantizer_spec, quantizer_type
+from edgevit.compat.torch import fake_quantize_per_channel, fake_quantize_per_tensor
 from edgevit.quantization.qparams import HIGH, LOW, SMALLEST_SCALE, WEIGHT_HIGH, WEIGHT_LOW, QParams, QuantizedWeight
 
-_layers = open_nncf("nncf.torch.quantization.layers")
-_structs = open_nncf("nncf.common.quantization.structs")
 
-
-class ActivationQuantizer(_layers.AsymmetricQuantizer):
+class ActivationQuantizer(quantizer_type(symmetric=False)):
     """A tensor on a trained int8 grid: float32 in, float32 on the grid out, any shape."""
 
     def __init__(self, qparams: QParams) -> None:
-        super().__init__(_spec(_structs.QuantizationScheme.ASYMMETRIC, (1,), narrow=False))
+        super().__init__(quantizer_spec((1,), symmetric=False, narrow_range=False))
         low, high = qparams.range
         self.input_low.data.fill_(low)
         self.input_range.data.fill_(high - low)
@@ -32,7 +30,7 @@ class ActivationQuantizer(_layers.AsymmetricQuantizer):
         """NNCF's hook; gradients reach the range by the straight-through estimator, scaled as LSQ does."""
         scale, zero_point = self._numbers()
         factor = 1 / math.sqrt(x.numel() * HIGH)
-        return torch._fake_quantize_learnable_per_tensor_affine(x, scale, zero_point, LOW, HIGH, factor)
+        return fake_quantize_per_tensor(x, scale, zero_point, LOW, HIGH, factor)
 
     def scale_now(self) -> Tensor:
         """The scale of now (1,)."""
@@ -48,12 +46,12 @@ class ActivationQuantizer(_layers.AsymmetricQuantizer):
         return scale, LOW - self.input_low / scale
 
 
-class WeightQuantizer(_layers.SymmetricQuantizer):
+class WeightQuantizer(quantizer_type(symmetric=True)):
     """A weight (O, ...) on trained int8 grids, one per output channel."""
 
     def __init__(self, weight: Tensor, quantized: QuantizedWeight) -> None:
         shape = (len(quantized.scales), *[1] * (weight.dim() - 1))
-        super().__init__(_spec(_structs.QuantizationScheme.SYMMETRIC, shape, narrow=True))
+        super().__init__(quantizer_spec(shape, symmetric=True, narrow_range=True))
         self.scale.data.copy_((torch.from_numpy(quantized.scales) * WEIGHT_HIGH).reshape(shape))
 
     def quantize(self, x: Tensor, execute_traced_op_as_identity: bool = False) -> Tensor:
@@ -61,7 +59,7 @@ class WeightQuantizer(_layers.SymmetricQuantizer):
         scales = self.scale_now()
         factor = 1 / math.sqrt(x[0].numel() * WEIGHT_HIGH)
         zeros = torch.zeros_like(scales)
-        return torch._fake_quantize_learnable_per_channel_affine(x, scales, zeros, 0, WEIGHT_LOW, WEIGHT_HIGH, factor)
+        return fake_quantize_per_channel(x, scales, zeros, WEIGHT_LOW, WEIGHT_HIGH, factor)
 
     def quantized(self, weight: Tensor) -> QuantizedWeight:
         """The grid of now with the values that `weight` takes on it."""
@@ -73,18 +71,6 @@ class WeightQuantizer(_layers.SymmetricQuantizer):
     def scale_now(self) -> Tensor:
         """The scales of now (O,)."""
         return _half(self.scale.abs().reshape(-1) / WEIGHT_HIGH)
-
-
-def _spec(mode: object, shape: tuple[int, ...], *, narrow: bool) -> object:
-    return _layers.PTQuantizerSpec(
-        num_bits=8,
-        mode=mode,
-        signedness_to_force=True,
-        narrow_range=narrow,
-        half_range=False,
-        scale_shape=shape,
-        logarithm_scale=False,
-    )
 
 
 def _half(scale: Tensor) -> Tensor:

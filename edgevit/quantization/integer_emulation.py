@@ -15,9 +15,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.ao.quantization.fx._decomposed
 from torch import Tensor, fx, nn
 
+from edgevit.compat.torch import qdq_operations
 from edgevit.graph.edit import is_call, only_user
 from edgevit.quantization.annotation import fused_activations
 from edgevit.quantization.integer_arithmetic import RESIZE_BITS, fixed_point, neighbours, whole_bias
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _KERNEL = "whole_"  # begins the names of the modules that compute in whole numbers
 _HALF, _BYTE = 2**11, 2**8  # where factors and differences are cut, so that float32 holds the products of either part
 
-_quantized, _aten = torch.ops.quantized_decomposed, torch.ops.aten
+_quantized, _aten = qdq_operations(), torch.ops.aten
 
 _QParams = tuple[float, int]  # scale and zero point
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from edgevit.checkpoints.checkpoint import save_checkpoint
 from edgevit.checkpoints.model_source import load_model
+from edgevit.compat.nncf import open_nncf, pruning_masks, quiet_nncf
 from edgevit.data.corrupt_images import readable
 from edgevit.data.datasets import LabelledDataset, open_splits
 from edgevit.data.metrics import describe_scores
 from edgevit.errors import UsageError
 from edgevit.log import stage
-from edgevit.quantization.nncf import open_nncf, quiet_nncf
 from edgevit.training.recipe import fine_tuning
 from edgevit.training.trainer import (
     TrainingResult,
@@ -101,7 +101,7 @@ def _masked(module: nn.Module, spec: ModelSpec, sparsity: float) -> nn.Module:
             examples_inputs=example_input(spec.inputs[0].shape),
         )
 
-    for name, mask in _all_masks(masked).items():
+    for name, mask in pruning_masks(masked).items():
         if name not in parameters:
             mask.fill_(True)
     return masked
@@ -109,12 +109,7 @@ def _masked(module: nn.Module, spec: ModelSpec, sparsity: float) -> nn.Module:
 
 def _masks(masked: nn.Module) -> Mapping[str, Tensor]:
     """The boolean mask of each pruned weight, by its name in the state dict."""
-    return {name: mask for name, mask in _all_masks(masked).items() if not mask.all()}
-
-
-def _all_masks(masked: nn.Module) -> Mapping[str, Tensor]:
-    found = open_nncf("nncf.torch.function_hook.pruning.magnitude.algo").get_pruned_modules(masked)
-    return {name: module.binary_mask for name, module in found.items()}
+    return {name: mask for name, mask in pruning_masks(masked).items() if not mask.all()}
 
 
 def _applied(plain: nn.Module, masked: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+from edgevit.compat.torch import qdq_operations
 from edgevit.errors import QuantizationError
 from edgevit.graph.edit import Graph, place
 from edgevit.quantization.annotation import annotate, is_move
@@ -44,7 +45,7 @@ def store_weight(graph: Graph, node: fx.Node, weight: QuantizedWeight) -> None:
     """Let a layer read its weight as int8 constants behind `dequantize_per_channel`."""
     import torch
 
-    quantized = _operations()
+    quantized = qdq_operations()
     stem = node.args[1].name
     first = next(iter(graph.module.graph.nodes))
     stored = []
@@ -65,7 +66,7 @@ def store_weight(graph: Graph, node: fx.Node, weight: QuantizedWeight) -> None:
 def _quantize(graph: Graph, node: fx.Node, qparams: QParams) -> None:
     import torch
 
-    quantized = _operations()
+    quantized = qdq_operations()
     numbers = (qparams.scale, qparams.zero_point, LOW, HIGH, torch.int8)
     users = list(node.users)
     following = node.next
@@ -96,10 +97,3 @@ def _require_same(nodes: tuple[fx.Node, ...], known: Any, kind: str) -> None:
             f"{len(set(known) - names)} scales without {kind}",
             fix="quantize again with this version of edgevit",
         )
-
-
-def _operations() -> Any:
-    import torch
-    import torch.ao.quantization.fx._decomposed
-
-    return torch.ops.quantized_decomposed

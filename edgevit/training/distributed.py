@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Sampler
 
+from edgevit.compat.torch import is_batch_norm
 from edgevit.errors import UsageError
 from edgevit.training.augment import Share
 
@@ -75,7 +75,7 @@ class Shuffled(Sampler[int]):
 
 def norm_statistics(model: nn.Module) -> list[Tensor]:
     """What the batch norms of a network remember of the batches that they saw."""
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    norms = [module for module in model.modules() if is_batch_norm(module) and module.track_running_stats]
     return [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]
 
 

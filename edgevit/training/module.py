@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from edgevit.compat.torch import is_batch_norm
 from edgevit.data.metrics import TOP1, describe_scores
 from edgevit.errors import EdgevitError, UsageError
 from edgevit.models.layers import DropPath
@@ -203,7 +203,7 @@ def set_drop_path(model: nn.Module, rate: float) -> None:
 def freeze_norms(model: nn.Module) -> None:
     """Let batch norms keep statistics, scale and shift. They stay so: Lightning returns modules to their own mode."""
     for module in model.modules():
-        if isinstance(module, _BatchNorm):
+        if is_batch_norm(module):
             module.eval().requires_grad_(False)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgevit.artifacts.artifact import Artifact, opened
 from edgevit.contract.manifest import FILE_NAME
 from edgevit.errors import ContractError, UsageError
+from edgevit.targets.registry import get_converter
 
 if TYPE_CHECKING:
     from edgevit.mil.lint import Finding
@@ -51,7 +52,7 @@ def lint(artifact: Artifact | str | Path, *, strict: bool = True) -> LintReport:
 
     if isinstance(artifact, Artifact) or (Path(artifact) / FILE_NAME).is_file():
         one = opened(artifact)
-        if one.manifest.target != "coreml":
+        if not get_converter(one.manifest.target).ml_program:
             raise UsageError(f"{one.path} is a {one.manifest.target} artifact", fix="lint reads Core ML packages")
         name, findings = str(one.path), lint_package(one.path / one.manifest.entry, manifest=one.manifest)
     else:

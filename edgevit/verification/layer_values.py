@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgevit.compat.torch import qdq_operations
 from edgevit.export.program import Program
 from edgevit.graph.edit import is_call, only_user
 from edgevit.graph.node_names import module_path
@@ -45,10 +46,7 @@ def layers_of(program: Program) -> tuple[Layer, ...]:
 
 
 def _layers(program: Program) -> Iterator[Layer]:
-    import torch
-    import torch.ao.quantization.fx._decomposed
-
-    quantize = torch.ops.quantized_decomposed.quantize_per_tensor.default
+    quantize = qdq_operations().quantize_per_tensor.default
     dependent = set(program.exported.graph_signature.user_inputs)
     for node in program.exported.graph.nodes:
         if node.op != "call_function" or not dependent.intersection(source.name for source in node.all_input_nodes):
@@ -66,9 +64,8 @@ def _layers(program: Program) -> Iterator[Layer]:
 def _computes(node: fx.Node) -> bool:
     import torch
 
-    pairs = torch.ops.quantized_decomposed
     single = isinstance(node.meta.get("val"), torch.Tensor)
-    return single and not is_move(node) and not is_call(node, pairs.dequantize_per_tensor.default)
+    return single and not is_move(node) and not is_call(node, qdq_operations().dequantize_per_tensor.default)
 
 
 def _fused_activations() -> tuple[Any, ...]:

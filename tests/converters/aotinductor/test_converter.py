@@ -83,7 +83,7 @@ def test_instructions_that_a_machine_lacks_are_named_before_any_code_runs(made, 
     facts = read_facts(made.path / MODEL_FILE)
     assert missing_here(facts) == []
     assert missing_here(dataclasses.replace(facts, architecture="pdp11")) == ["pdp11"]
-    monkeypatch.setattr("torch.cpu._is_avx512_supported", lambda: False)
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx2": True})
     lacking = dataclasses.replace(facts, instructions=("AVX512",))
     assert missing_here(lacking) == ["AVX512"]
     monkeypatch.setattr(package, "read_facts", lambda path: lacking)

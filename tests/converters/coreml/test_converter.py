@@ -14,11 +14,12 @@ import torch
 from converters.coreml import deduplicate
 from converters.coreml.converter import CONVERTER, PROGRAM_FILE, Options
 from edgevit.artifacts.artifact import file_entries
+from edgevit.compat.coremltools import message_classes
 from edgevit.deploy.pass_manager import deploy
 from edgevit.errors import ContractError, ConversionError, UsageError
 from edgevit.export.export_program import export
 from edgevit.graph.capture import example_input
-from edgevit.mil import Interpreter, proto
+from edgevit.mil import Interpreter
 from edgevit.mil.package import body, walk
 from edgevit.spec import Precision
 from edgevit.targets.base import INTERPRETER
@@ -58,7 +59,7 @@ def half(tmp_path_factory):
 
 
 def _program(folder):
-    model = proto.load("Model_pb2").Model()
+    model = message_classes("Model_pb2").Model()
     model.ParseFromString((folder / "model.mlpackage" / PROGRAM_FILE).read_bytes())
     return model.mlProgram.functions["main"]
 

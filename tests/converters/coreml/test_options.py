@@ -14,13 +14,14 @@ from converters.coreml.compression import TOLERANCES, palette
 from converters.coreml.converter import CONVERTER, PROGRAM_FILE, Options
 from converters.coreml.sessions import CoreMLSession
 from edgevit.artifacts.artifact import Artifact
+from edgevit.compat.coremltools import message_classes, open_coremltools
 from edgevit.contract.manifest import Classifier
 from edgevit.data.preprocess import normalize_table, to_tensor
 from edgevit.data.synthetic_images import noise_image
 from edgevit.deploy.pass_manager import deploy
 from edgevit.errors import ContractError, ConversionError, UsageError
 from edgevit.export.export_program import export
-from edgevit.mil import Interpreter, proto
+from edgevit.mil import Interpreter
 from edgevit.mil.lint import lint
 from edgevit.quantization.weight_only import rounded_program
 from edgevit.quantization.weight_storage import INT8
@@ -90,7 +91,7 @@ def _error(artifact) -> float:
 def _edit(artifact, change) -> None:
     """Change the program's message in place."""
     path = artifact.path / artifact.manifest.entry / PROGRAM_FILE
-    model = proto.load("Model_pb2").Model()
+    model = message_classes("Model_pb2").Model()
     model.ParseFromString(path.read_bytes())
     change(model, model.mlProgram.functions["main"].block_specializations["CoreML7"])
     path.write_bytes(model.SerializeToString())
@@ -145,7 +146,7 @@ def test_core_ml_gets_a_image_object(images, monkeypatch):
             seen.update(inputs)
             return {"logits": np.zeros((1, 5), np.float32)}
 
-    ct = proto.coremltools()
+    ct = open_coremltools()
     monkeypatch.setattr(ct.models, "MLModel", Model)
     session = CoreMLSession(images.path / images.manifest.entry, images.manifest, "cpu")
     session.run({"image": IMAGES[0][None]})

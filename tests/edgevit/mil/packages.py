@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgevit.mil import proto
+from edgevit.compat.coremltools import message_classes
 
 DATA = Path("Data/com.apple.CoreML")
 PROGRAM, WEIGHTS = DATA / "model.mlmodel", DATA / "weights/weight.bin"
@@ -24,7 +24,7 @@ class Builder:
     """A program in the making; `write` puts the package into a folder."""
 
     def __init__(self, *, opset: str = "CoreML7", version: int = 8, function: str = "main") -> None:
-        self.spec = proto.load("Model_pb2").Model()
+        self.spec = message_classes("Model_pb2").Model()
         self.spec.specificationVersion = version
         self.weights = bytearray(64)  # the file's own header
         self.begin(function, opset)

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from converters.coreml.converter import CONVERTER, Options
+from edgevit.compat.coremltools import open_coremltools, quiet_coremltools
 from edgevit.deploy.pass_manager import deploy
 from edgevit.errors import ConversionError, UsageError
 from edgevit.export.export_program import export
 from edgevit.mil import Interpreter
-from edgevit.mil.proto import coremltools, quiet
 from edgevit.models import create_model
 from edgevit.spec import Precision
 from tests.tiny import TinyClassifier, TinySegmenter, classifier_spec, seeded, segmenter_spec
@@ -50,8 +50,8 @@ def packaged(network, spec, precision, folder):
 
 def converted(network, example, folder, *, inputs=None, target="iOS17", half=False, **arguments):
     """A coremltools model saved at folder/any.mlpackage, and its path."""
-    ct = coremltools()
-    with quiet():
+    ct = open_coremltools()
+    with quiet_coremltools():
         program = torch.export.export(network.eval(), (example,)).run_decompositions({})
         model = ct.convert(
             program,
@@ -65,7 +65,7 @@ def converted(network, example, folder, *, inputs=None, target="iOS17", half=Fal
 
 
 def saved(model, path: Path) -> Path:
-    with quiet():
+    with quiet_coremltools():
         model.save(str(path))
     return path
 
@@ -141,7 +141,7 @@ class Channels(nn.Module):
 def test_image_inputs_get_their_colour_order_scale_and_bias(layout, tmp_path):
     from PIL import Image
 
-    ct = coremltools()
+    ct = open_coremltools()
     inputs = [ct.ImageType(name="x", shape=(1, 3, 4, 4), scale=0.5, bias=[1.0, 2.0, 3.0], color_layout=layout)]
     _, package = converted(Channels(), torch.zeros(1, 3, 4, 4), tmp_path, inputs=inputs)
     interpreter = Interpreter(package)
@@ -156,7 +156,7 @@ def test_image_inputs_get_their_colour_order_scale_and_bias(layout, tmp_path):
 
 
 def test_grayscale_image_is_one_plane(tmp_path):
-    ct = coremltools()
+    ct = open_coremltools()
     inputs = [ct.ImageType(name="x", shape=(1, 1, 4, 4), color_layout=ct.colorlayout.GRAYSCALE)]
     _, package = converted(Channels(), torch.zeros(1, 1, 4, 4), tmp_path, inputs=inputs)
     assert only(Interpreter(package).predict({"x": np.full((4, 4), 7, np.uint8)})).tolist() == [[7.0]]
@@ -167,7 +167,7 @@ def test_classifier_gives_label_and_probabilities(tmp_path):
         def forward(self, x):
             return torch.softmax(x, -1)
 
-    config = coremltools().ClassifierConfig(["ant", "bee", "cat"])
+    config = open_coremltools().ClassifierConfig(["ant", "bee", "cat"])
     _, package = converted(Probable(), torch.zeros(1, 3), tmp_path, classifier_config=config)
     interpreter = Interpreter(package)
     result = interpreter.predict({interpreter.inputs[0].name: np.array([[0.0, 2.0, 1.0]], np.float32)})
@@ -178,7 +178,7 @@ def test_classifier_gives_label_and_probabilities(tmp_path):
 
 
 def test_multifunction_package_runs_each_function(image, tmp_path):
-    ct = coremltools()
+    ct = open_coremltools()
     paths = []
     for index, factor in enumerate((1.0, 3.0)):
         network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
@@ -192,7 +192,7 @@ def test_multifunction_package_runs_each_function(image, tmp_path):
         descriptor.add_function(str(path), src_function_name="main", target_function_name=name)
     descriptor.default_function_name = "first"
     both = tmp_path / "both.mlpackage"
-    with quiet():
+    with quiet_coremltools():
         ct.utils.save_multifunction(descriptor, str(both))
     for function, (network, _) in zip((None, "second"), paths, strict=True):
         interpreter = Interpreter(both, function=function)
@@ -222,7 +222,7 @@ def test_compressed_weights_compute_what_they_decompress_to(form, target, floor_
         "palette": (optimize.palettize_weights, optimize.OpPalettizerConfig(mode="uniform", nbits=8)),
         "sparse": (optimize.prune_weights, optimize.OpMagnitudePrunerConfig(target_sparsity=0.3)),
     }[form]
-    with quiet():
+    with quiet_coremltools():
         small = compress(model, optimize.OptimizationConfig(global_config=config))
         whole = optimize.decompress_weights(small)
     package = saved(small, tmp_path / "small.mlpackage")
@@ -244,8 +244,8 @@ def test_state_is_kept_between_predictions_and_can_be_set(tmp_path):
             self.total.add_(x)
             return self.total * 1.0
 
-    ct = coremltools()
-    with quiet():
+    ct = open_coremltools()
+    with quiet_coremltools():
         traced = torch.jit.trace(Counter().eval(), torch.zeros(3))
         model = ct.convert(
             traced,

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from converters.coreml.converter import CONVERTER
 from edgevit.cli.lint import lint as lint_command
+from edgevit.compat.coremltools import open_coremltools
 from edgevit.contract.manifest import Manifest
 from edgevit.deploy.pass_manager import deploy
 from edgevit.errors import ContractError
 from edgevit.export.export_program import export
-from edgevit.mil import proto
 from edgevit.mil.lint import Finding, Level, lint
 from edgevit.mil.opsets import INTRODUCED, OPSETS
 from edgevit.spec import Precision, TensorSpec
@@ -130,11 +130,11 @@ def test_description_that_disagrees_with_the_function(tmp_path):
     feature = build.spec.description.output[0]
     feature.type.multiArrayType.dataType = 65552
     feature.type.multiArrayType.shape[:] = [1, 5]
-    build.spec.description.input[0].name = "image"
+    build.spec.description.input[0].name = "photo"
     messages = [f.message for f in _lint(build, tmp_path) if f.rule == "interface"]
     assert messages == [
         "input 'image' is missing in the description",
-        "input 'image' is missing in the function",
+        "input 'photo' is missing in the function",
         "output 'logits' is described as float16, the function has fp32",
         "output 'logits' is described as (1, 5), the function has (1, 4)",
     ]
@@ -321,7 +321,7 @@ def test_command_prints_a_table_or_json_and_fails_on_errors(tmp_path):
 
 
 def test_table_of_ops_is_coremltools_own():
-    proto.coremltools()
+    open_coremltools()
     from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
 
     first = {name: max(6, min(version.value for version in forms)) for name, forms in SSAOpRegistry.core_ops.items()}

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgevit.compat.coremltools import open_coremltools
 from edgevit.errors import ContractError
-from edgevit.mil import proto
 from edgevit.mil.package import DATA_TYPES, WeightFile, body, open_package, walk
 from tests.edgevit.mil.packages import DATA, PROGRAM, ROOT, WEIGHTS, Builder, set_type, small
 
@@ -26,7 +26,7 @@ def _constants(package, function="main"):
 @pytest.fixture(scope="module")
 def storage():
     """coremltools' native writer of weight files."""
-    proto.coremltools()
+    open_coremltools()
     return importlib.import_module("coremltools.libmilstoragepython")
 
 

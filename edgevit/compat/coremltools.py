@@ -1,4 +1,4 @@
-"""The protobuf classes of Core ML's model format, and coremltools itself, imported without noise."""
+"""coremltools, imported fast and without noise, and its private names. None is loaded before it is asked for."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import importlib.util
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
+from typing import Any
 
 from edgevit.infra.optional_imports import require
 from edgevit.log import captured_native_output
@@ -18,7 +19,7 @@ from edgevit.log import captured_native_output
 _NOT_NEEDED = ("executorch", "sklearn", "tensorflow")
 
 
-def load(name: str) -> ModuleType:
+def message_classes(name: str) -> ModuleType:
     """coremltools.proto.<name>, for example "Model_pb2"; MissingDependency without coremltools.
 
     coremltools' own import takes seconds and brings torch; its message classes need neither. Until it is
@@ -38,14 +39,14 @@ def load(name: str) -> ModuleType:
         del sys.modules["coremltools"]
 
 
-def coremltools() -> ModuleType:
+def open_coremltools() -> ModuleType:
     """coremltools, imported without what it would load along, for seconds, and does not need here."""
     if "coremltools" in sys.modules:
         return sys.modules["coremltools"]
     hidden = [name for name in _NOT_NEEDED if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # None makes an import fail, as on a machine without it
     try:
-        with quiet():
+        with quiet_coremltools():
             return require("coremltools", "coreml")
     finally:
         for name in hidden:
@@ -53,7 +54,7 @@ def coremltools() -> ModuleType:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet_coremltools() -> Iterator[None]:
     """Hold back coremltools' warnings of untested versions, its progress bars and its missing macOS libraries."""
     logger = logging.getLogger("coremltools")
     level = logger.level
@@ -64,3 +65,25 @@ def quiet() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
+
+
+def has_form(operation: Any) -> bool:
+    """Whether coremltools can convert an ATen operation; its converter names only the first that it cannot."""
+    registry = require("coremltools.converters.mil.frontend.torch.torch_op_registry", "coreml")._TORCH_OPS_REGISTRY
+    return registry.get_func(str(operation)) is not None
+
+
+def stand_in_for_core_ml(
+    version: tuple[int, int], predict: Callable[..., Any], make_state: Callable[[Any], Any]
+) -> None:
+    """Let coremltools' own tests take this machine for a Mac of this version, its models run by other functions.
+
+    For a process of its own: it stays so.
+    """
+    ct = open_coremltools()
+    from coremltools.converters.mil import testing_utils
+
+    testing_utils._IS_MACOS = True
+    ct.models.utils._macos_version = lambda: version
+    ct.models.MLModel.predict = predict
+    ct.models.MLModel.make_state = make_state
