@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import click
 
 COMMANDS_FOLDER, API_FOLDER = "commands", "api"
 
@@ -42,53 +39,30 @@ def command_pages() -> dict[str, str]:
     return {"index": index, **{name: _command_page(name) for name in COMMANDS}}
 
 
-def parameters(name: str) -> list[click.Parameter]:
-    """The arguments and options of a command, as its help lists them."""
-    return [parameter for parameter in _command(name).params if not getattr(parameter, "hidden", False)]
-
-
-def _command(name: str) -> click.Command:
-    import typer
+def help_of(command: str) -> str:
+    """What `edgevit COMMAND --help` prints."""
+    from typer.testing import CliRunner
 
     from edgevit.cli.main import _app
 
-    return typer.main.get_command(_app([name])).commands[name]
+    done = CliRunner().invoke(_app([command]), [command, "--help"], prog_name="edgevit")
+    if done.exit_code != 0:
+        raise RuntimeError(f"edgevit {command} --help ends with {done.exit_code}: {done.output}")
+    return done.output.strip("\n")
+
+
+def options_of(command: str) -> set[str]:
+    """The options that the help of a command lists, "--out" and "-O"."""
+    listed = re.findall(r"^  (-[^\s,]+(?:, -[^\s,]+)*)", help_of(command), re.M)
+    return {name for names in listed for name in names.split(", ")}
 
 
 def _command_page(name: str) -> str:
-    import click
-
-    command = _command(name)
-    context = click.Context(command, info_name=f"edgevit {name}")
-    usage = " ".join(command.collect_usage_pieces(context))
-    lines = [f"# edgevit {name}", "", "```", f"edgevit {name} {usage}", "```", "", _plain(command.help or ""), ""]
-    shown = parameters(name)
-    for title, kind in (("Arguments", "argument"), ("Options", "option")):
-        rows = [parameter for parameter in shown if parameter.param_type_name == kind]
-        if rows:
-            lines += [f"## {title}", "", "| | type | meaning |", "|---|---|---|", *map(_row, rows), ""]
-    return "\n".join(lines)
-
-
-def _row(parameter: click.Parameter) -> str:
-    names = parameter.opts if parameter.param_type_name == "option" else [parameter.human_readable_name]
-    notes = [(getattr(parameter, "help", None) or "").strip()]
-    if parameter.required:
-        notes.append("Required.")
-    elif getattr(parameter, "show_default", False) and parameter.default not in (None, False, ()):
-        notes.append(f"Default: {parameter.default}.")
-    kind = "flag" if getattr(parameter, "is_flag", False) else parameter.type.name
-    cells = (", ".join(f"`{one}`" for one in names), kind, " ".join(filter(None, notes)))
-    return "| " + " | ".join(_plain(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-
-def _plain(text: str) -> str:
-    """Help as Markdown: angle brackets and stars are text."""
-    return inspect.cleandoc(text).replace("<", "&lt;").replace("*", "\\*")
+    return f"# edgevit {name}\n\n```text\n{help_of(name)}\n```\n"
 
 
 def api_pages() -> dict[str, str]:
-    """One page per public name of the package, and their index in the order of the line."""
+    """One page per public name of the package, and their index: functions first."""
     import edgevit
 
     names = sorted(edgevit.__all__, key=lambda name: (inspect.isclass(getattr(edgevit, name)), name))
@@ -104,7 +78,8 @@ def api_pages() -> dict[str, str]:
 
 
 def _summary(member: object) -> str:
-    return _plain((inspect.getdoc(member) or "").partition("\n\n")[0].replace("\n", " "))
+    summary = (inspect.getdoc(member) or "").partition("\n\n")[0].replace("\n", " ")
+    return summary.replace("<", "&lt;").replace("*", "\\*")
 
 
 def _api_page(name: str) -> str:
