@@ -90,6 +90,5 @@ def _api_page(name: str) -> str:
     directive = "autoclass" if inspect.isclass(member) else "autofunction"
     options = "   :members:\n" if inspect.isclass(member) else ""
     return (
-        f"# edgevit.{name}\n\nDefined in `{home}`.\n\n"
-        f"```{{eval-rst}}\n.. {directive}:: edgevit.{name}\n{options}```\n"
+        f"# edgevit.{name}\n\nDefined in `{home}`.\n\n```{{eval-rst}}\n.. {directive}:: edgevit.{name}\n{options}```\n"
     )

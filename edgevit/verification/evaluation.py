@@ -40,7 +40,7 @@ def evaluate(
     data: "digits", "photos", "tiles" or a folder, see `open_imageset`; the scores are top-1, or mIoU and Dice for
     segmentation, whose agreement is that of pixels. model: "file.py:factory" of a network that is not ours.
     With the weights of artifacts in int8, or with int8 weights, the float network that was rounded is scored too, and
-    each such result has the ladder of drift.
+    each such result has the stage-by-stage error breakdown.
     accelerator: by default the one that each artifact was made for. Results also land in `out`, by default results/
     beside each artifact. Where this machine has no runtime for a format its accuracy is null; Core ML runs in the
     reference interpreter there, and the result says so.
@@ -78,7 +78,7 @@ def evaluate(
 def _references(
     opened: Sequence[Artifact], weights: str | Path | None, model: str | None
 ) -> list[tuple[Reference | None, Mapping[str, Reference]]]:
-    """For each artifact the network that it shall be, and the ladder to it where something was rounded."""
+    """For each artifact the network that it shall be, and the stages to it where something was rounded."""
     if weights is None:
         return [(None, {})] * len(opened)
     source = load_source(list(opened), weights, model)
