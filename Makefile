@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 READY := .venv/ready
 PEERS := .venv-peers/ready
 
-.PHONY: help setup demo test test-fast lint goldens matrix sizes peers compare-runtimes compare-runtimes-int8 coreml int8 compressed server cost conformance demo-result clean
+.PHONY: help setup demo test test-fast lint goldens matrix sizes peers compare-runtimes compare-runtimes-int8 coreml int8 compressed server cost conformance demo-result docs clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -61,6 +61,9 @@ test-fast: $(READY)  ## tests without the full-size models
 lint: $(READY)  ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: $(READY)  ## docs/_build/html/: the documents as pages; a warning is an error, nothing is fetched
+	$(BIN)/python -m sphinx -W -n --keep-going -q -b html docs docs/_build/html
 
 goldens: $(READY)  ## rewrite the golden vectors; review the diff
 	$(BIN)/python -m tests.contract.make_preprocess_goldens

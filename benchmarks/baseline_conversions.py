@@ -1,7 +1,7 @@
-"""How a baseline becomes a file: `python -m benchmarks.baseline_conversions NAME COURSE --out FOLDER`.
+"""How a baseline becomes a file: `python -m benchmarks.baseline_conversions NAME SETUP --out FOLDER`.
 
 Every converter is used as its documentation shows, with its defaults. Half of them live in the peers' environment, so
-every function imports only what it needs. course.json, weights.pt and input.npy of the course folder are the start.
+every function imports only what it needs. setup.json, weights.pt and input.npy of the setup folder are the start.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ INPUT = "image"  # the input's name in the ONNX file
 PEER_CONVERSIONS = frozenset({"onnx2tf", "litert_torch", "onnx"})
 
 
-def baseline_network(course: Path) -> nn.Module:
-    """The network in the form of its official code, with the course's weights, ready for inference."""
+def baseline_network(setup: Path) -> nn.Module:
+    """The network in the form of its official code, with the weights of the setup, ready for inference."""
     import torch
 
     from benchmarks.reference import build
 
-    facts = json.loads((course / "course.json").read_text())
+    facts = json.loads((setup / "setup.json").read_text())
     network = build(facts["model"], facts["classes"])
-    network.load_state_dict(torch.load(course / "weights.pt", weights_only=True))
+    network.load_state_dict(torch.load(setup / "weights.pt", weights_only=True))
     return network.eval()
 
 
@@ -106,13 +106,13 @@ CONVERSIONS: dict[str, Callable[[nn.Module, np.ndarray, Path], None]] = {
 
 
 def main() -> None:
-    """Write the file; a failure is a trace on stderr, whose last line the race keeps."""
+    """Write the file; a failure is a trace on stderr, whose last line is kept."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=CONVERSIONS)
-    parser.add_argument("course", type=Path)
+    parser.add_argument("setup", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    network, image = baseline_network(arguments.course), np.load(arguments.course / "input.npy")
+    network, image = baseline_network(arguments.setup), np.load(arguments.setup / "input.npy")
     CONVERSIONS[arguments.name](network, image, arguments.out)
 
 

@@ -1,8 +1,8 @@
-"""What races: `python -m benchmarks.candidates NAME FOLDER --report FILE ...` opens one, checks its answer, times it.
+"""What is compared: `python -m benchmarks.candidates NAME FOLDER --report FILE ...` opens one, checks and times it.
 
-A course folder holds course.json (model, classes), weights.pt, input.npy, expected.npy (the stock network's answer in
-eager PyTorch) and a folder per conversion. Some candidates run in the peers' environment, so every class imports only
-what it needs.
+A setup folder holds setup.json (model, classes), weights.pt, input.npy, expected.npy (the output of the baseline
+network in eager PyTorch) and a folder per conversion. Some candidates run in the peers' environment, so every class
+imports only what it needs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Candidate:
 
 
 FLOAT, INT8 = "edgevit", "edgevit_int8"
-OURS = (FLOAT, INT8)  # conversions that are `edgevit convert`; all others are stock
+OURS = (FLOAT, INT8)  # conversions that are `edgevit convert`; all others are baselines
 CANDIDATES = {
     "edgevit_executorch": Candidate("edgevit, ExecuTorch", FLOAT, "*-executorch/model.pte", "executorch"),
     "edgevit_tflite": Candidate("edgevit, TFLite", FLOAT, "*-tflite/model.tflite", "litert"),
@@ -170,7 +170,7 @@ class _Torch:
 
 
 def candidate_file(name: str, folder: Path) -> Path:
-    """The file of a converted candidate of a course. Raises DeviceError if there is none."""
+    """The file of a converted candidate in a setup folder. Raises DeviceError if there is none."""
     place, pattern = folder / str(CANDIDATES[name].conversion), CANDIDATES[name].file
     found = sorted(place.glob(pattern))
     if len(found) != 1:
@@ -179,7 +179,7 @@ def candidate_file(name: str, folder: Path) -> Path:
 
 
 def open_candidate(name: str, folder: Path, threads: int) -> Engine:
-    """Load a candidate of a course with `threads` CPU threads. Raises DeviceError if it was not converted."""
+    """Load a candidate of a setup folder with `threads` CPU threads. Raises DeviceError if it was not converted."""
     runtime = CANDIDATES[name].runtime
     if CANDIDATES[name].conversion is None:
         return _Torch(folder, threads, compiled=runtime == "torch_compile")
@@ -190,7 +190,7 @@ def open_candidate(name: str, folder: Path, threads: int) -> Engine:
 def relative_error(got: np.ndarray, wanted: np.ndarray) -> float:
     """Largest difference over the largest wanted value; infinite for another shape or values that are not finite.
 
-    A map (1, H, W, C) is compared as (1, C, H, W).
+    A feature map (1, H, W, C) is compared as (1, C, H, W).
     """
     if got.ndim == 4 and got.shape != wanted.shape:
         got = got.transpose(0, 3, 1, 2)
@@ -200,7 +200,7 @@ def relative_error(got: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def time_candidate(name: str, folder: Path, job: argparse.Namespace) -> dict[str, Any]:
-    """Load, first inference, warm-up, timed runs, all in nanoseconds, and how wrong the answer was."""
+    """Load, first inference, warm-up, timed runs, all in nanoseconds, and how far the output is from the network's."""
     image, wanted = np.load(folder / "input.npy"), np.load(folder / "expected.npy")
     load_before, clock = load_average(), time.perf_counter_ns
     with captured_native_output():
@@ -228,7 +228,7 @@ def time_candidate(name: str, folder: Path, job: argparse.Namespace) -> dict[str
 
 
 def main() -> None:
-    """Write the report; a failure is a trace on stderr, whose last line the race keeps."""
+    """Write the report; a failure is a trace on stderr, whose last line is kept."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=CANDIDATES)
     parser.add_argument("folder", type=Path)

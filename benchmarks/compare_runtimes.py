@@ -1,8 +1,8 @@
 """`python -m benchmarks.compare_runtimes [RULES.toml]`: our artifacts against others of the same networks.
 
 Every candidate of a model gets the same weights and the same image, and a fresh process per round; rounds come in
-pairs of opposite order, so what slows the machine for minutes hits all alike. Conversions are kept in
-artifacts/compare-runtimes/ and made again when what they come from has changed. The result is results/RULES.json,
+pairs of opposite order, so what slows the machine for minutes hits all alike. Conversions stay in
+artifacts/compare-runtimes/ and are made again when what they come from has changed. The result is results/RULES.json,
 where --only replaces its models alone; a run with --rounds leaves artifacts/compare-runtimes/RULES.json instead.
 """
 
@@ -28,7 +28,16 @@ import torch
 
 from benchmarks.baseline_conversions import PEER_CONVERSIONS, baseline_network
 from benchmarks.candidates import CANDIDATES, FLOAT, INT8, OURS, PEER_RUNTIMES, candidate_file
-from benchmarks.comparison import CONTROL, Rules, is_right, judge_bars, judge_conversion, merged, read_rules, summarize
+from benchmarks.comparison import (
+    CONTROL,
+    Rules,
+    is_right,
+    judge_conversion,
+    judge_thresholds,
+    merged,
+    read_rules,
+    summarize,
+)
 from benchmarks.conversion_matrix import seeded_model
 from edgevit import log
 from edgevit.checkpoints.model_source import state_digest
@@ -43,11 +52,11 @@ from edgevit.profiling.devices.host import describe_host, load_average
 ROOT = Path(__file__).resolve().parent.parent
 RULES = Path(__file__).with_name("compare-runtimes.toml")
 RESULTS = Path(__file__).parent / "results"
-WORK = ROOT / "artifacts" / "rules"
+WORK = ROOT / "artifacts" / "compare-runtimes"
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
 # What a conversion comes from, beside the weights: a change of any file makes it again.
 _OUR_SOURCES = ("edgevit", "converters", "constraints.txt")
-_STOCK_SOURCES = (
+_BASELINE_SOURCES = (
     "benchmarks/reference",
     "benchmarks/baseline_conversions.py",
     "benchmarks/peers.txt",
@@ -60,7 +69,7 @@ logger = logging.getLogger("edgevit.benchmarks.compare_runtimes")
 
 
 def main() -> None:
-    """Convert what is missing, compare, judge, write the result; exit 1 if a bar was missed or not judged."""
+    """Convert what is missing, compare, judge, write the result; exit 1 if a threshold was missed or not judged."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rules", nargs="?", type=Path, default=RULES, help="rules; default: compare-runtimes.toml")
     parser.add_argument(
@@ -100,19 +109,19 @@ def run_comparison(rules: Rules, models: tuple[str, ...], peers: Path, progress:
         "operations": [],
     }
     for model in models:
-        folder = lay_course(model, rules.seed)
+        folder = prepare_setup(model, rules.seed)
         conversions = {name: CANDIDATES[name].conversion for name in rules.candidates}
         made = {c: convert(folder, c, peers) for c in dict.fromkeys(conversions.values()) if c is not None}
         failed = {name: made[c]["error"] for name, c in conversions.items() if c is not None and made[c]["error"]}
         rounds: list[Mapping[str, Any]] = []
         for number in range(rules.timing.rounds):
-            with stage("rules", model=model, round=number + 1, of=rules.timing.rounds):
+            with stage("compare", model=model, round=number + 1, of=rules.timing.rounds):
                 rounds.append(run_round(folder, rules, number, failed, peers))
             summary = {"model": model, **summarize(rounds, rules, host.cores or 1), "provenance": result["provenance"]}
             document = result | {"models": [*result["models"], summary]}
             write_json(progress, document)
         result["models"].append(summary)
-        result["thresholds"] += judge_bars(model, summary, rules.thresholds)
+        result["thresholds"] += judge_thresholds(model, summary, rules.thresholds)
         right = {row["candidate"] for row in summary["candidates"] if is_right(row)}
         result["operations"] += time_operations(folder, rules, right, peers)
         write_json(progress, result)
@@ -123,22 +132,22 @@ def run_comparison(rules: Rules, models: tuple[str, ...], peers: Path, progress:
     return result
 
 
-def lay_course(model: str, seed: int) -> Path:
-    """The folder that all candidates of a model start from: weights, image, and the stock network's answer."""
+def prepare_setup(model: str, seed: int) -> Path:
+    """The folder that all candidates of a model start from: weights, image, and the output of the baseline network."""
     folder = WORK / model
     ours = seeded_model(model, seed)
-    course = {
+    setup = {
         "model": model,
         "classes": ours.edgevit_spec.outputs[0].shape[1],
         "weights": state_digest(ours),
         "reference": _hash_files(("benchmarks/reference",)),
     }
-    metadata = folder / "course.json"
-    if metadata.is_file() and json.loads(metadata.read_text()) == course:
+    metadata = folder / "setup.json"
+    if metadata.is_file() and json.loads(metadata.read_text()) == setup:
         return folder
     with atomic_folder(folder) as building:
         torch.save(ours.state_dict(), building / "weights.pt")
-        write_json(building / "course.json", course)
+        write_json(building / "setup.json", setup)
         image = example_input(ours.edgevit_spec.inputs[0].shape, seed=seed)
         with torch.inference_mode():
             expected = baseline_network(building)(image)
@@ -165,13 +174,13 @@ def run_conversion(folder: Path, conversion: str, out: Path, peers: Path) -> tup
     if conversion == INT8:
         argv = ["-m", "benchmarks.train_int8", folder, "--out", out]
     elif conversion == FLOAT:
-        model = json.loads((folder / "course.json").read_text())["model"]
+        model = json.loads((folder / "setup.json").read_text())["model"]
         weights = folder / "weights.pt"
         argv = ["-m", "edgevit", "convert", model, "--weights", weights, "--target", "all", "--no-cache", "--out", out]
     else:
         argv = ["-m", "benchmarks.baseline_conversions", conversion, folder, "--out", out]
     python = peers if conversion in PEER_CONVERSIONS else sys.executable
-    with stage("convert", course=folder.name, conversion=conversion):
+    with stage("convert", model=folder.name, conversion=conversion):
         started = time.perf_counter()
         try:
             done = process.run([python, "-W", "ignore", *argv], timeout_s=_CONVERSION_TIMEOUT_S, cwd=ROOT)
@@ -186,8 +195,8 @@ def run_conversion(folder: Path, conversion: str, out: Path, peers: Path) -> tup
 
 def source_key(folder: Path, conversion: str) -> str:
     """Hash of all that a conversion's result depends on."""
-    weights = json.loads((folder / "course.json").read_text())["weights"]
-    return f"{weights[:16]}-{_hash_files(_OUR_SOURCES if conversion in OURS else _STOCK_SOURCES)[:16]}"
+    weights = json.loads((folder / "setup.json").read_text())["weights"]
+    return f"{weights[:16]}-{_hash_files(_OUR_SOURCES if conversion in OURS else _BASELINE_SOURCES)[:16]}"
 
 
 def _hash_files(sources: Sequence[str]) -> str:
@@ -223,11 +232,11 @@ def run_candidate(folder: Path, candidate: str, rules: Rules, peers: Path) -> di
 
 
 def time_operations(folder: Path, rules: Rules, right: set[str], peers: Path) -> list[dict[str, Any]]:
-    """Time per kind of operation of the candidates whose answers are right; a tool that fails leaves its error."""
+    """Time per kind of operation of the candidates whose outputs are right; a tool that fails leaves its error."""
     plan = rules.operations
     rows: list[dict[str, Any]] = []
     for tool, python, wanted, more in (
-        ("xnnpack_replay", Path(sys.executable), plan.executorch, ["--course", folder]),
+        ("xnnpack_replay", Path(sys.executable), plan.executorch, ["--setup", folder]),
         ("litert_profile", Path(sys.executable), plan.litert, []),
         ("onnxruntime_profile", peers, plan.onnxruntime, []),
     ):
@@ -237,7 +246,7 @@ def time_operations(folder: Path, rules: Rules, right: set[str], peers: Path) ->
         options = {"threads": rules.timing.threads, "rounds": plan.rounds, "runs": plan.runs}
         flags = [part for key, value in options.items() for part in (f"--{key}", str(value))]
         argv = [*(candidate_file(name, folder) for name in names), *more, *flags]
-        with stage("operations", course=folder.name, tool=tool):
+        with stage("operations", model=folder.name, tool=tool):
             report = run_worker(f"benchmarks.{tool}", argv, python, rules.timing.threads)
         known = {"model": folder.name, "error": report.get("error", "")}
         timed = report.get("operations", [{}] * len(names))
@@ -261,7 +270,7 @@ def run_worker(module: str, argv: Sequence[str | Path], python: Path, threads: i
 
 
 def time_conversions(model: str, rules: Rules, peers: Path) -> dict[str, Any]:
-    """Wall time of our command and of the stock conversions, in turns; kept until a source changes."""
+    """Wall time of our command and of the baseline conversions, in turns; kept until a source changes."""
     folder, plan = WORK / model, rules.conversion
     names = [FLOAT, *plan.baseline]
     keys = {name: source_key(folder, name) for name in names}

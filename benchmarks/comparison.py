@@ -1,4 +1,4 @@
-"""What a race came to: its plan as data, and medians, paired ratios and thresholds from the rounds that were run."""
+"""A comparison of runtimes: its rules as data, and medians, paired ratios and verdicts from its rounds."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
-    """The fastest of `ours` takes at most `limit` times the fastest right answer of `against`."""
+class Threshold:
+    """The fastest of `ours` takes at most `limit` times the fastest of `against`, of those whose outputs are right."""
 
     models: tuple[str, ...]
     ours: tuple[str, ...]
@@ -47,7 +47,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class ConversionRules:
-    """One `edgevit convert --target all` takes at most `limit` times the stock conversions one after the other."""
+    """One `edgevit convert --target all` takes at most `limit` times the baseline conversions one after the other."""
 
     models: tuple[str, ...]
     baseline: tuple[str, ...]
@@ -57,7 +57,7 @@ class ConversionRules:
 
 @dataclass(frozen=True, slots=True)
 class Operations:
-    """Whose time is told per operation; each runtime's candidates are timed in turns by one process."""
+    """Whose time is reported per operation; each runtime's candidates are timed in turns by one process."""
 
     executorch: tuple[str, ...]
     litert: tuple[str, ...]
@@ -78,12 +78,12 @@ class Rules:
     timing: Timing
     conversion: ConversionRules
     operations: Operations
-    thresholds: tuple[Bar, ...]
+    thresholds: tuple[Threshold, ...]
 
     def __post_init__(self) -> None:
         recorded = (*self.operations.executorch, *self.operations.litert, *self.operations.onnxruntime)
-        barred = (name for bar in self.thresholds for name in (*bar.ours, *bar.against))
-        named = {self.control, *self.candidates, *recorded, *barred}
+        judged = (name for one in self.thresholds for name in (*one.ours, *one.against))
+        named = {self.control, *self.candidates, *recorded, *judged}
         for kind, wanted, known in (
             ("candidate", named, CANDIDATES),
             ("candidate", named, self.candidates),
@@ -91,16 +91,16 @@ class Rules:
             ("model", {name for part in (self.conversion, *self.thresholds) for name in part.models}, self.models),
         ):
             if unknown := sorted(set(wanted) - set(known)):
-                raise UsageError(f"the race names an unknown {kind} {unknown[0]!r}", fix=f"one of: {', '.join(known)}")
+                raise UsageError(f"the rules name an unknown {kind} {unknown[0]!r}", fix=f"one of: {', '.join(known)}")
 
 
 def read_rules(path: Path) -> Rules:
-    """A race from TOML; a missing or an unknown key is an error."""
+    """Rules from TOML; a missing or an unknown key is an error."""
     document = tomllib.loads(path.read_text())
     timing = _fill(Timing, document.pop("timing", {}), f"{path} [timing]")
     conversion = _fill(ConversionRules, document.pop("conversion", {}), f"{path} [conversion]")
     operations = _fill(Operations, document.pop("operations", {}), f"{path} [operations]")
-    thresholds = tuple(_fill(Bar, bar, f"{path} [[thresholds]]") for bar in document.pop("thresholds", ()))
+    thresholds = tuple(_fill(Threshold, table, f"{path} [[thresholds]]") for table in document.pop("thresholds", ()))
     parts = {"timing": timing, "conversion": conversion, "operations": operations, "thresholds": thresholds}
     return _fill(Rules, document | parts, str(path))
 
@@ -113,13 +113,13 @@ def _fill(kind: type, table: Mapping[str, Any], where: str) -> Any:
 
 
 def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """`new`, with what `old` has on models that `new` did not race; each model keeps the provenance of its own run.
+    """`new`, with what `old` has on models that `new` did not time; each model keeps the provenance of its own run.
 
     Raises UsageError if the two were compared by different rules.
     """
     for rule in ("candidates", "control", "seed", "max_relative_error", "timing", "thresholds"):
         if json.dumps(old["rules"][rule]) != json.dumps(new["rules"][rule]):
-            raise UsageError(f"the kept result had another {rule}", fix="race all models again")
+            raise UsageError(f"the kept result had another {rule}", fix="compare all models again")
     compared = {summary["model"] for summary in new["models"]}
     both = {**new}
     for part in ("models", "thresholds", "conversion", "operations"):
@@ -172,7 +172,7 @@ def candidate_row(name: str, rounds: Sequence[Round], max_relative_error: float)
 
 
 def is_right(row: Mapping[str, Any]) -> bool:
-    """Whether a candidate ran and its answer is the network's."""
+    """Whether a candidate ran and its output is the network's."""
     return not row["error"] and not row["wrong"]
 
 
@@ -191,22 +191,22 @@ def interval_json(interval: Interval) -> dict[str, float]:
     return {"ratio": interval.estimate, "low": interval.low, "high": interval.high}
 
 
-def judge_bars(model: str, summary: Mapping[str, Any], thresholds: Sequence[Bar]) -> list[dict[str, Any]]:
-    """Every bar of a model: the fastest of each side, their ratio, and whether it is within the limit.
+def judge_thresholds(model: str, summary: Mapping[str, Any], thresholds: Sequence[Threshold]) -> list[dict[str, Any]]:
+    """Every threshold of a model: the fastest of each side, their ratio, and whether it is within the limit.
 
-    met is None where a side has no right answer: nothing was shown either way.
+    met is None where no output of a side is right: nothing was shown either way.
     """
     times = {row["candidate"]: row["median_ms"] for row in summary["candidates"] if is_right(row)}
     ratios = {(row["ours"], row["against"]): row for row in summary["ratios"]}
     judged = []
-    for bar in (bar for bar in thresholds if model in bar.models):
-        sides = [[name for name in side if name in times] for side in (bar.ours, bar.against)]
-        row: dict[str, Any] = {"model": model, "limit": bar.limit, "met": None}
+    for one in (one for one in thresholds if model in one.models):
+        sides = [[name for name in side if name in times] for side in (one.ours, one.against)]
+        row: dict[str, Any] = {"model": model, "limit": one.limit, "met": None}
         if all(sides):
             ours, against = (min(side, key=times.__getitem__) for side in sides)
-            row |= ratios[ours, against] | {"met": ratios[ours, against]["ratio"] <= bar.limit}
+            row |= ratios[ours, against] | {"met": ratios[ours, against]["ratio"] <= one.limit}
         else:
-            row |= {"ours": bar.ours[0], "against": bar.against[0]}
+            row |= {"ours": one.ours[0], "against": one.against[0]}
         judged.append(row)
     return judged
 
@@ -214,9 +214,9 @@ def judge_bars(model: str, summary: Mapping[str, Any], thresholds: Sequence[Bar]
 def judge_conversion(
     model: str, rounds: Sequence[Mapping[str, Any]], rules: ConversionRules, load: Sequence[float | None]
 ) -> dict[str, Any]:
-    """Seconds of our command over the sum of the stock conversions of the same round; rounds: name -> seconds."""
-    stock = [sum(one[name] for name in rules.baseline) for one in rounds]
-    ratio = bootstrap_ratio([one["edgevit"] / other for one, other in zip(rounds, stock, strict=True)])
+    """Seconds of our command over the sum of the baseline conversions of the same round; rounds: name -> seconds."""
+    baseline = [sum(one[name] for name in rules.baseline) for one in rounds]
+    ratio = bootstrap_ratio([one["edgevit"] / other for one, other in zip(rounds, baseline, strict=True)])
     return {
         "model": model,
         "error": "",
@@ -246,7 +246,7 @@ def _flags(rounds: Sequence[Round], control: Interval | None, cores: int) -> lis
     if len(rounds) < MIN_ROUNDS:
         flags.append(f"{len(rounds)} rounds are too few for a 95 % interval")
     if control is not None and not control.includes(1.0):
-        flags.append(f"the same file against itself gave [{control.low:.3f}, {control.high:.3f}]")
+        flags.append(f"the A/A noise control gave [{control.low:.3f}, {control.high:.3f}]")
     if busy := sum((_load(one) or 0.0) > cores for one in rounds):
         flags.append(f"more work than {cores} cores in {busy} of {len(rounds)} rounds")
     return flags

@@ -3,7 +3,7 @@
 The float checkpoints are those of `benchmarks.int8`, in artifacts/int8/ or --checkpoints, and trained where they are
 missing; pruned ones and artifacts are kept in artifacts/compressed/. Every difference to the float network comes with
 a paired bootstrap interval over the test images. The result is results/compressed.json, written after every row;
-rows that are there are not measured again. `python -m benchmarks.tables` puts it into README.
+rows that are there are not measured again. `python -m benchmarks.tables` puts it into the documents.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from edgevit.infra.provenance import provenance
 from edgevit.profiling.devices.host import describe_host
 from edgevit.spec import Precision
 
-COURSE = Path(__file__).with_suffix(".toml")
+PLAN = Path(__file__).with_suffix(".toml")
 RESULT = Path(__file__).parent / "results" / "compressed.json"
 WORK = int8.WORK.parent / "compressed"
 
@@ -44,29 +44,29 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure rows that are there, too")
     arguments = parser.parse_args()
     log.configure()
-    course = tomllib.loads(COURSE.read_text())
+    plan = tomllib.loads(PLAN.read_text())
     known = json.loads(RESULT.read_text())["rows"] if RESULT.is_file() and not arguments.again else []
     rows = {(row["model"], row["form"], row["target"]): row for row in known}
     head = {
         "schema": "edgevit.compressed",
-        "course": course,
+        "plan": plan,
         "cpu": describe_host().cpu,
         "cores": os.cpu_count(),
         "provenance": provenance(("executorch", "coremltools", "ai-edge-litert", "nncf")),
     }
-    for name in arguments.only or course["models"]:
-        for key, measure in _Model(int8.read_course(int8.COURSE)[name], course, arguments.checkpoints).steps():
+    for name in arguments.only or plan["models"]:
+        for key, measure in _Model(int8.read_experiments(int8.EXPERIMENTS)[name], plan, arguments.checkpoints).steps():
             if key in rows or (arguments.targets and key[2] not in ("", *arguments.targets)):
                 continue
             rows[key] = measure()
-            write_json(RESULT, head | {"rows": _ordered(rows, course)})
+            write_json(RESULT, head | {"rows": _ordered(rows, plan)})
 
 
 class _Model:
     """One trained network in all its forms; what takes long is made once it is needed."""
 
-    def __init__(self, model: int8.Course, course: Row, checkpoints: Path) -> None:
-        self._name, self._data, self._course = model.model, model.data, course
+    def __init__(self, model: int8.Experiment, plan: Row, checkpoints: Path) -> None:
+        self._name, self._data, self._plan = model.model, model.data, plan
         self._weights = int8.float_checkpoint(model, checkpoints)
         self._images = open_dataset(model.data, "test")
         self._target = targets(self._images, read_checkpoint(self._weights).metadata.preprocess)
@@ -75,9 +75,9 @@ class _Model:
     def steps(self) -> list[tuple[tuple[str, str, str], Any]]:
         """(model, form, target) and the function that measures it: the networks first, then every artifact."""
         found = [((self._name, form, ""), lambda form=form: self._network(form)) for form in ("float", "pruned")]
-        for target in self._course["targets"]:
-            for form in self._course["forms"]:
-                if target in form.get("targets", self._course["targets"]):
+        for target in self._plan["targets"]:
+            for form in self._plan["forms"]:
+                if target in form.get("targets", self._plan["targets"]):
                     key = self._name, form["name"], target
                     found.append((key, lambda form=form, target=target: self._artifact(form, target)))
         return found
@@ -136,18 +136,18 @@ class _Model:
                 weights=self._weights,
                 data=self._data,
                 out=weights,
-                sparsity=self._course["sparsity"],
-                epochs=self._course["prune_epochs"],
+                sparsity=self._plan["sparsity"],
+                epochs=self._plan["prune_epochs"],
                 resume=True,
             )
         return weights
 
 
-def _ordered(rows: dict[tuple[str, str, str], Row], course: Row) -> list[Row]:
-    """By model, then networks before artifacts, then form and target as in the course."""
-    forms = ["float", "pruned", *(form["name"] for form in course["forms"])]
-    targets = ["", *course["targets"]]
-    order = (course["models"].index, forms.index, targets.index)
+def _ordered(rows: dict[tuple[str, str, str], Row], plan: Row) -> list[Row]:
+    """By model, then networks before artifacts, then form and target as in the plan."""
+    forms = ["float", "pruned", *(form["name"] for form in plan["forms"])]
+    targets = ["", *plan["targets"]]
+    order = (plan["models"].index, forms.index, targets.index)
     return [rows[key] for key in sorted(rows, key=lambda key: [at(part) for at, part in zip(order, key, strict=True)])]
 
 

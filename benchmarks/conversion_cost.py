@@ -32,7 +32,7 @@ from edgevit.log import stage
 from edgevit.models import get_spec
 from edgevit.profiling.devices.host import describe_host, load_average
 
-COURSE = Path(__file__).with_suffix(".toml")
+PLAN = Path(__file__).with_suffix(".toml")
 RESULT = Path(__file__).parent / "results" / "cost.json"
 _INTERVAL_S = 0.1
 
@@ -52,16 +52,16 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="MODEL", help="models to measure; the rows of others stay")
     arguments = parser.parse_args()
     log.configure()
-    course = tomllib.loads(COURSE.read_text())
+    plan = tomllib.loads(PLAN.read_text())
     rows = json.loads(RESULT.read_text())["rows"] if arguments.only and RESULT.is_file() else []
-    for name in arguments.only or course["models"]:
-        rows = [row for row in rows if row["model"] != name] + measure_model(name, course["targets"], course["seed"])
+    for name in arguments.only or plan["models"]:
+        rows = [row for row in rows if row["model"] != name] + measure_model(name, plan["targets"], plan["seed"])
         document = {
             "schema": "edgevit.cost",
             "cpu": describe_host().cpu,
             "cores": os.cpu_count(),
             "provenance": provenance(("executorch", "coremltools", "ai-edge-litert", "onnxruntime")),
-            "rows": sorted(rows, key=lambda row: course["models"].index(row["model"])),
+            "rows": sorted(rows, key=lambda row: plan["models"].index(row["model"])),
         }
         write_json(RESULT, document | {"exponents": exponents(document["rows"])})
     sys.exit(any(row["error"] for row in rows))

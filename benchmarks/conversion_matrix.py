@@ -2,7 +2,7 @@
 
 Weights are seeded, with BatchNorm statistics from random images, so that nothing is trivially zero. Parity is
 measured by the pipeline itself: the artifact in its own runtime against the network in its training form.
-The result is results/MATRIX.json; `python -m benchmarks.tables` puts it into README.
+The result is results/MATRIX.json; `python -m benchmarks.tables` puts it into the documents.
 """
 
 from __future__ import annotations

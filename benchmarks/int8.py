@@ -2,8 +2,8 @@
 
 int8.toml says which models, each with its data, recipe and size. Checkpoints and artifacts are kept in artifacts/int8/
 and made where they are missing. Every difference comes with a paired bootstrap interval over the test images. The
-result is results/int8.json, where --only replaces its models alone; `python -m benchmarks.tables` puts it into README.
---out FOLDER keeps all of it elsewhere.
+result is results/int8.json, where --only replaces its models alone; `python -m benchmarks.tables` puts it into the
+documents. --out FOLDER keeps all of it elsewhere.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from edgevit.quantization.loading import load_quantized_model
 from edgevit.spec import Layout, Precision, Preprocess
 from edgevit.verification.error_breakdown import break_down
 
-COURSE = Path(__file__).with_suffix(".toml")
+EXPERIMENTS = Path(__file__).with_suffix(".toml")
 RESULT = Path(__file__).parent / "results" / "int8.json"
 WORK = Path(__file__).resolve().parent.parent / "artifacts" / "int8"
 _RESAMPLES = 10_000
@@ -48,12 +48,12 @@ def main() -> None:
     """Make what is missing, measure, write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="MODEL", help="models to measure; default: all of int8.toml")
-    parser.add_argument("--course", type=Path, default=COURSE, help="another int8.toml")
+    parser.add_argument("--experiments", type=Path, default=EXPERIMENTS, help="another int8.toml")
     parser.add_argument("--out", type=Path, help="folder for checkpoints, artifacts and int8.json")
     arguments = parser.parse_args()
     log.configure()
     work, kept = (WORK, RESULT) if arguments.out is None else (arguments.out, arguments.out / RESULT.name)
-    course = read_course(arguments.course)
+    experiments = read_experiments(arguments.experiments)
     known = json.loads(kept.read_text())["models"] if kept.is_file() and arguments.only else []
     measured = {row["model"]: row for row in known}
     result = {
@@ -62,9 +62,9 @@ def main() -> None:
         "cores": os.cpu_count(),
         "provenance": provenance(("executorch", "coremltools", "ai-edge-litert", "nncf")),
     }
-    for name in arguments.only or course:
-        measured[name] = measure_model(course[name], work)
-        write_json(kept, result | {"models": [measured[one] for one in course if one in measured]})
+    for name in arguments.only or experiments:
+        measured[name] = measure_model(experiments[name], work)
+        write_json(kept, result | {"models": [measured[one] for one in experiments if one in measured]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +76,10 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class Experiment:
     """One model's row of int8.toml: what it is trained and scored on, how, and the int8 files made of it, by name.
 
-    max_drop: points that post-training int8 may lose where layers may stay in float; None is not tried.
+    max_drop: percentage points that post-training int8 may lose where layers may stay in float; None is not tried.
     """
 
     model: str
@@ -91,21 +91,21 @@ class Course:
     max_drop: float | None = None
 
 
-def read_course(path: Path) -> dict[str, Course]:
+def read_experiments(path: Path) -> dict[str, Experiment]:
     """The rows of a TOML file by model."""
     document = tomllib.loads(path.read_text())
     forms = {name: Form(**form) for name, form in document["forms"].items()}
-    return {row["model"]: Course(**row, forms=forms) for row in document["models"]}
+    return {row["model"]: Experiment(**row, forms=forms) for row in document["models"]}
 
 
-def measure_model(course: Course, work: Path) -> dict[str, Any]:
+def measure_model(experiment: Experiment, work: Path) -> dict[str, Any]:
     """Scores of every form of one model, agreement between them, and what became of the scales."""
-    name = course.model
-    test = open_dataset(course.data, "test")
-    files = _checkpoints(course, work)
+    name = experiment.model
+    test = open_dataset(experiment.data, "test")
+    files = _checkpoints(experiment, work)
     quantized = [form for form in files if form != "float"]
     target = targets(test, read_checkpoint(files["float"]).metadata.preprocess)
-    floats, int8, refused = _artifacts(course, files, work)
+    floats, int8, refused = _artifacts(experiment, files, work)
     outputs = {
         "float": network_outputs(name, files["float"], test, Precision.FP32),
         **{form: network_outputs(name, files[form], test, Precision.INT8) for form in quantized},
@@ -127,7 +127,7 @@ def measure_model(course: Course, work: Path) -> dict[str, Any]:
     rows += [{"form": form, "refused": why} for form, why in refused.items()]
     return {
         "model": name,
-        "course": dataclasses.asdict(course),
+        "experiment": dataclasses.asdict(experiment),
         "metric": METRICS[test.task][0],
         "images": len(test),
         "rows": rows,
@@ -142,45 +142,60 @@ def measure_model(course: Course, work: Path) -> dict[str, Any]:
     }
 
 
-def _checkpoints(course: Course, work: Path) -> dict[str, Path]:
+def _checkpoints(experiment: Experiment, work: Path) -> dict[str, Path]:
     """The float checkpoint and the int8 ones, by form; what exists is not made again."""
-    name, data = course.model, course.data
-    post_training = {"ptq": None} | ({} if course.max_drop is None else {"budget": course.max_drop})
-    files = {"float": float_checkpoint(course, work)}
+    name, data = experiment.model, experiment.data
+    post_training = {"ptq": None} | ({} if experiment.max_drop is None else {"budget": experiment.max_drop})
+    files = {"float": float_checkpoint(experiment, work)}
     files |= {form: work / f"{name}-{form}.pt" for form in (*post_training, "qat")}
     for form, max_drop in post_training.items():
         if not files[form].is_file():
             edgevit.quantize(name, weights=files["float"], data=data, out=files[form], max_drop=max_drop)
     if not files["qat"].is_file():
-        edgevit.qat(name, weights=files["float"], data=data, out=files["qat"], epochs=course.qat_epochs, resume=True)
+        edgevit.qat(
+            name, weights=files["float"], data=data, out=files["qat"], epochs=experiment.qat_epochs, resume=True
+        )
     return files
 
 
-def float_checkpoint(course: Course, work: Path) -> Path:
+def float_checkpoint(experiment: Experiment, work: Path) -> Path:
     """The trained float checkpoint of a model in a folder; trained there if it is missing."""
-    out = work / f"{course.model}.pt"
+    out = work / f"{experiment.model}.pt"
     if not out.is_file():
         edgevit.train(
-            course.model, data=course.data, recipe=course.recipe, input_size=course.input_size, out=out, resume=True
+            experiment.model,
+            data=experiment.data,
+            recipe=experiment.recipe,
+            input_size=experiment.input_size,
+            out=out,
+            resume=True,
         )
     return out
 
 
 def _artifacts(
-    course: Course, files: dict[str, Path], work: Path
+    experiment: Experiment, files: dict[str, Path], work: Path
 ) -> tuple[dict[str, Artifact], dict[str, Artifact], dict[str, str]]:
     """The float artifacts by target, the int8 ones by form, and why the others were refused.
 
     Unchanged ones come from the cache.
     """
     floats = edgevit.convert(
-        course.model, weights=files["float"], target=sorted({form.target for form in course.forms.values()}), out=work
+        experiment.model,
+        weights=files["float"],
+        target=sorted({form.target for form in experiment.forms.values()}),
+        out=work,
     )
     int8, refused = {}, {}
-    for name, form in course.forms.items():
+    for name, form in experiment.forms.items():
         try:
             int8[name] = edgevit.convert(
-                course.model, weights=files["qat"], target=form.target, precision="int8", options=form.options, out=work
+                experiment.model,
+                weights=files["qat"],
+                target=form.target,
+                precision="int8",
+                options=form.options,
+                out=work,
             )
         except ParityError as error:  # a finding of this benchmark
             refused[name] = error.message
@@ -212,7 +227,7 @@ def _tensors(images: LabelledDataset, contract: Preprocess) -> list[np.ndarray]:
 
 
 def drop(before: np.ndarray, after: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """Points of the task's score lost, with the 95 % interval of a paired bootstrap over the images."""
+    """Percentage points of the task's score lost, with the 95 % interval of a paired bootstrap over the images."""
     tallies = [_tallies(logits, target) for logits in (before, after)]
     lost = 100 * np.subtract(*(_judged(tally.sum(axis=0)) for tally in tallies))
     random = np.random.default_rng(0)
@@ -226,7 +241,7 @@ def drop(before: np.ndarray, after: np.ndarray, target: np.ndarray) -> dict[str,
 
 
 def _tallies(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """What each image adds to the score, float64 (N, ...): right and wrong answers, or pixels by class."""
+    """What each image adds to the score, float64 (N, ...): right and wrong predictions, or pixels by class."""
     if target.ndim == 1:
         hits = logits.argmax(axis=1) == target
         return np.stack([hits, ~hits], axis=1).astype(np.float64)

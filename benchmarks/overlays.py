@@ -1,7 +1,7 @@
-"""`python -m benchmarks.overlays ARTIFACT...`: an image of what segmentation artifacts answer on unseen tiles.
+"""`python -m benchmarks.overlays ARTIFACT...`: an image of what segmentation artifacts predict on unseen tiles.
 
-A row per photograph that the tiles are cut from: the tile, its true mask, and the answer of each artifact, in the order
-of the command line, which `make int8` leaves in artifacts/int8/. The result is results/tiles.png, shown in README.
+A row per photograph that the tiles are cut from: the tile, its true mask, and the prediction of each artifact, in the
+order of the command line, which `make int8` leaves in artifacts/int8/. The result is results/tiles.png.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def sheet(artifacts: list[edgevit.Artifact]) -> np.ndarray:
-    """uint8 (H, W, 3): the middle test tile of each photograph, its truth and the answers."""
+    """uint8 (H, W, 3): the middle test tile of each photograph, its target and the predictions."""
     tiles = open_dataset("tiles", "test")
     rows = []
     for index in range(TEST_PER_IMAGE // 2, len(tiles), TEST_PER_IMAGE):

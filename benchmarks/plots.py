@@ -1,4 +1,4 @@
-"""`python -m benchmarks.plots`: draws the race as an SVG, from the committed result."""
+"""`python -m benchmarks.plots`: draws the comparison as an SVG, from the committed result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.tables.committed import RESULTS
 PLOT = RESULTS / "compare-runtimes.svg"
 _WIDTH, _LABELS, _VALUES = 760, 190, 70  # pixels: all, the names on the left, the numbers on the right
 _ROW, _GAP, _TITLE = 20, 26, 26
-_OURS, _STOCK, _INK, _MUTED = "#16808c", "#b9c2c5", "#1b2327", "#566269"
+_OURS, _BASELINE, _INK, _MUTED = "#16808c", "#b9c2c5", "#1b2327", "#566269"
 
 
 def draw(result: dict[str, Any]) -> str:
@@ -38,14 +38,14 @@ def _panel(model: dict[str, Any], top: int) -> tuple[list[str], int]:
         y = top + _TITLE + index * _ROW
         parts.append(_text(_LABELS - 8, y + 13, row["title"], anchor="end"))
         if row not in timed:
-            parts.append(_text(_LABELS, y + 13, "failed" if row["error"] else "wrong answer", colour=_MUTED))
+            parts.append(_text(_LABELS, y + 13, "failed" if row["error"] else "wrong output", colour=_MUTED))
             continue
         parts += _bar(row, y, scale)
     return parts, top + _TITLE + len(rows) * _ROW + _GAP
 
 
 def _bar(row: dict[str, Any], y: int, scale: float) -> list[str]:
-    colour = _OURS if row["candidate"].startswith("edgevit_") else _STOCK
+    colour = _OURS if row["candidate"].startswith("edgevit_") else _BASELINE
     end, low, high = (_LABELS + scale * ms for ms in (row["median_ms"], min(row["rounds_ms"]), max(row["rounds_ms"])))
     width = end - _LABELS
     return [

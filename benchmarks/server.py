@@ -51,7 +51,7 @@ _DTYPES = {Precision.FP32: torch.float32, Precision.FP16: torch.float16, Precisi
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Where the candidates run, what they compute in, and how wrong an answer may be."""
+    """Where the candidates run, what they compute in, and how far an output may be from the network's."""
 
     accelerator: str
     precision: Precision
@@ -115,10 +115,10 @@ def measure(plan: Plan, models: Sequence[str]) -> dict[str, Any]:
     rows = []
     for model in models:
         for setting in (one for one in plan.settings if one.available):
-            courses = lay_courses(model, setting, plan)
+            folder = prepare_setup(model, setting, plan)
             for batch in plan.batches:
                 with stage("time", model=model, on=setting.accelerator, precision=setting.precision, batch=batch):
-                    rounds = [_run_round(courses, setting, batch, number, plan) for number in range(plan.timing.rounds)]
+                    rounds = [_run_round(folder, setting, batch, number, plan) for number in range(plan.timing.rounds)]
                 rows.append({"model": model, "batch": batch, **summarize(rounds, setting, batch, host.cores or 1)})
     return {
         "schema": "edgevit.server",
@@ -131,8 +131,8 @@ def measure(plan: Plan, models: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def lay_courses(model: str, setting: Setting, plan: Plan) -> Path:
-    """The folder that all candidates of a model and setting start from: weights, images, answers, artifacts."""
+def prepare_setup(model: str, setting: Setting, plan: Plan) -> Path:
+    """What all candidates of a model and setting start from: weights, images, expected outputs, artifacts."""
     folder = WORK / f"{model}-{setting.accelerator}-{setting.precision}"
     folder.mkdir(parents=True, exist_ok=True)
     network = seeded_model(model, plan.seed)
@@ -142,7 +142,7 @@ def lay_courses(model: str, setting: Setting, plan: Plan) -> Path:
     with torch.inference_mode():
         np.save(folder / "expected.npy", network.eval()(images).numpy())
     np.save(folder / "input.npy", images.numpy())
-    write_json(folder / "course.json", {"model": model, "precision": setting.precision})
+    write_json(folder / "setup.json", {"model": model, "precision": setting.precision})
     targets = [name for name in setting.candidates() if name in ARTIFACTS]
     edgevit.convert(
         model,
@@ -215,13 +215,13 @@ def _candidate(name: str, rounds: Sequence[Round], setting: Setting, batch: int)
 
 
 class _Network:
-    """The network itself as a session: narrow and channels-last on a GPU, as it is on a CPU."""
+    """The network itself as a session: cast to the precision and channels-last on a GPU, as it is on a CPU."""
 
     def __init__(self, name: str, folder: Path, accelerator: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        course = json.loads((folder / "course.json").read_text())
-        self._dtype, self._accelerator = _DTYPES[Precision(course["precision"])], accelerator
-        network = edgevit.create_model(course["model"])
+        setup = json.loads((folder / "setup.json").read_text())
+        self._dtype, self._accelerator = _DTYPES[Precision(setup["precision"])], accelerator
+        network = edgevit.create_model(setup["model"])
         network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
         self._format = torch.channels_last if accelerator == "cuda" else torch.contiguous_format
         network = network.eval().to(accelerator, self._dtype, memory_format=self._format)
@@ -236,7 +236,7 @@ class _Network:
 
 
 def time_candidate(job: argparse.Namespace) -> dict[str, Any]:
-    """Load, warm up and time one candidate, nanoseconds of a whole batch, and how wrong its answer was."""
+    """Load, warm up and time one candidate: nanoseconds of a whole batch, and the relative error of its output."""
     images, wanted = (np.load(job.folder / f"{name}.npy")[: job.batch] for name in ("input", "expected"))
     load_before, clock = load_average(), time.perf_counter_ns
     if job.name in NETWORKS:

@@ -1,4 +1,4 @@
-"""A course's network in int8: `python -m benchmarks.train_int8 COURSE --out FOLDER`.
+"""The network of a setup folder in int8: `python -m benchmarks.train_int8 SETUP --out FOLDER`.
 
 Its weights are random, so no set of images has its classes; any photographs give its tensors their ranges.
 """
@@ -21,12 +21,12 @@ _IMAGES = 16
 def main() -> None:
     """Set the ranges, write the int8 checkpoint, convert it for all targets."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("course", type=Path)
+    parser.add_argument("setup", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     log.configure()
-    model = json.loads((arguments.course / "course.json").read_text())["model"]
-    weights, checkpoint = arguments.course / "weights.pt", arguments.out / "int8.pt"
+    model = json.loads((arguments.setup / "setup.json").read_text())["model"]
+    weights, checkpoint = arguments.setup / "weights.pt", arguments.out / "int8.pt"
     source = load_model(model, weights=weights)
     network = post_training(source, open_dataset("photos", "train"), _IMAGES)
     save_quantized(checkpoint, source, network, {"method": "ptq"})

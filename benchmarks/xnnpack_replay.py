@@ -1,9 +1,10 @@
 """Time per operation of a .pte: `python -m benchmarks.xnnpack_replay FILE ... --report FILE ...`.
 
 ExecuTorch's wheel has no profiler inside, so the delegate's graph is read from the file, and every distinct operation
-(type, shapes, parameters) becomes a program of its own, kept in the course's operations/: once with one copy, once with
-`_COPIES`, each copy with its weights. The difference is the operation without the call around it. What it cannot show:
-weights and maps that other operations push out of the caches. The sum is therefore reported beside the whole network.
+(type, shapes, parameters) becomes a program of its own, kept in operations/ of the setup folder: once with one copy,
+once with `_COPIES`, each copy with its weights. The difference is the operation without the call around it. What it
+cannot show: weights and feature maps that other operations push out of the caches. The sum is therefore reported
+beside the whole network.
 """
 
 from __future__ import annotations
@@ -296,13 +297,13 @@ def main() -> None:
     """Write {"operations": [...]} in the order of the files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", type=Path, nargs="+")
-    parser.add_argument("--course", type=Path, required=True, help="its input.npy is the image")
+    parser.add_argument("--setup", type=Path, required=True, help="its input.npy is the image")
     parser.add_argument("--report", type=Path, required=True)
     for option in ("threads", "rounds", "runs"):
         parser.add_argument(f"--{option}", type=int, required=True)
     job = parser.parse_args()
     with captured_native_output():
-        image, shelf = np.load(job.course / "input.npy"), job.course / "operations"
+        image, shelf = np.load(job.setup / "input.npy"), job.setup / "operations"
         results = replay(job.files, image, shelf, threads=job.threads, rounds=job.rounds, runs=job.runs)
     write_json(job.report, {"operations": results})
 

@@ -1,4 +1,4 @@
-"""Errors a user can cause or mend: each has one line, one hint and one exit code.
+"""Errors a user can cause or fix: each has one line, one fix and one exit code.
 
 `edgevit.cli.main` alone turns them into output. Anything else that escapes is a bug and shows its trace.
 """
@@ -30,7 +30,7 @@ class UsageError(EdgevitError):
 
 
 class MissingDependency(EdgevitError):
-    """An optional library is absent; the hint is the command that installs it."""
+    """An optional library is absent; the fix is the command that installs it."""
 
     exit_code = 3
 
@@ -42,7 +42,7 @@ class ExportError(EdgevitError):
 
 
 class QuantizationError(EdgevitError):
-    """A tensor cannot be placed on its integer grid."""
+    """A tensor cannot be quantized: its range is empty, not finite, or not known."""
 
     exit_code = 4
 

@@ -1,4 +1,4 @@
-"""Stock networks: what an engineer exports who takes the published code as it is, frozen as the other side of a race.
+"""Baseline networks: what an engineer exports who takes the published code as it is, frozen for the comparison.
 
 They load the same checkpoints as `edgevit.models` and give the same numbers, but share no code with it: a change made
 there for a runtime must not change what it is measured against. For inference only: dropout and stochastic depth,
@@ -26,7 +26,7 @@ NAMES: tuple[str, ...] = tuple(_BUILDERS)
 
 
 def build(name: str, num_classes: int | None = None) -> nn.Module:
-    """The stock form of a model in eval, with PyTorch's initial weights; UsageError if there is none called `name`.
+    """The baseline form of a model in eval, with PyTorch's initial weights; UsageError if there is none called `name`.
 
     None keeps the published class count. It takes float32 images (N, 3, S, S) and returns logits (N, classes), or
     (N, classes, S, S) for segmentation; its state dict is that of `edgevit.create_model(name)`.
@@ -34,5 +34,5 @@ def build(name: str, num_classes: int | None = None) -> nn.Module:
     try:
         builder = _BUILDERS[name]
     except KeyError:
-        raise unknown_name("stock network", name, _BUILDERS) from None
+        raise unknown_name("baseline network", name, _BUILDERS) from None
     return builder(_DEFAULT_CLASSES.get(name, 1000) if num_classes is None else num_classes).eval()

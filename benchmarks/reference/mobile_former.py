@@ -1,6 +1,6 @@
 """Mobile-Former as its official code runs it (AAboys/MobileFormer, mobile_former.py and dna_blocks.py).
 
-Stock here: tokens are (T, N, d), token axis first, copied per image; attention splits heads into rank 4 by view and
+Baseline here: tokens are (T, N, d), token axis first, copied per image; attention splits heads into rank 4 by view and
 permute and multiplies by matmul, its scale after the product; norms are nn.LayerNorm; every hard sigmoid is
 relu6(x + 3) * h_max / 6 with h_max 1; dynamic ReLU picks token 0 by index, splits its slopes and shifts them one by
 one; batch norms stand apart from the convolutions. Only the grouped 26M variant has channel shuffles: none here.

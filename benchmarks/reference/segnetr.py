@@ -1,6 +1,6 @@
 """SegNetr as its paper is usually re-implemented; there is no official code.
 
-Stock here: both branches of a block partition the feature map itself into windows, by a rank-6 view and permute on
+Baseline here: both branches of a block partition the feature map itself into windows, by a rank-6 view and permute on
 (N, H, W, C), gate every window and reverse the partition; the mean over channels is a mean; windows are displaced by
 index_select; patch merging is a rank-6 space-to-depth and a strided slice of its channels, patch reverse a
 PixelShuffle-like rank-6 reshape; batch norms stand apart from the convolutions.

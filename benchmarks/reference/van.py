@@ -1,8 +1,8 @@
 """VAN as its official code runs it (Visual-Attention-Network/VAN-Classification, models/van.py).
 
-Stock here: the map becomes a token sequence (flatten, transpose) for the nn.LayerNorm that ends each stage, and comes
-back by reshape, permute and a copy; the head takes the mean over tokens; the two shortcuts of an attention are clones;
-batch norms and layer scales stand apart from the convolutions.
+Baseline here: the map becomes a token sequence (flatten, transpose) for the nn.LayerNorm that ends each stage, and
+comes back by reshape, permute and a copy; the head takes the mean over tokens; the two shortcuts of an attention are
+clones; batch norms and layer scales stand apart from the convolutions.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """VT-ResNet as public code writes it: torchvision's ResNet, then the paper's pseudo-code; there is no official code.
 
-Stock here: heads are an axis of their own, (N, heads, C / heads, L), and attention is a broadcasting rank-4 matmul;
+Baseline here: heads are an axis of their own, (N, heads, C / heads, L), and attention is a broadcasting rank-4 matmul;
 scores are divided after the product; the tokenizers take their softmax over axis 2 of (N, heads, H * W, L), which is
 not the last; tokens turn by transpose and reshape; the head takes the mean over tokens; batch norms stand apart.
 The parameters and what they compute are those inferred for `edgevit.models.vt_resnet`.

@@ -1,9 +1,10 @@
-"""Writes README's tables."""
+"""Writes the tables of README and docs/."""
 
 from __future__ import annotations
 
-from benchmarks.tables import render
-from benchmarks.tables.committed import ROOT
+from benchmarks.tables import documents, render
 
-readme = ROOT / "README.md"
-readme.write_text(render(readme.read_text()))
+for document in documents():
+    text = document.read_text()
+    if (made := render(text)) != text:
+        document.write_text(made)

@@ -14,9 +14,9 @@ _FORMS = {
     "float": "float",
     "ptq": "int8, post-training",
     "qat": "int8, trained",
-    "coreml-fp16": "coreml, fp16 between the grids",
+    "coreml-fp16": "coreml, fp16 between quantized tensors",
 }
-_IN_HALVES = "coreml-fp16"  # the one form that does not compute in whole numbers
+_IN_HALF_PRECISION = "coreml-fp16"  # the one form that does not compute in integer arithmetic
 
 
 def recipes() -> str:
@@ -44,11 +44,12 @@ def recipes() -> str:
 
 
 def demo() -> str:
-    """The digits demo: accuracy of checkpoint and artifacts, parity, size, latency on the machine that ran it."""
+    """The digits demo: accuracy from float network to artifact, parity, size, latency on the machine that ran it."""
     rows = committed("demo")["artifacts"]
     lines = [
-        "| artifact | top-1 checkpoint | top-1 artifact | parity with the checkpoint | MB | latency p50, 1 thread |",
-        "|---|---:|---:|---|---:|---:|",
+        "| artifact | top-1 float network | checkpoint | artifact | drop, percentage points | parity with the checkpoint "
+        "| MB | latency p50, 1 thread |",
+        "|---|---:|---:|---:|---:|---|---:|---:|",
         *(_demo_row(row) for row in rows),
         "",
         "Made by `make demo`; latency is of a small shared x86 machine, not of a phone.",
@@ -58,10 +59,15 @@ def demo() -> str:
 
 def _demo_row(row: dict[str, Any]) -> str:
     accuracy = row["accuracy"]
+    stages = {stage["name"]: stage["score"] for stage in row["error_breakdown"]}
+    trained = stages.get("float network", accuracy["checkpoint"])
+    drop = None if accuracy["artifact"] is None else 100 * (trained - accuracy["artifact"])
     cells = (
         row["name"],
+        f"{100 * trained:.1f} %",
         f"{100 * accuracy['checkpoint']:.1f} %",
         "–" if accuracy["artifact"] is None else f"{100 * accuracy['artifact']:.1f} %",
+        "–" if drop is None else f"{drop:.1f}",
         _agreement(row["agreement"]),
         f"{row['size_bytes'] / 1e6:.1f}",
         f"{row['latencies'][0]['p50_ms']:.2f} ms" if row["latencies"] else "–",
@@ -73,7 +79,7 @@ def _agreement(parity: dict[str, Any]) -> str:
     """Relative error and SNR, and where they were measured if not in the target's own runtime."""
     if not parity["samples"]:
         return "checked, not executed"
-    snr = "equal to the bit" if parity["snr_db"] is None else f"{parity['snr_db']:.0f} dB"
+    snr = "bit-exact" if parity["snr_db"] is None else f"{parity['snr_db']:.0f} dB"
     place = ", interpreter" if parity["runtime"].startswith(INTERPRETER_RUNTIME) else ""
     return f"rel. error {parity['max_relative_error']:.1e}, {snr}{place}"
 
@@ -82,7 +88,7 @@ def int8() -> str:
     """The score of every form of each model on the same images, and how the artifacts agree."""
     result = committed("int8")
     lines = [
-        "| model | form | score | points below float, 95 % interval | agreement with int8, trained | MB, of fp32 |",
+        "| model | form | score | drop, percentage points [95 %] | agreement with int8, trained | MB, of fp32 |",
         "|---|---|---:|---|---|---|",
     ]
     for model in result["models"]:
@@ -90,19 +96,19 @@ def int8() -> str:
     agreements = {
         (model["model"], pair): share for model in result["models"] for pair, share in model["agreement"].items()
     }
-    whole = [share for (_, pair), share in agreements.items() if _IN_HALVES not in pair.split(", ")]
-    tasks = dict.fromkeys(_int8_task(model.get("course", result.get("course")), model) for model in result["models"])
+    exact = [share for (_, pair), share in agreements.items() if _IN_HALF_PRECISION not in pair.split(", ")]
+    tasks = dict.fromkeys(_int8_task(model["experiment"], model) for model in result["models"])
     lines += [
         "",
         f"{'; '.join(tasks)}; any two int8 files agree on {100 * min(agreements.values()):.1f} % of the images or "
-        f"pixels, or more, those in whole numbers on {100 * min(whole):.2f} %; {result['cpu']}; "
+        f"pixels, or more, those in integer arithmetic on {100 * min(exact):.2f} %; {result['cpu']}; "
         f"{tools(result['provenance']['tools'])}; made by `make int8`.",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _int8_task(course: dict[str, Any], model: dict[str, Any]) -> str:
-    return f"`{course['data']}`, {model['images']} test images of {course['input_size']} pixels a side"
+def _int8_task(experiment: dict[str, Any], model: dict[str, Any]) -> str:
+    return f"`{experiment['data']}`, {model['images']} test images of {experiment['input_size']} pixels a side"
 
 
 def _int8_row(model: dict[str, Any], row: dict[str, Any]) -> str:
@@ -128,7 +134,7 @@ def compressed() -> str:
     result = committed("compressed")
     tasks = dict.fromkeys(f"`{row['data']}`, {row['images']} test images" for row in result["rows"])
     lines = [
-        "| model | form | target | score | points below float, 95 % interval | agreement with float | MB, of fp32 |",
+        "| model | form | target | score | drop, percentage points [95 %] | agreement with float | MB, of fp32 |",
         "|---|---|---|---:|---|---|---|",
         *(_compressed_row(row) for row in result["rows"]),
         "",

@@ -1,4 +1,4 @@
-"""Tables of races: milliseconds, images per second, and where the time goes."""
+"""Tables of speed: milliseconds, images per second, and where the time goes."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def compared(name: str, numbers: str, command: str) -> str:
         "|---|" + "---:|" * len(models),
         *(_latencies(name, models) for name in names),
         "",
-        "| model | ours | against | ratio, 95 % interval | bar | |",
+        "| model | ours | against | ratio, 95 % interval | threshold | |",
         "|---|---|---|---|---:|---|",
-        *(_bar_row(row) for row in result["thresholds"]),
+        *(_threshold_row(row) for row in result["thresholds"]),
         *(_conversion_time_row(row) for row in result["conversion"]),
         "",
         *(_comparison_note(model) for model in models),
@@ -67,7 +67,7 @@ def _error(row: dict[str, Any]) -> str:
     return "not finite" if row["relative_error"] is None else f"{row['relative_error']:.1e}"
 
 
-def _bar_row(row: dict[str, Any]) -> str:
+def _threshold_row(row: dict[str, Any]) -> str:
     cells = (row["model"], row["ours"], row["against"], interval(row), f"{row['limit']:.2f}", _verdict(row))
     return "| " + " | ".join(cells) + " |"
 
@@ -75,11 +75,10 @@ def _bar_row(row: dict[str, Any]) -> str:
 def _conversion_time_row(row: dict[str, Any]) -> str:
     if row["error"]:
         return f"| {row['model']} | `convert --target all` | | | {row['limit']:.2f} | failed: {row['error']} |"
-    stock = row["baseline_s"]
     cells = (
         row["model"],
         f"`convert --target all`, {row['ours_s']:.0f} s",
-        " + ".join(f"{name} {seconds:.0f} s" for name, seconds in stock.items()) + ", one after the other",
+        " + ".join(f"{name} {seconds:.0f} s" for name, seconds in row["baseline_s"].items()) + ", one after the other",
         interval(row),
         f"{row['limit']:.2f}",
         _verdict(row),
@@ -90,7 +89,7 @@ def _conversion_time_row(row: dict[str, Any]) -> str:
 def _verdict(row: dict[str, Any]) -> str:
     """met or not met by the estimate; within noise if the interval holds the limit."""
     if row["met"] is None:
-        return "not judged: no right answer on one side"
+        return "not judged: no right output on one side"
     noise = ", within noise" if row["low"] <= row["limit"] <= row["high"] else ""
     return ("met" if row["met"] else "not met") + noise
 
@@ -98,13 +97,13 @@ def _verdict(row: dict[str, Any]) -> str:
 def _comparison_note(model: dict[str, Any]) -> str:
     """The control's interval, what failed and why, and what else the reader must know of a model's numbers."""
     control = model["control"]
-    same = f"same file against itself {interval(control)}" if control else "no control"
+    noise = f"A/A noise control {interval(control)}" if control else "no A/A noise control"
     failed = [f"{row['title']} failed: {row['error']}" for row in model["candidates"] if row["error"]]
-    return f"- {model['model']}: {'; '.join([same, *failed, *model['flags']])}."
+    return f"- {model['model']}: {'; '.join([noise, *failed, *model['flags']])}."
 
 
 def operations() -> str:
-    """Milliseconds and number of operations per kind, ours beside stock, and how much of the whole they explain."""
+    """Milliseconds and number of operations per kind, ours beside baselines, and how much of the whole they explain."""
     rows = committed("compare-runtimes")["operations"]
     lines: list[str] = []
     for model in dict.fromkeys(row["model"] for row in rows):
@@ -131,7 +130,7 @@ def _kind_row(kind: str, rows: list[dict[str, Any]]) -> str:
 
 
 def server() -> str:
-    """Images per second of every candidate by model, machine part, precision and batch, and how ours stand to them."""
+    """Images per second of every candidate by model, processor and batch, and our time over compiled PyTorch's."""
     result = committed("server")
     names = list(dict.fromkeys(row["candidate"] for entry in result["rows"] for row in entry["candidates"]))
     titles = {row["candidate"]: row["title"] for entry in result["rows"] for row in entry["candidates"]}

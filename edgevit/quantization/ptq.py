@@ -66,14 +66,14 @@ def quantize(
     input_size: int | None = None,
     max_drop: float | None = None,
 ) -> Quantized:
-    """Find the int8 grids of a trained network by NNCF's post-training quantization, and write an int8 checkpoint.
+    """Find the quantization parameters of a trained network by NNCF's PTQ, and write an int8 checkpoint.
 
     model: a name of `edgevit list` or "file.py:factory". data: "digits", "photos" or a folder; up to `samples` of its
     training split set the ranges, its test split scores float and int8 network. The checkpoint holds both networks;
     `convert` with precision "int8" takes it to every target with these very scales.
     max_drop: points of top-1, or of mIoU, that int8 may cost on training images which set no ranges; where it costs
     more, the layers that cost most stay in float, in every target.
-    Raises UsageError for weights and data that do not fit, QuantizationError where no grid can be found.
+    Raises UsageError for weights and data that do not fit, QuantizationError where none can be found.
     """
     source = load_model(model, weights=weights, input_size=input_size)
     training, test = open_splits(data)

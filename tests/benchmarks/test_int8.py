@@ -16,7 +16,7 @@ def target() -> np.ndarray:
 
 
 def _logits(target: np.ndarray, wrong: int) -> np.ndarray:
-    """Right answers but for the first `wrong` images."""
+    """Right predictions but for the first `wrong` images."""
     classes = target.copy()
     classes[:wrong] = (classes[:wrong] + 1) % 4
     return np.eye(4, dtype=np.float32)[classes]
@@ -61,11 +61,11 @@ def test_course_names_models_data_and_forms_that_exist():
     from edgevit.targets.registry import get_converter
     from edgevit.training.recipe import get_recipe
 
-    for name, course in int8.read_course(int8.COURSE).items():
-        assert get_spec(name).for_task(2, course.input_size)
-        assert all(get_converter(form.target).Options(**form.options) for form in course.forms.values())
-        assert get_recipe(course.recipe)
-        assert course.data in BUNDLED
+    for name, experiment in int8.read_experiments(int8.EXPERIMENTS).items():
+        assert get_spec(name).for_task(2, experiment.input_size)
+        assert all(get_converter(form.target).Options(**form.options) for form in experiment.forms.values())
+        assert get_recipe(experiment.recipe)
+        assert experiment.data in BUNDLED
 
 
 def test_every_compressed_form_is_one_that_its_targets_have():
@@ -73,10 +73,10 @@ def test_every_compressed_form_is_one_that_its_targets_have():
 
     from edgevit.targets.registry import get_converter
 
-    course = tomllib.loads(compressed.COURSE.read_text())
-    assert set(course["models"]) <= set(int8.read_course(int8.COURSE))
-    for form in course["forms"]:
-        for target in form.get("targets", course["targets"]):
+    plan = tomllib.loads(compressed.PLAN.read_text())
+    assert set(plan["models"]) <= set(int8.read_experiments(int8.EXPERIMENTS))
+    for form in plan["forms"]:
+        for target in form.get("targets", plan["targets"]):
             converter = get_converter(target)
             assert form["precision"] in converter.precisions
             assert converter.Options(weight_compression=form.get("weight_compression", "none"))

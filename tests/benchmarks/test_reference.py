@@ -1,4 +1,4 @@
-"""The stock networks compute what ours do and what the official code does, in a form that is not ours."""
+"""The baseline networks compute what ours do and what the official code does, in a form that is not ours."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.edgevit.models.goldens import (
     load_golden,
 )
 
-GOLDENS = {  # golden name of an inner output -> module path in the stock network
+GOLDENS = {  # golden name of an inner output -> module path in the baseline network
     "van_b0": {
         "block1.0": "block1.0",
         "stage1_after_norm": "norm1",
@@ -34,7 +34,7 @@ GOLDENS = {  # golden name of an inner output -> module path in the stock networ
     "mobile_former_294m": {f"features.{block}": f"features.{block}" for block in range(12)}
     | {"local_global": "local_global"},
 }
-# What stock tools meet in the stock form, with its count, and never in ours.
+# What baseline tools meet in the baseline form, with its count, and never in ours.
 BASELINE_OPS = {
     "van_b0": {"layer_norm": 4, "transpose": 4, "permute": 3, "contiguous": 3, "clone": 26},
     "mobile_former_294m": {"layer_norm": 34, "select": 23, "matmul": 68, "split_with_sizes": 22},
@@ -56,7 +56,7 @@ def ours(name) -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def stock(name, ours) -> nn.Module:
+def baseline(name, ours) -> nn.Module:
     model = build(name)
     model.load_state_dict(ours.state_dict(), strict=True)
     return model
@@ -81,16 +81,16 @@ def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
     return ((got - expected).abs().max() / expected.abs().max()).item()
 
 
-def test_state_dict_has_our_keys_order_and_shapes(stock, ours):
-    layout = [(key, value.shape, value.dtype) for key, value in stock.state_dict().items()]
+def test_state_dict_has_our_keys_order_and_shapes(baseline, ours):
+    layout = [(key, value.shape, value.dtype) for key, value in baseline.state_dict().items()]
     assert layout == [(key, value.shape, value.dtype) for key, value in ours.state_dict().items()]
 
 
 @pytest.mark.parametrize("size", [64, 224])
-def test_float32_outputs_equal_ours(stock, ours, size):
+def test_float32_outputs_equal_ours(baseline, ours, size):
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        got, expected = stock(images), ours(images)
+        got, expected = baseline(images), ours(images)
     assert got.shape == expected.shape
     assert expected.std() > 0.1
     assert relative_error(got, expected) <= 1e-5
@@ -98,11 +98,11 @@ def test_float32_outputs_equal_ours(stock, ours, size):
 
 def test_float64_outputs_equal_ours(name, ours):
     images = torch.randn(2, 3, 96, 96, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    stock64, ours64 = build(name).double(), create_model(name).double().eval()
-    stock64.load_state_dict(ours.state_dict())
+    baseline64, ours64 = build(name).double(), create_model(name).double().eval()
+    baseline64.load_state_dict(ours.state_dict())
     ours64.load_state_dict(ours.state_dict())
     with torch.no_grad():
-        assert relative_error(stock64(images), ours64(images)) <= 1e-12
+        assert relative_error(baseline64(images), ours64(images)) <= 1e-12
 
 
 @pytest.mark.parametrize("name", GOLDENS)
@@ -114,19 +114,19 @@ def test_outputs_equal_the_official_code(name):
     assert_logits_fp64(model, golden)
 
 
-def test_exported_graph_is_the_stock_form_and_ours_is_not(name, stock, ours):
+def test_exported_graph_is_the_baseline_form_and_ours_is_not(name, baseline, ours):
     spec = get_spec(name)
-    baseline_program, our_program = exported(stock, spec.input_size), exported(ours, 64)
-    stock_ops, our_ops = op_counts(baseline_program), op_counts(our_program)
-    assert {op: stock_ops[op] for op in BASELINE_OPS[name]} == BASELINE_OPS[name]
+    baseline_program, our_program = exported(baseline, spec.input_size), exported(ours, 64)
+    baseline_ops, our_ops = op_counts(baseline_program), op_counts(our_program)
+    assert {op: baseline_ops[op] for op in BASELINE_OPS[name]} == BASELINE_OPS[name]
     assert not BASELINE_OPS[name].keys() & our_ops.keys()
     assert (max_rank(baseline_program), max_rank(our_program)) == MAX_RANK[name]
-    norms = sum(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in stock.modules())
-    assert stock_ops["batch_norm"] == norms > 0
+    norms = sum(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in baseline.modules())
+    assert baseline_ops["batch_norm"] == norms > 0
     assert baseline_program.graph.output_node().args[0][0].meta["val"].shape == spec.outputs[0].shape
 
 
-def test_softmax_of_stock_vt_tokenizers_is_not_over_the_last_axis():
+def test_softmax_of_baseline_vt_tokenizers_is_not_over_the_last_axis():
     nodes = exported(build("vt_resnet18"), 64).graph.find_nodes(op="call_function", target=torch.ops.aten.softmax.int)
     axes = [(node.meta["val"].ndim, node.args[1]) for node in nodes]
     assert axes == 2 * [(4, 2), (3, 2), (4, 3)]  # tokenizer, transformer, projector

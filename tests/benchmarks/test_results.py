@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks.conversion_matrix import read_matrix
-from benchmarks.int8 import COURSE, read_course
+from benchmarks.int8 import EXPERIMENTS, read_experiments
 from benchmarks.kernel_costs import with_costs
 from benchmarks.plots import PLOT, draw
 from benchmarks.tables import accuracy, render
@@ -89,16 +89,18 @@ def test_demo_keeps_its_accuracy():
 
 
 def test_table_replaces_what_somebody_typed():
-    readme = (ROOT / "README.md").read_text()
-    assert render(readme.replace("| van_b0 | 224 |", "| van_b0 | 225 |", 1)) == readme
+    page = (ROOT / "docs/benchmarks/conversion.md").read_text()
+    typed = page.replace("| van_b0 | 224 |", "| van_b0 | 225 |", 1)
+    assert typed != page
+    assert render(typed) == page
 
 
 def test_plot_is_drawn_from_the_result():
     assert PLOT.read_text() == draw(json.loads((RESULTS / "compare-runtimes.json").read_text()))
-    assert "benchmarks/results/compare-runtimes.svg" in (ROOT / "README.md").read_text()
+    assert "benchmarks/results/compare-runtimes.svg" in (ROOT / "docs/benchmarks/compare-runtimes.md").read_text()
 
 
-def test_plot_tells_what_has_no_speed():
+def test_plot_names_what_has_no_speed():
     rows = [
         {"candidate": "edgevit_tflite", "title": "edgevit, TFLite", "error": "", "wrong": False, "median_ms": 2.0},
         {"candidate": "onnx2tf", "title": "TFLite by onnx2tf", "error": "", "wrong": True, "median_ms": 0.5},
@@ -106,7 +108,7 @@ def test_plot_tells_what_has_no_speed():
     ]
     drawn = draw({"models": [{"model": "van_b0", "candidates": [row | {"rounds_ms": [1.9, 2.1]} for row in rows]}]})
     assert [row.text for row in ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")] == [
-        "van_b0, milliseconds", "edgevit, TFLite", "2.00", "TFLite by onnx2tf", "wrong answer", "Open<VINO>", "failed",
+        "van_b0, milliseconds", "edgevit, TFLite", "2.00", "TFLite by onnx2tf", "wrong output", "Open<VINO>", "failed",
     ]  # fmt: skip
 
 
@@ -121,32 +123,32 @@ def test_deploy_decides_by_the_costs_that_were_measured():
     assert with_costs(FILE.read_text(), measured) == FILE.read_text()
 
 
-def test_van_kernel_is_split_as_readme_says():
+def test_van_kernel_is_split_as_documented():
     pieces = cheapest_split(7, 7, read_costs("xnnpack"))
     assert sorted((rows.count, columns.count) for rows, columns in pieces) == [(3, 7), (4, 2), (4, 5)]
-    assert "VAN's 7x7 becomes 4x5 + 3x7 + 4x2" in (ROOT / "README.md").read_text()
+    assert "VAN's 7x7 becomes 4x5 + 3x7 + 4x2" in (ROOT / "docs/design/deploy-passes.md").read_text()
 
 
-def test_int8_files_in_whole_numbers_output_as_what_was_trained():
+def test_int8_files_in_integer_arithmetic_compute_what_was_trained():
     models = json.loads((RESULTS / "int8.json").read_text())["models"]
-    assert {model["model"] for model in models} == set(read_course(COURSE))
+    assert {model["model"] for model in models} == set(read_experiments(EXPERIMENTS))
     for model in models:
         rows = {row["form"]: row for row in model["rows"]}
-        made = {"float", "ptq", "qat"} | ({"budget"} if model["course"].get("max_drop") else set())
-        assert rows.keys() == {*made, *model["course"]["forms"]}
+        made = {"float", "ptq", "qat"} | ({"budget"} if model["experiment"].get("max_drop") else set())
+        assert rows.keys() == {*made, *model["experiment"]["forms"]}
         for form in ("executorch", "tflite", "coreml"):
             assert rows[form]["agreement"] >= 0.995
             assert rows[form]["snr_db"] is None or rows[form]["snr_db"] >= 35
             assert rows[form]["drop"]["percentage_points"] <= (1.0 if model["metric"] == "mIoU" else 0.5)
             assert rows[form]["size_ratio"] <= 0.30
-        whole = [share for pair, share in model["agreement"].items() if "coreml-fp16" not in pair.split(", ")]
-        assert len(whole) == 3
-        assert min(whole) >= 0.99
-        for form in model["course"]["forms"]:
+        exact = [share for pair, share in model["agreement"].items() if "coreml-fp16" not in pair.split(", ")]
+        assert len(exact) == 3
+        assert min(exact) >= 0.99
+        for form in model["experiment"]["forms"]:
             if "refused" in rows[form]:
                 assert form == "coreml-fp16"
                 continue
-            numbers = re.findall(r"(\d+) of (\d+) ", rows[form]["checks"]["scales"])
+            numbers = re.findall(r"(\d+) of (\d+) ", rows[form]["checks"]["qparams"])
             assert len(numbers) == 3  # weights, activation grids, layers in int8
             assert all(done == total for done, total in numbers)
 
@@ -157,7 +159,7 @@ def test_refused_file_is_a_row_that_says_why():
     assert shown.endswith("refused: SNR 24.6 dB, at least 25 dB needed | – |")
 
 
-def test_transposes_that_readme_tells_are_those_of_the_matrix(rows):
+def test_transposes_in_the_documents_are_those_of_the_matrix(rows):
     recorded = {"van_b0": 0, "mobile_former_294m": 0, "segnetr_32": 34, "vt_resnet18": 9}
     assert {model: rows[model, "tflite", "fp32"]["lowering"]["transposes"] for model in recorded} == recorded
     assert all(rows[model, target, "fp32"]["lowering"]["regions"] == 1 for model in recorded for target in _DELEGATING)
