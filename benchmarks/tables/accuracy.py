@@ -47,8 +47,8 @@ def demo() -> str:
     """The digits demo: accuracy from float network to artifact, parity, size, latency on the machine that ran it."""
     rows = committed("demo")["artifacts"]
     lines = [
-        "| artifact | top-1 float network | checkpoint | artifact | drop, percentage points | parity with the checkpoint "
-        "| MB | latency p50, 1 thread |",
+        "| artifact | top-1 float network | checkpoint | artifact | drop, percentage points "
+        "| parity with the checkpoint | MB | latency p50, 1 thread |",
         "|---|---:|---:|---:|---:|---|---:|---:|",
         *(_demo_row(row) for row in rows),
         "",
