@@ -88,6 +88,8 @@ def coreml(tmp_path, monkeypatch):
     opened = []
 
     class Converter:
+        ml_program = True
+
         def check(self, folder, manifest):
             return {}
 
