@@ -106,9 +106,6 @@ class LayerReport:
     def to_json(self) -> dict[str, Any]:
         """The document as written, schema edgevit.debug."""
         document = {"schema": "edgevit.debug", "schema_version": 1, **dataclasses.asdict(self)}
-        for layer in document["layers"]:
-            qparams = layer["layer"]["qparams"]
-            layer["layer"]["qparams"] = None if qparams is None else qparams._asdict()
         return document | {"summary": self.summary()}
 
 
