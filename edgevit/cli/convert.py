@@ -79,8 +79,6 @@ def convert(
     The same input, converted by the same code and tools, is taken from a cache: ~/.cache/edgevit (or XDG_CACHE_HOME,
     or EDGEVIT_CACHE), at most 5 GB (EDGEVIT_CACHE_GB).
     """
-    from edgevit.data.labels import read_labels
-
     artifacts = edgevit.convert(
         model,
         target=target,
@@ -89,7 +87,7 @@ def convert(
         weights=weights,
         num_classes=classes,
         input_size=input_size,
-        labels=() if labels is None else read_labels(labels),
+        labels=labels or (),
         replace_head=replace_head,
         options=parse_options(option or []),
         goldens=golden or [],

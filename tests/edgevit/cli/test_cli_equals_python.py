@@ -39,11 +39,10 @@ KEYWORDS = {
     "artifacts": "artifact",
     "classes": "num_classes",
     "golden": "goldens",
-    "no_deploy": "plain",
     "option": "options",
     "timeout": "timeout_s",
 }
-OFF = {"no_cache": "cache"}  # a flag that turns a keyword off
+OFF = {"no_cache": "cache", "no_deploy": "deploy"}  # a flag that turns a keyword off
 PRINTING = {"convert": {"explain"}, "debug": {"top"}}  # beside --json: how the result is shown
 # Objects that no word can name, whether to raise at once, and how long to time.
 TIMING = {"min_s", "max_s", "warmup_runs", "warmup_s", "golden", "timeout_s"}
@@ -152,7 +151,7 @@ def artifact(line, model, int8) -> Artifact:
 
 
 # Times, processes, and where files are.
-CHANGING = {"seconds", "started_utc", "created_utc", "token", "pid", "checkpoint", "path"}
+CHANGING = {"seconds", "conversion_s", "started_utc", "created_utc", "token", "pid", "checkpoint", "path"}
 
 
 def _masked(document: Any) -> Any:
@@ -235,13 +234,15 @@ def test_convert(capsys, line, model, tmp_path):
     labels = tmp_path / "labels.txt"
     labels.write_text("zero\none\n")
     words = ["-t", "tflite", "--weights", line / "float.pt", "--labels", labels, "--no-deploy"]
+    words += ["-O", "weight_compression=none"]
     shown = _printed(capsys, "convert", model, *words, "--out", tmp_path / "command")
     made = edgevit.convert(
         model,
         target=["tflite"],
         weights=line / "float.pt",
-        labels=("zero", "one"),
-        plain=True,
+        labels=labels,
+        deploy=False,
+        options={"weight_compression": "none"},
         out=tmp_path / "python",
     )
     assert shown == _masked([one.manifest.to_json() for one in made])
