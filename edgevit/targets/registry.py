@@ -47,7 +47,8 @@ def converter_names() -> tuple[str, ...]:
 
 def get_converter(name: str) -> Converter:
     """The converter of target `name`; UsageError with the nearest names if there is none."""
-    return _load(CONVERTERS, "target", name)
+    converter: Converter = _load(CONVERTERS, "target", name)
+    return converter
 
 
 def converter_package(name: str) -> str:
