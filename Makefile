@@ -10,6 +10,9 @@ INSTALL := -m pip install --disable-pip-version-check --progress-bar off --const
 PIP := $(BIN)/python $(INSTALL)
 SMOKE_PIP := .venv-smoke/bin/python $(INSTALL) --quiet
 READY := .venv/ready
+WORKERS ?= 2
+# A file's tests share their fixtures, so they stay in one process; more threads than cores would only wait.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 PEERS := .venv-peers/ready
 
 .PHONY: help setup demo test test-fast lint docs wheel smoke goldens matrix sizes peers compare-runtimes compare-runtimes-int8 coreml int8 compressed server cost conformance demo-result clean
@@ -54,15 +57,16 @@ $(DEMO)/measured: $(DEMO)/converted
 $(DEMO)/report.html: $(DEMO)/measured
 	$(BIN)/edgevit report $(DEMO)
 
-test: $(READY)  ## all tests
-	$(BIN)/python -m pytest
+test: $(READY)  ## all tests, in WORKERS=2 processes
+	$(PYTEST)
 
 test-fast: $(READY)  ## tests without the full-size models
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
-lint: $(READY)  ## ruff
+lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 docs: $(READY)  ## docs/_build/html/: the documents as pages; a warning is an error, nothing is fetched
 	$(BIN)/python -m sphinx -W -n --keep-going -q -b html docs docs/_build/html
