@@ -187,7 +187,7 @@ class _Batching:
             return axes[0] == 0 if is_call(node, aten.permute.default) else bool(axes) and 0 not in axes
         keeps = is_call(node, aten.expand.default, aten.clone.default, aten._to_copy.default, aten.alias.default)
         same_rank = all(_rank(source) == _rank(node) for source in depending)
-        return (keeps or torch.Tag.pointwise in operation(node).tags) and same_rank
+        return (keeps or torch.Tag.pointwise in getattr(node.target, "tags", ())) and same_rank
 
     def _ride(self, node: fx.Node) -> None:
         import torch

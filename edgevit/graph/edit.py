@@ -11,7 +11,6 @@ from edgevit.graph.node_names import module_path
 
 if TYPE_CHECKING:
     from torch import Tensor, fx
-    from torch._ops import OpOverload
     from torch.fx.node import Argument
 
 
@@ -136,12 +135,10 @@ def source_of(node: fx.Node) -> fx.Node:
     return node_of(node.args[0])
 
 
-def operation(node: fx.Node) -> OpOverload:
-    """The ATen operation that a node calls; TypeError for any other node."""
-    from torch._ops import OpOverload
-
-    if not isinstance(node.target, OpOverload):
-        raise TypeError(f"{node.name} calls {node.target}, which is no ATen operation")
+def operation(node: fx.Node) -> Callable[..., Any]:
+    """What a node calls; TypeError for a node that only names something."""
+    if isinstance(node.target, str):
+        raise TypeError(f"{node.name} calls nothing: it is {node.target}")
     return node.target
 
 
