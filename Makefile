@@ -6,11 +6,16 @@ CODE := $(wildcard edgevit/*.py edgevit/*/*.py converters/*.py converters/*/*.py
 # The address of a package index that has another build of torch, such as one without CUDA; none: PyPI's own build.
 TORCH_INDEX ?=
 SIZES := on Linux x86-64 2.9 GB to download and 5.7 GB on disk; about 2 GB with a CPU build of torch by TORCH_INDEX=URL
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt
+INSTALL := -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt
+PIP := $(BIN)/python $(INSTALL)
+SMOKE_PIP := .venv-smoke/bin/python $(INSTALL) --quiet
 READY := .venv/ready
+WORKERS ?= 2
+# A file's tests share their fixtures, so they stay in one process; more threads than cores would only wait.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 PEERS := .venv-peers/ready
 
-.PHONY: help setup demo test test-fast lint goldens matrix sizes peers compare-runtimes compare-runtimes-int8 coreml int8 compressed server cost conformance demo-result docs clean
+.PHONY: help setup demo test test-fast lint docs wheel smoke goldens matrix sizes peers compare-runtimes compare-runtimes-int8 coreml int8 compressed server cost conformance demo-result clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -52,18 +57,30 @@ $(DEMO)/measured: $(DEMO)/converted
 $(DEMO)/report.html: $(DEMO)/measured
 	$(BIN)/edgevit report $(DEMO)
 
-test: $(READY)  ## all tests
-	$(BIN)/python -m pytest
+test: $(READY)  ## all tests, in WORKERS=2 processes
+	$(PYTEST)
 
 test-fast: $(READY)  ## tests without the full-size models
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
-lint: $(READY)  ## ruff
+lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 docs: $(READY)  ## docs/_build/html/: the documents as pages; a warning is an error, nothing is fetched
 	$(BIN)/python -m sphinx -W -n --keep-going -q -b html docs docs/_build/html
+
+wheel: $(READY)  ## dist/ with the wheel
+	rm -rf build dist/edgevit-*.whl  # setuptools would pack what an older build left
+	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+
+smoke: wheel  ## the wheel with [tflite] in an empty environment: list, info, doctor, convert, verify, predict
+	rm -rf .venv-smoke
+	$(PYTHON) -m venv .venv-smoke
+	$(if $(TORCH_INDEX),$(SMOKE_PIP) --no-deps --index-url '$(TORCH_INDEX)' torch)
+	$(SMOKE_PIP) "$$(ls dist/edgevit-*.whl)[tflite]"
+	.venv-smoke/bin/python tests/smoke.py
+	rm -rf .venv-smoke
 
 goldens: $(READY)  ## rewrite the golden vectors; review the diff
 	$(BIN)/python -m tests.contract.make_preprocess_goldens
@@ -119,4 +136,4 @@ demo-result: $(DEMO)/report.html  ## keep the demo's numbers for README
 	$(BIN)/python -m benchmarks.tables
 
 clean:  ## remove artifacts and the environments
-	rm -rf artifacts .venv .venv-peers
+	rm -rf artifacts build dist .venv .venv-peers .venv-smoke

@@ -15,7 +15,7 @@ from edgevit.errors import DeviceError
 from edgevit.infra import process
 from edgevit.infra.optional_imports import version
 from edgevit.log import stage
-from edgevit.targets.registry import converter_names, device_schemes, get_converter
+from edgevit.targets.registry import RetiredPlugin, converter_names, device_schemes, get_converter, retired_plugins
 from edgevit.verification.phone_settings import has_settings
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _IMPORT_TIMEOUT_S = 180
 class Finding:
     """One thing looked at. `fix` is a command, or "" where nothing is wrong."""
 
-    kind: str  # "python", "target", "extra", "device", "tool"
+    kind: str  # "python", "target", "plug-in", "extra", "device", "tool"
     name: str
     works: bool
     detail: str
@@ -36,10 +36,11 @@ class Finding:
 
 
 def doctor() -> list[Finding]:
-    """Look at Python, the targets (their libraries are really imported), the extras, devices and tools."""
+    """Look at Python, the targets (their libraries are really imported), plug-ins, the extras, devices and tools."""
     with stage("doctor", importing="every target") as running:
         findings = [_python()]
         findings += [_target(name) for name in converter_names()]
+        findings += [_retired(plugin) for plugin in retired_plugins()]
         findings += [_extra(extra, use) for extra, use in _EXTRAS.items()]
         findings += [Finding("device", scheme, True, platform.platform()) for scheme in device_schemes()]
         findings += [_tool(*row) for row in _TOOLS]
@@ -101,6 +102,12 @@ def _settings(converter: Converter, unswitchable: str) -> str:
     names = {name: dict.fromkeys(row[name] for row in converter.settings) for name in converter.settings[0]}
     shown = ", ".join(f"{name} {'/'.join(values)}" for name, values in names.items())
     return f"also under the settings of phones: {shown}"
+
+
+def _retired(plugin: RetiredPlugin) -> Finding:
+    detail = f"{plugin.distribution} registers it under {plugin.group}, which is no longer read"
+    fix = f"update {plugin.distribution}, or register the plug-in under {plugin.replacement}"
+    return Finding("plug-in", plugin.name, False, detail, fix)
 
 
 def _extra(extra: str, use: str) -> Finding:

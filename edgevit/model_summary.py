@@ -95,7 +95,7 @@ def layers(spec: ModelSpec, depth: int) -> list[Layer]:
     import torch
 
     with torch.device("meta"):
-        model = spec.build(spec.num_classes, spec.input_size).eval()
+        model = spec.instantiate().eval()
     shapes: dict[str, tuple[int, ...]] = {}
     hooks = [module.register_forward_hook(_recorder(shapes, path)) for path, module in model.named_modules() if path]
     macs = count_macs_by_module(model, spec.inputs[0].shape)
@@ -127,7 +127,7 @@ def plans(spec: ModelSpec, converters: dict[str, Converter]) -> list[Plan]:
     meant = {name: (spec.tier is Tier.EDGE) == (c.kernels in EDGE_KERNELS) for name, c in converters.items()}
     steps: dict[str, tuple[AppliedPass, ...]] = {}
     if any(meant.values()):
-        model = spec.build(spec.num_classes, spec.input_size)
+        model = spec.instantiate()
         captured = functional(capture(model, tuple(example_input(tensor.shape) for tensor in spec.inputs), spec.name))
         for kernels in sorted({converters[name].kernels for name in converters if meant[name]}):
             _, steps[kernels] = deploy(captured, spec, kernels=kernels)
@@ -138,10 +138,10 @@ def plans(spec: ModelSpec, converters: dict[str, Converter]) -> list[Plan]:
 
 
 def _plan(target: str, meant: bool, precisions: tuple[str, ...], steps: tuple[AppliedPass, ...]) -> Plan:
-    if not meant or not steps:
+    after = steps[-1].after if steps else None
+    if not meant or after is None:
         return Plan(target, meant, precisions)
     changes: dict[str, int] = {}
     for step in steps:
         changes[step.name] = changes.get(step.name, 0) + step.changes
-    after = steps[-1].after
     return Plan(target, meant, precisions, after.operations, after.macs, tuple(changes.items()))

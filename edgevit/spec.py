@@ -136,6 +136,14 @@ class ModelSpec:
     def input_size(self) -> int:
         return self.inputs[0].shape[-1]
 
+    def instantiate(self) -> nn.Module:
+        """The training form with random weights; UsageError for a spec that was read back from a file."""
+        if self.build is None:
+            raise UsageError(
+                f"{self.name} was read from a file without its code", fix="name a model that is built here"
+            )
+        return self.build(self.num_classes, self.input_size)
+
     def for_task(self, num_classes: int | None = None, input_size: int | None = None) -> ModelSpec:
         """This spec with another class count or input size: shapes and preprocessing follow.
 

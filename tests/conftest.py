@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
+
+from edgevit.infra import process
+from tests.warm_processes import WarmProcesses
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -17,3 +23,23 @@ def _no_cache():
         del os.environ["EDGEVIT_CACHE"]
     else:
         os.environ["EDGEVIT_CACHE"] = before
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _warm_processes():
+    """Conversions run in processes forked from one that has imported the libraries: most of their time went there."""
+    if sys.platform != "linux":
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="edgevit-warm-") as folder:
+        warm = WarmProcesses(Path(folder))
+        cold, process._start = process._start, warm.start
+        yield
+        process._start = cold
+        warm.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: a worker that began one last would work on alone while the others have ended."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

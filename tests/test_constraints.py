@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import edgevit
+from edgevit._version import __version__
 
 ROOT = Path(edgevit.__file__).resolve().parent.parent
 CUDA = re.compile(r"(nvidia|cuda)-.+|triton")
@@ -70,7 +71,7 @@ def write_wheels(folder: Path, *, cuda: bool) -> None:
     own = list(PROJECT["dependencies"])
     for extra, texts in PROJECT["optional-dependencies"].items():
         own += [f'{text}; extra == "{extra}"' for text in texts]
-    write_wheel(folder, PROJECT["name"], PROJECT["version"], own, PROJECT["optional-dependencies"])
+    write_wheel(folder, PROJECT["name"], __version__, own, PROJECT["optional-dependencies"])
 
 
 def resolve(wheels: Path) -> dict[str, str]:

@@ -45,7 +45,8 @@ def write_goldens(
     (folder / FOLDER).mkdir()
     goldens = []
     for reference in references:
-        frame = geometry(*reference.pixels.shape[:2], preprocess)
+        height, width = reference.pixels.shape[:2]
+        frame = geometry(height, width, preprocess)
         cropped = apply_geometry(reference.pixels, frame, preprocess.interpolation)
         arrays = {
             "L0": reference.pixels,

@@ -16,7 +16,9 @@ MAX_DOCUMENT_BYTES = 64 << 20
 @functools.cache
 def load_schema(name: str) -> dict[str, Any]:
     """The JSON Schema called `name`: manifest, job or report."""
-    return json.loads(resources.files(__package__).joinpath("schemas", f"{name}.schema.json").read_text())
+    text = resources.files(__package__).joinpath("schemas", f"{name}.schema.json").read_text()
+    schema: dict[str, Any] = json.loads(text)
+    return schema
 
 
 def validate(document: object, name: str, where: str) -> None:
@@ -35,7 +37,7 @@ def read_document(path: Path, name: str) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_DOCUMENT_BYTES:
             raise ContractError(f"{path} is larger than {MAX_DOCUMENT_BYTES >> 20} MiB", fix=f"no {name} is that large")
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         fix = (
             "give an artifact folder that `edgevit convert` wrote"

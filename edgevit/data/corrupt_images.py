@@ -66,7 +66,11 @@ def _limit(count: int) -> int:
 
 
 def _require_all_classes(images: LabelledDataset, kept: LabelledDataset) -> None:
-    if isinstance(images, ImageSet) and (lost := set(images.targets.tolist()) - set(kept.targets.tolist())):
+    if (
+        isinstance(images, ImageSet)
+        and isinstance(kept, ImageSet)
+        and (lost := set(images.targets.tolist()) - set(kept.targets.tolist()))
+    ):
         named = ", ".join(images.labels[target] for target in sorted(lost))
         raise UsageError(f"no image of class {named} in {images.name} can be read", fix="copy them again")
 

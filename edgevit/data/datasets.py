@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -137,7 +137,7 @@ def _tiles(split: str) -> MaskSet:
     return MaskSet(tuple(tiles.test_images), tuple(tiles.test_masks), tiles.labels, "tiles/test")
 
 
-BUNDLED = {DIGITS: _digits, PHOTOS: _photos, TILES: _tiles}
+BUNDLED: dict[str, Callable[[str], LabelledDataset]] = {DIGITS: _digits, PHOTOS: _photos, TILES: _tiles}
 
 
 def _require_same_classes(folder: Path, train: Path, test: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
@@ -25,8 +26,14 @@ class ImageFiles(Sequence[np.ndarray]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        return read_image(self.paths[index])
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> ImageFiles: ...
+
+    def __getitem__(self, index: int | slice) -> np.ndarray | ImageFiles:
+        return ImageFiles(self.paths[index]) if isinstance(index, slice) else read_image(self.paths[index])
 
     def subset(self, indices: Sequence[int]) -> ImageFiles:
         """Some of the files."""

@@ -106,8 +106,8 @@ def composite_on_white(rgba: np.ndarray) -> np.ndarray:
 def _opened(path: str | os.PathLike[str], formats: tuple[str, ...]) -> Iterator[Image.Image]:
     """An image file, not yet decoded; what goes wrong with it is a UsageError. Threads may do this at once."""
     with _naming(Path(path)), Image.open(path, formats=formats) as image:
-        # Pillow itself warns up to twice its limit: filters of warnings belong to all threads.
-        if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        # Pillow itself warns up to twice its limit: filters of warnings belong to all threads. None: a user lifted it.
+        if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
             raise Image.DecompressionBombError
         yield image
 

@@ -45,7 +45,8 @@ class AxisTaps:
 
 def preprocess(pixels: np.ndarray, spec: Preprocess, layout: Layout = Layout.NCHW) -> np.ndarray:
     """L0 uint8 (H, W, 3) -> L2 float32 (1, 3, crop H, crop W), or (1, crop H, crop W, 3) for NHWC."""
-    cropped = apply_geometry(pixels, geometry(*pixels.shape[:2], spec), spec.interpolation)
+    height, width = pixels.shape[:2]
+    cropped = apply_geometry(pixels, geometry(height, width, spec), spec.interpolation)
     return to_tensor(cropped, normalize_table(spec.mean, spec.std), layout)
 
 
@@ -54,9 +55,10 @@ def preprocess_mask(mask: np.ndarray, spec: Preprocess) -> np.ndarray:
 
     Nearest neighbour from the centre of each pixel, as the filters count: output i of m shows floor((i + 0.5) n / m).
     """
-    window = geometry(*mask.shape, spec)
-    rows = _nearest(mask.shape[0], window.resized_height, window.top, window.height)
-    columns = _nearest(mask.shape[1], window.resized_width, window.left, window.width)
+    height, width = mask.shape
+    window = geometry(height, width, spec)
+    rows = _nearest(height, window.resized_height, window.top, window.height)
+    columns = _nearest(width, window.resized_width, window.left, window.width)
     return mask[rows[:, None], columns]
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, overload
 
 import numpy as np
 
@@ -65,8 +65,14 @@ class MaskFiles(Sequence[np.ndarray]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        return read_mask(self.paths[index])
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> MaskFiles: ...
+
+    def __getitem__(self, index: int | slice) -> np.ndarray | MaskFiles:
+        return MaskFiles(self.paths[index]) if isinstance(index, slice) else read_mask(self.paths[index])
 
     def subset(self, indices: Sequence[int]) -> MaskFiles:
         """Some of the files."""

@@ -38,7 +38,8 @@ PROBE_TOLERANCE = 1e-5
 class Pass(Protocol):
     """One exact rewrite of a captured graph. A pattern that is not there leaves the graph as it was."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def apply(self, graph: Graph, costs: Costs) -> list[str]:
         """Rewrite in place where `costs` says that it pays; returns the module paths of the places changed."""

@@ -30,8 +30,11 @@ def export(
     dynamic_batch: for any number of images at once; `module` is then a graph that `capture.functional` gave, or a
     rewrite of it. Raises ExportError if the module cannot be captured or breaks an invariant of Program.
     """
+    from torch import fx
+
     ready = is_functional(module) and not dynamic_batch
     if dynamic_batch:
+        assert isinstance(module, fx.GraphModule)  # as the docstring asks
         module = any_batch(module, QDQ_OPS if precision is Precision.INT8 else OUTPUTS)
     sizes = ((_EXAMPLE_BATCH, *tensor.shape[1:]) if dynamic_batch else tensor.shape for tensor in spec.inputs)
     inputs = tuple(example_input(shape) for shape in sizes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from edgevit.errors import ExportError
 
@@ -58,12 +58,12 @@ def functional(exported: ExportedProgram) -> fx.GraphModule:
     return plain
 
 
-def mark_functional(module: nn.Module) -> None:
+def mark_functional(module: fx.GraphModule) -> None:
     """Say of a graph that it consists of functional ATen operations, as `functional` gives them."""
     module.meta[_FUNCTIONAL] = True
 
 
-def is_functional(module: nn.Module) -> bool:
+def is_functional(module: nn.Module) -> TypeGuard[fx.GraphModule]:
     """Whether a module is what `functional` gave, or a rewrite of it: its capture needs no decomposition."""
     return _FUNCTIONAL in getattr(module, "meta", {})
 

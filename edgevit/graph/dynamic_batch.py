@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.compat.torch import schema_of
 from edgevit.errors import ExportError
-from edgevit.graph.edit import argument, is_call, shape
+from edgevit.graph.edit import argument, is_call, node_of, operation, shape
 
 if TYPE_CHECKING:
     from torch import Tensor, fx
@@ -48,8 +48,8 @@ def any_batch(one: fx.GraphModule, tolerance: float = OUTPUTS) -> fx.GraphModule
         alone = torch.cat([one(pair[:1]), one(pair[1:])])
     if together.shape != alone.shape:
         raise _cannot("a batch of two gives an answer of another shape")
-    error = (together - alone).abs().max() / alone.abs().max().clamp_min(1e-30)
-    if not error <= tolerance:
+    deviation = (together - alone).abs().max() / alone.abs().max().clamp_min(1e-30)
+    if not deviation <= tolerance:
         raise _cannot("a batch of two gives other answers than its images alone")
     return module
 
@@ -76,7 +76,7 @@ def sum_alone(module: fx.GraphModule) -> None:
             continue
         parted = [argument in depending for argument in node.args]
         with module.graph.inserting_before(node):
-            call = module.graph.call_function(_each_alone, (node.target, parted, *node.args), node.kwargs)
+            call = module.graph.call_function(_each_alone, (operation(node), parted, *node.args), node.kwargs)
         node.replace_all_uses_with(call)
         module.graph.erase_node(node)
         depending.add(call)
@@ -177,17 +177,17 @@ class _Batching:
             left = depending == [node.args[0]] and len(node.args) == 2
             return all(_rank(source) == _rank(node) for source in depending) and (_rank(node) > 2 or left)
         if is_call(node, aten.layer_norm.default):
-            return _rank(node) > len(node.args[1])
+            return _rank(node) > len(argument(node, 1))
         if is_call(node, aten.constant_pad_nd.default):
-            return _rank(node) > len(node.args[1]) // 2
+            return _rank(node) > len(argument(node, 1)) // 2
         if is_call(node, aten.index.Tensor):
-            return depending == [node.args[0]] and node.args[1][0] is None
+            return depending == [node.args[0]] and argument(node, 1)[0] is None
         axes = _axes(node)
         if axes is not None:
             return axes[0] == 0 if is_call(node, aten.permute.default) else bool(axes) and 0 not in axes
         keeps = is_call(node, aten.expand.default, aten.clone.default, aten._to_copy.default, aten.alias.default)
         same_rank = all(_rank(source) == _rank(node) for source in depending)
-        return (keeps or torch.Tag.pointwise in node.target.tags) and same_rank
+        return (keeps or torch.Tag.pointwise in getattr(node.target, "tags", ())) and same_rank
 
     def _ride(self, node: fx.Node) -> None:
         import torch
@@ -195,7 +195,7 @@ class _Batching:
         aten = torch.ops.aten
         self._riding.add(node)
         if is_call(node, aten.expand.default):
-            node.args = (node.args[0], [-1, *node.args[1][1:]])
+            node.args = (node.args[0], [-1, *argument(node, 1)[1:]])
         elif is_call(node, aten.bmm.default) and len(self._depending(node)) == 1:
             node.target = aten.matmul.default  # which repeats the other operand
         elif is_call(node, aten.cat.default):
@@ -206,13 +206,15 @@ class _Batching:
         import torch
 
         aten = torch.ops.aten
-        source = self._front_form(node.args[0])
+        source = self._front_form(node_of(node.args[0]))
         node.args = (self._before(node, aten.flatten.using_ints, source, 0, 1), *node.args[1:])
         results = [node]
         if is_call(node, self._norm):  # gives a tuple
             results = [user for user in node.users if is_call(user, operator.getitem)]
         for result in results:
-            self._fronted.add(self._behind(result, aten.unflatten.int, 0, [-1, shape(node.args[0].args[0])[0]]))
+            self._fronted.add(
+                self._behind(result, aten.unflatten.int, 0, [-1, shape(node_of(node.args[0]).args[0])[0]])
+            )
 
     def _front(self, node: fx.Node) -> None:
         """Compute with one more axis in front; a leading axis of one takes the images over again."""
@@ -226,12 +228,12 @@ class _Batching:
         elif node.target in self._over_all:
             node.target, node.args = (
                 self._over_all[node.target],
-                (node.args[0], list(range(_rank(node.args[0]))), False),
+                (node.args[0], list(range(_rank(node_of(node.args[0])))), False),
             )
         elif is_call(node, aten.cat.default):
             self._repeat_constants(node, _repeated_in_front)
         elif is_call(node, aten.index.Tensor):
-            node.args = (node.args[0], [None, *node.args[1]])
+            node.args = (node.args[0], [None, *argument(node, 1)])
         if node.op == "call_function":
             self._align(node)
             self._shift(node)
@@ -291,7 +293,7 @@ class _Batching:
             part
             if part in self._riding or part in self._fronted
             else self._before(node, repeated, part, batch)
-            for part in node.args[0]
+            for part in argument(node, 0)
         ]  # fmt: skip
         node.args = (parts, *node.args[1:])
 
@@ -320,7 +322,8 @@ def _axes(node: fx.Node) -> list[int] | None:
     if not positions:
         return None
     values = [_positional(node, position) for position in positions]
-    first = node.args[0][0] if isinstance(node.args[0], (list, tuple)) else node.args[0]
+    first = argument(node, 0)
+    first = first[0] if isinstance(first, (list, tuple)) else first
     ranks = [part.meta["val"].dim() for part in (first, node) if hasattr(part.meta["val"], "dim")]
     flat = [axis for value in values for axis in (value if isinstance(value, (list, tuple)) else [value])]
     return [axis + max(ranks) * (axis < 0) for axis in flat if axis is not None]

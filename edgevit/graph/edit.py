@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from edgevit.graph.node_names import module_path
 
 if TYPE_CHECKING:
     from torch import Tensor, fx
+    from torch.fx.node import Argument
 
 
 MAP_RANK = 4  # (N, C, H, W)
@@ -47,9 +48,16 @@ class Graph:
         is_constant = hasattr(node, "op") and node.op == "get_attr"
         return self._attribute(node.target).detach() if is_constant else None
 
+    def constant_value(self, node: Argument) -> Tensor:
+        """The tensor of a node that is known to be constant, detached; TypeError for anything else."""
+        value = self.value(node)
+        if value is None:
+            raise TypeError(f"{node} is no constant of the graph")
+        return value
+
     def parameter(self, node: fx.Node) -> Tensor:
         """The tensor of a constant node itself, for who changes it."""
-        return self._attribute(node.target)
+        return self._attribute(str(node.target))
 
     def constant(self, value: Tensor, name: str) -> fx.Node:
         """A new parameter of the network, cast to float32; `name` may be a module path and is made unique."""
@@ -109,10 +117,32 @@ class Graph:
         self.module.recompile()
 
     def _attribute(self, target: str) -> Tensor:
-        return operator.attrgetter(target)(self.module)
+        tensor: Tensor = operator.attrgetter(target)(self.module)
+        return tensor
 
 
-def is_call(node: Any, *targets: Any) -> bool:
+def node_of(argument: Argument) -> fx.Node:
+    """A graph argument that its operation's schema makes a node; TypeError if this graph has something else there."""
+    from torch import fx
+
+    if not isinstance(argument, fx.Node):
+        raise TypeError(f"a graph has {argument!r} where an operation reads a tensor")
+    return argument
+
+
+def source_of(node: fx.Node) -> fx.Node:
+    """The node that an operation reads first."""
+    return node_of(node.args[0])
+
+
+def operation(node: fx.Node) -> Callable[..., Any]:
+    """What a node calls; TypeError for a node that only names something."""
+    if isinstance(node.target, str):
+        raise TypeError(f"{node.name} calls nothing: it is {node.target}")
+    return node.target
+
+
+def is_call(node: Any, *targets: Any) -> TypeGuard[fx.Node]:
     """Whether a graph argument is a node that calls one of the operations."""
     return getattr(node, "op", None) == "call_function" and node.target in targets
 
@@ -122,7 +152,7 @@ def is_norm_result(node: Any) -> bool:
     import torch
 
     norm = torch.ops.aten._native_batch_norm_legit_no_training.default
-    return is_call(node, operator.getitem) and node.args[1] == 0 and is_call(node.args[0], norm)
+    return is_call(node, operator.getitem) and argument(node, 1) == 0 and is_call(node.args[0], norm)
 
 
 def is_depthwise(conv: fx.Node) -> bool:
@@ -138,9 +168,9 @@ def is_random(node: fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
-def shape(node: fx.Node) -> tuple[int, ...]:
+def shape(node: Argument) -> tuple[int, ...]:
     """The shape of a node's result."""
-    return tuple(node.meta["val"].shape)
+    return tuple(node_of(node).meta["val"].shape)
 
 
 def place(node: fx.Node) -> str:
@@ -148,8 +178,8 @@ def place(node: fx.Node) -> str:
     return module_path(node) or node.name
 
 
-def argument(node: fx.Node, position: int, default: Any) -> Any:
-    """A positional argument that may be left out."""
+def argument(node: fx.Node, position: int, default: Any = None) -> Any:
+    """A positional argument that may be left out; the operation's schema says of what type it is."""
     return node.args[position] if len(node.args) > position else default
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgevit.compat.torch import with_returned
+from edgevit.graph.edit import argument
 
 if TYPE_CHECKING:
     from torch import fx
@@ -57,7 +58,7 @@ def _readable(graph: fx.Graph, node: fx.Node, before: fx.Node) -> fx.Node:
 def _quantized(node: fx.Node, value: np.ndarray) -> np.ndarray:
     if not _quantizes(node):
         return value
-    scale, zero_point = node.args[1:3]
+    scale, zero_point = argument(node, 1), argument(node, 2)
     return np.clip(np.rint(value.astype(np.float64) / scale) + zero_point, _LOW, _HIGH).astype(np.int8)
 
 

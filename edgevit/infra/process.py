@@ -68,7 +68,7 @@ def run(
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         process = _start(argv, stdout, stderr, cwd, env)
         try:
-            returncode = _wait(process, timeout_s, stop)
+            returncode = _wait(program, process, timeout_s, stop)
         except subprocess.TimeoutExpired:
             _kill_group(process)
             last = _last_line(_text(stderr))
@@ -116,7 +116,7 @@ def _start(
         raise DeviceError(f"cannot start {argv[0]}: {reason}", fix="install the program, or mend its path") from error
 
 
-def _wait(process: subprocess.Popen[bytes], timeout_s: float, stop: threading.Event | None) -> int:
+def _wait(program: str, process: subprocess.Popen[bytes], timeout_s: float, stop: threading.Event | None) -> int:
     if stop is None:
         return process.wait(timeout_s)
     deadline = time.monotonic() + timeout_s
@@ -125,7 +125,7 @@ def _wait(process: subprocess.Popen[bytes], timeout_s: float, stop: threading.Ev
             return process.wait(_POLL_S)
         if time.monotonic() > deadline:
             raise subprocess.TimeoutExpired(process.args, timeout_s)
-    raise DeviceError(f"{process.args[0]} was stopped")
+    raise DeviceError(f"{program} was stopped")
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

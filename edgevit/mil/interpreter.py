@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -57,10 +57,10 @@ class State:
     def write_state(self, name: str, value: np.ndarray) -> None:
         """Replace the state by an array of its shape."""
         slot = self._slot(name)
-        value = torch.as_tensor(np.array(value)).to(slot.value.dtype)
-        if value.shape != slot.value.shape:
-            raise UsageError(f"state {name} has the shape {tuple(slot.value.shape)}, not {tuple(value.shape)}")
-        slot.value = value
+        tensor = torch.as_tensor(np.array(value)).to(slot.value.dtype)
+        if tensor.shape != slot.value.shape:
+            raise UsageError(f"state {name} has the shape {tuple(slot.value.shape)}, not {tuple(tensor.shape)}")
+        slot.value = tensor
 
     def _slot(self, name: str) -> Slot:
         if name not in self.slots:
@@ -99,6 +99,16 @@ class Interpreter:
             self._plan = plan(self.package, block, self._numerics)
         if unknown := [feature.name for feature in self.outputs if feature.name not in self._plan.outputs]:
             raise ContractError(f"{self.package.path} declares outputs that its program lacks: {', '.join(unknown)}")
+
+    @overload
+    def predict(
+        self, data: Mapping[str, Any], state: State | None = None, *, observe: Observer | None = None
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def predict(
+        self, data: Sequence[Mapping[str, Any]], state: State | None = None, *, observe: Observer | None = None
+    ) -> list[dict[str, Any]]: ...
 
     def predict(
         self,
@@ -178,7 +188,9 @@ class Interpreter:
     def _control_flow(self, step: Step, values: dict[str, Any], observe: Observer | None) -> dict[str, Any]:
         """cond runs one of its two blocks, while_loop its second as long as its first says so."""
         if step.type == "cond":
-            chosen = step.blocks[0 if number(values[step.inputs["pred"]]) else 1]
+            predicate = step.inputs["pred"]
+            assert isinstance(predicate, str)  # one value; only variadic inputs are lists
+            chosen = step.blocks[0 if number(values[predicate]) else 1]
             results = self._run(chosen, dict(values), observe)
         else:
             condition, repeated = step.blocks

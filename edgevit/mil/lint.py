@@ -309,7 +309,7 @@ def _shapes(view: View) -> Iterator[Finding]:
 def _interface(view: View) -> Iterator[Finding]:
     """What the description promises about inputs and outputs against what the function takes and returns."""
     inputs, outputs = _described(view)
-    returned = {name: view.types.get(name) for name in view.block.outputs}
+    returned = {name: view.types[name] for name in view.block.outputs if name in view.types}
     for side, described, defined in (("input", inputs, view.inputs), ("output", outputs, returned)):
         declared = features(described)
         for name in sorted(set(declared) ^ set(defined)):
@@ -357,10 +357,11 @@ def _classifier(view: View) -> Iterator[Finding]:
             yield Finding(Level.ERROR, "labels", "the classifier's labels or probabilities are missing", view.name)
             continue
         try:
-            labels = len(view.package.constant(value))
+            held = view.package.constant(value)
         except ContractError as error:
             yield Finding(Level.ERROR, "labels", error.message, view.name)
             continue
+        labels = len(held) if isinstance(held, (list, np.ndarray)) else 1
         if labels != math.prod(sizes):
             message = f"{labels} labels for {math.prod(sizes)} probabilities"
             yield Finding(Level.ERROR, "labels", message, view.where([operation]))
@@ -462,7 +463,7 @@ def _over_last_axis(view: View, softmax: Message) -> bool:
     """Whether a softmax adds up to 1 over the last axis of its operand."""
     value = view.constants.get(_source(softmax, "axis") or f"{softmax.outputs[0].name}.axis")
     try:
-        axis = -1 if value is None else int(view.package.constant(value))
+        axis = -1 if value is None else int(np.asarray(view.package.constant(value)).item())
     except (ContractError, TypeError, ValueError):
         return False
     return axis in (-1, len(softmax.outputs[0].type.tensorType.dimensions) - 1)
@@ -472,9 +473,10 @@ def _class_labels(view: View, classify: Message) -> list[str]:
     """A classifier's own labels; none if they cannot be read, which another rule reports."""
     name = _source(classify, "classes") or f"{classify.outputs[0].name}.classes"
     try:
-        return [str(label) for label in view.package.constant(view.constants[name])]
-    except (KeyError, ContractError, TypeError):
+        held = view.package.constant(view.constants[name])
+    except (KeyError, ContractError):
         return []
+    return [str(label) for label in held] if isinstance(held, (list, np.ndarray)) else []
 
 
 def _source(operation: Message, key: str) -> str:

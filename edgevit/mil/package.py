@@ -100,7 +100,7 @@ class WeightFile:
         """The bytes of `count` values whose record is at `offset`, not copied. Raises ContractError."""
         if offset + self.RECORD_BYTES > self.size:
             raise self._error(offset, f"the file ends at byte {self.size}; it was cut off, or the offset is wrong")
-        marker, code, size, start, _ = self.RECORD.unpack_from(self._bytes, offset)
+        marker, code, size, start, _ = self.RECORD.unpack_from(self._bytes.data, offset)
         if marker != self.MARKER:
             raise self._error(offset, "no weight record starts there")
         if code != kind.blob:
@@ -208,7 +208,7 @@ class Package:
         if len(stored) != expected:
             raise self._error(f"a constant {kind.name} {shape} needs {expected} stored values, {len(stored)} are there")
         if form == "bytes":
-            flat = decode(np.frombuffer(stored, np.uint8), kind, count)
+            flat = decode(np.frombuffer(bytes(stored), np.uint8), kind, count)
         else:
             flat = self._converted(stored, kind, count)
         if shape:

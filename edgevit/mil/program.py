@@ -168,6 +168,7 @@ def _arguments(
 
 def evaluate(step: Step, values: dict[str, Any], numerics: Numerics) -> dict[str, Any]:
     """Results of an operation by name, each settled to its declared type. Raises ContractError for impossible ones."""
+    assert step.function is not None  # control flow is the interpreter's
     arguments = {
         parameter: values[name] if isinstance(name, str) else [values[item] for item in name]
         for parameter, name in step.inputs.items()

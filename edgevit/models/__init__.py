@@ -50,6 +50,7 @@ def create_model(name: str, *, num_classes: int | None = None, input_size: int |
     images (N, 3, S, S) and returns logits (N, classes), or (N, classes, S, S) for segmentation.
     """
     spec = get_spec(name).for_task(num_classes, input_size)
-    model = spec.build(spec.num_classes, spec.input_size)
-    model.edgevit_spec = spec  # so that `edgevit.convert(model)` needs no further words
+    model = spec.instantiate()
+    # So that `edgevit.convert(model)` needs no further words; torch's stub knows of tensors and modules alone.
+    model.edgevit_spec = spec  # type: ignore[assignment]
     return model

@@ -156,10 +156,13 @@ class CvT(nn.Module):
     (N, 3, S, S) -> logits (N, num_classes), S a multiple of 16. Paper section 3.
     """
 
+    stage0: Stage  # official names: numbered attributes, not a list
+    stage1: Stage
+    stage2: Stage
+
     def __init__(self, num_classes: int, config: Config) -> None:
         super().__init__()
         in_channels = 3
-        # Official names are stage0, stage1, stage2: numbered attributes, not a list.
         for stage, (channels, heads, depth) in enumerate(zip(config.dims, config.heads, config.depths, strict=True)):
             last = stage == len(config.dims) - 1
             kernel, stride, padding = (7, 4, 2) if stage == 0 else (3, 2, 1)

@@ -65,6 +65,7 @@ class PeripheralPosition(nn.Module):
         self.gn2 = nn.GroupNorm(heads, heads)
         for conv in (self.conv1, self.conv2):
             nn.init.constant_(conv.weight, 0.02)
+            assert conv.bias is not None
             nn.init.zeros_(conv.bias)
         # Early blocks begin by looking at their surroundings, late ones everywhere. Paper section 3.3.
         depth = layer / (layers - 1)

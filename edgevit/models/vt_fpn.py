@@ -49,13 +49,14 @@ class VTFPN(nn.Module):
             stride = 1 if number == 1 else 2
             setattr(self, f"layer{number}", resnet_layer(Bottleneck, in_channels, width, depth, stride=stride))
             in_channels = width * Bottleneck.expansion
-        self.lateral = nn.ModuleList(nn.Conv2d(width * Bottleneck.expansion, _LEVEL_CHANNELS, 1) for width in _WIDTHS)
+        laterals = [nn.Conv2d(width * Bottleneck.expansion, _LEVEL_CHANNELS, 1) for width in _WIDTHS]
+        self.lateral = nn.ModuleList(laterals)
         self.tokenizers = nn.ModuleList(FilterTokenizer(_LEVEL_CHANNELS, _TOKEN_CHANNELS, _TOKENS) for _ in _WIDTHS)
         self.transformer = TokenTransformer(_TOKEN_CHANNELS)
         self.projectors = nn.ModuleList(Projector(_LEVEL_CHANNELS, _TOKEN_CHANNELS) for _ in _WIDTHS)
         self.head = nn.Conv2d(_LEVEL_CHANNELS, num_classes, 1)
         self.apply(init_weights)
-        for lateral in self.lateral:  # no fused activation follows: a gain of 1
+        for lateral in laterals:  # no fused activation follows: a gain of 1
             nn.init.xavier_uniform_(lateral.weight)
         nn.init.normal_(self.head.weight, std=0.01)
 

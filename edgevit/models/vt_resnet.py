@@ -204,6 +204,7 @@ class VTResNet(nn.Module):
         x, tokens = self.entry(x), None
         for module in self.stage5:
             x, tokens = module(x, tokens)
+        assert tokens is not None  # the first module makes them
         return x, tokens
 
     def forward(self, x: Tensor) -> Tensor:

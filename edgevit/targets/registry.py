@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,18 @@ if TYPE_CHECKING:
 
 CONVERTERS = "edgevit.converters.v2"
 DEVICES = "edgevit.devices.v2"
+# Groups of earlier plug-in interfaces, no longer read -> the group that took their place.
+_RETIRED = {"edgevit.converters.v1": CONVERTERS, "edgevit.devices.v1": DEVICES}
+
+
+@dataclass(frozen=True, slots=True)
+class RetiredPlugin:
+    """A plug-in written for an earlier interface: registered under `group`, which nothing reads any more."""
+
+    name: str
+    distribution: str
+    group: str
+    replacement: str  # the group that is read today
 
 
 @functools.cache
@@ -34,7 +47,8 @@ def converter_names() -> tuple[str, ...]:
 
 def get_converter(name: str) -> Converter:
     """The converter of target `name`; UsageError with the nearest names if there is none."""
-    return _load(CONVERTERS, "target", name)
+    converter: Converter = _load(CONVERTERS, "target", name)
+    return converter
 
 
 def converter_package(name: str) -> str:
@@ -45,6 +59,16 @@ def converter_package(name: str) -> str:
 def device_schemes() -> tuple[str, ...]:
     """Schemes of all installed devices ("host"), sorted."""
     return tuple(sorted(_found(DEVICES)))
+
+
+def retired_plugins() -> tuple[RetiredPlugin, ...]:
+    """Plug-ins that are installed but never found, because their group is an earlier interface's; sorted by name."""
+    found = [
+        RetiredPlugin(entry.name, entry.dist.name if entry.dist else entry.module, group, replacement)
+        for group, replacement in _RETIRED.items()
+        for entry in entry_points(group=group)
+    ]
+    return tuple(sorted(found, key=lambda plugin: (plugin.name, plugin.group)))
 
 
 def get_device(address: str) -> Any:

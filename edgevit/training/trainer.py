@@ -153,7 +153,7 @@ def train_network(
     check_sets(spec, train_set, test_set)
     start = time.perf_counter()
     with threads_of(threads), seeded(recipe.seed):
-        model = spec.build(spec.num_classes, spec.input_size)
+        model = spec.instantiate()
         if weights is not None:
             load_weights(model, weights, replace_head=True)
         curve = fit(

@@ -26,7 +26,8 @@ def check_goldens(artifact: Artifact) -> int:
         raise ContractError(f"{artifact.name}: normalisation table differs from mean and std", fix="convert again")
     for golden in manifest.goldens:
         pixels = artifact.golden_level(golden, "L0")
-        frame = geometry(*pixels.shape[:2], manifest.preprocess)
+        height, width = pixels.shape[:2]
+        frame = geometry(height, width, manifest.preprocess)
         if dataclasses.asdict(frame) != golden.geometry:
             raise ContractError(f"{artifact.name}: golden {golden.name} has another crop", fix="convert again")
         cropped = apply_geometry(pixels, frame, manifest.preprocess.interpolation)
@@ -38,6 +39,8 @@ def check_goldens(artifact: Artifact) -> int:
 
 
 def _require_equal(artifact: Artifact, golden: Golden, level: str, computed: np.ndarray) -> None:
+    import numpy as np
+
     if not np.array_equal(artifact.golden_level(golden, level), computed):
         raise ContractError(
             f"{artifact.name}: golden {golden.name} differs from this machine's preprocessing at level {level}",

@@ -1,35 +1,56 @@
-"""Converted artifacts that many tests share: each conversion is a process of its own, so it is done once."""
+"""Converted artifacts that many tests share: each is converted once, for all workers of pytest together."""
 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 import edgevit
 from edgevit.artifacts.artifact import Artifact, load_artifact
 from tests.tiny import TinyClassifier, TinySegmenter, classifier_spec, seeded, segmenter_spec
 
 
+def _shared(tmp_path_factory: pytest.TempPathFactory, name: str, convert: Callable[[Path], Artifact]) -> Artifact:
+    """What `convert` makes in the folder that it is given, made by the first worker that asks."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            unfinished = folder.with_suffix(".part")
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a worker that failed
+            convert(unfinished)
+            unfinished.rename(folder)
+    (artifact,) = folder.iterdir()
+    return load_artifact(artifact)
+
+
 @pytest.fixture(scope="session")
 def classifier_artifact(tmp_path_factory) -> Artifact:
     """TinyClassifier in ExecuTorch with labels; read only."""
-    return edgevit.convert(
-        seeded(TinyClassifier),
-        spec=classifier_spec(),
-        target="executorch",
-        labels=("ant", "bee", "cat", "dog", "eel"),
-        out=tmp_path_factory.mktemp("artifacts"),
+    labels = ("ant", "bee", "cat", "dog", "eel")
+    spec = classifier_spec()
+    return _shared(
+        tmp_path_factory,
+        "classifier",
+        lambda out: edgevit.convert(seeded(TinyClassifier), spec=spec, target="executorch", labels=labels, out=out),
     )
 
 
 @pytest.fixture(scope="session")
 def segmenter_artifact(tmp_path_factory) -> Artifact:
     """TinySegmenter in ExecuTorch; read only."""
-    out = tmp_path_factory.mktemp("artifacts")
-    return edgevit.convert(seeded(TinySegmenter), spec=segmenter_spec(), target="executorch", out=out)
+    spec = segmenter_spec()
+    return _shared(
+        tmp_path_factory,
+        "segmenter",
+        lambda out: edgevit.convert(seeded(TinySegmenter), spec=spec, target="executorch", out=out),
+    )
 
 
 @pytest.fixture

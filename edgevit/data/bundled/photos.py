@@ -41,7 +41,7 @@ def load_photos_split() -> PhotosSplit:
     """The same pieces on every machine. Raises MissingDependency without scikit-image or scikit-learn."""
     images = {path.stem: _grey(path) for path in _files()}
     labels = tuple(sorted(images))
-    parts = []
+    parts: list[np.ndarray] = []
     for part, (count, low, high) in enumerate(((TRAIN_PER_CLASS, 0.0, _LEFT), (TEST_PER_CLASS, _LEFT, 1.0))):
         crops = [
             _piece(images[label], low, high, np.random.default_rng([part, target, index]))
@@ -49,7 +49,8 @@ def load_photos_split() -> PhotosSplit:
             for index in range(count)
         ]
         parts += [np.stack(crops), np.repeat(np.arange(len(labels)), count)]
-    return PhotosSplit(*parts, labels)
+    train_images, train_targets, test_images, test_targets = parts
+    return PhotosSplit(train_images, train_targets, test_images, test_targets, labels)
 
 
 def _files() -> list[Path]:

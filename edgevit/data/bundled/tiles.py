@@ -38,14 +38,14 @@ class TilesSplit:
     train_masks: np.ndarray
     test_images: np.ndarray
     test_masks: np.ndarray
-    labels: tuple[str, ...] = LABELS
+    labels: tuple[str, ...]
 
 
 @cache
 def load_tiles_split() -> TilesSplit:
     """The same pieces on every machine. Raises MissingDependency without scikit-image."""
     images = _images()
-    parts = []
+    parts: list[np.ndarray] = []
     for part, (count, low, high) in enumerate(((TRAIN_PER_IMAGE, 0.0, _LEFT), (TEST_PER_IMAGE, _LEFT, 1.0))):
         pieces = [
             _piece(grey, mask, low, high, np.random.default_rng([part, image, index]))
@@ -53,7 +53,8 @@ def load_tiles_split() -> TilesSplit:
             for index in range(count)
         ]
         parts += [np.stack(arrays) for arrays in zip(*pieces, strict=True)]
-    return TilesSplit(*parts)
+    train_images, train_masks, test_images, test_masks = parts
+    return TilesSplit(train_images, train_masks, test_images, test_masks, LABELS)
 
 
 def _images() -> list[tuple[np.ndarray, np.ndarray]]:

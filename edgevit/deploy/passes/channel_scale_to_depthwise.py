@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgevit.deploy.passes.fold_affine import batch_norm
-from edgevit.graph.edit import MAP_RANK, Graph, is_call, is_norm_result, only_user, place, shape
+from edgevit.graph.edit import MAP_RANK, Graph, is_call, is_norm_result, node_of, only_user, place, shape, source_of
 from edgevit.graph.elementwise import operands
 
 if TYPE_CHECKING:
@@ -39,10 +39,12 @@ CHANNEL_SCALE_TO_DEPTHWISE = ChannelScaleToDepthwise()
 def _norm(graph: Graph, node: fx.Node) -> bool:
     if not is_norm_result(node) or len(shape(node)) != MAP_RANK:
         return False
-    affine = batch_norm(graph, node.args[0])
+    affine = batch_norm(graph, source_of(node))
     if affine is None:
         return False
     ((source, scale),) = affine.terms.items()
+    assert scale is not None  # a norm has both
+    assert affine.shift is not None
     _convolve(graph, node, source, scale.reshape(-1), affine.shift.reshape(-1))
     return True
 
@@ -53,14 +55,15 @@ def _product(graph: Graph, product: fx.Node) -> bool:
     aten = torch.ops.aten
     if not is_call(product, aten.mul.Tensor):
         return False
-    source, factors = _by_channel(graph, product)
-    if factors is None or _is_normalised(source):
+    scaled = _by_channel(graph, product)
+    if scaled is None or _is_normalised(scaled[0]):
         return False
+    source, factors = scaled
     user = only_user(product)
     if is_call(user, aten.add.Tensor) and len(user.args) == 2 and not user.kwargs:
-        summed, offsets = _by_channel(graph, user)
-        if offsets is not None and summed is product:
-            _convolve(graph, user, source, factors, offsets)
+        shifted = _by_channel(graph, user)
+        if shifted is not None and shifted[0] is product:
+            _convolve(graph, user, source, factors, shifted[1])
             return True
     _convolve(graph, product, source, factors, None)
     return True
@@ -77,15 +80,15 @@ def _convolve(graph: Graph, node: fx.Node, source: fx.Node, factors: Tensor, off
     graph.replace(node, graph.call(conv, source, weight, bias, [1, 1], [0, 0], [1, 1], channels, like=node))
 
 
-def _by_channel(graph: Graph, node: fx.Node) -> tuple[fx.Node | None, Tensor | None]:
-    """The map and the value per channel (C,) that a node combines; None where it is something else."""
+def _by_channel(graph: Graph, node: fx.Node) -> tuple[fx.Node, Tensor] | None:
+    """The map and the value per channel (C,) that a node combines; None if it is something else."""
     for source, other in (node.args[:2], node.args[1::-1]):
         values = graph.value(other)
         if values is None or graph.value(source) is not None or shape(source) != shape(node):
             continue
         if len(shape(node)) == MAP_RANK and _is_per_channel(values, shape(node)[1]):
-            return source, values.reshape(-1)
-    return None, None
+            return node_of(source), values.reshape(-1)
+    return None
 
 
 def _is_per_channel(values: Tensor, channels: int) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgevit.deploy.passes.remove_noops import permutation
 from edgevit.export.program import MAX_RANK
-from edgevit.graph.edit import MAP_RANK, Graph, elements, is_call, only_user, shape
+from edgevit.graph.edit import MAP_RANK, Graph, elements, is_call, only_user, shape, source_of
 
 if TYPE_CHECKING:
     from torch import Tensor, fx
@@ -272,7 +272,7 @@ def chain(node: fx.Node) -> Iterator[tuple[list[fx.Node], Rearrangement]]:
         if together is None:
             return
         yield nodes, together
-        node = node.args[0]
+        node = source_of(node)
 
 
 def _parted(atoms: tuple[int, ...], counts: tuple[int, ...]) -> list[tuple[int, ...]]:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgevit.graph.edit import MAP_RANK, Graph, argument, is_call, is_depthwise, only_user, shape
+from edgevit.graph.edit import MAP_RANK, Graph, argument, is_call, is_depthwise, node_of, only_user, shape, source_of
 
 if TYPE_CHECKING:
     from torch import fx
@@ -151,7 +151,8 @@ def _unfolded(total: fx.Node) -> _Unfolded | None:
     unfold, kernels = patches.args[0], kernels.args[0]
     if not is_call(unfold, aten.im2col.default) or len(shape(kernels)) != MAP_RANK:
         return None
-    source, window, dilation, padding, stride = unfold.args
+    source = source_of(unfold)
+    window, dilation, padding, stride = (argument(unfold, position) for position in (1, 2, 3, 4))
     batch, channels, *sides = shape(source)
     taps = math.prod(window)
     groups = shape(product)[0] // batch
@@ -161,7 +162,7 @@ def _unfolded(total: fx.Node) -> _Unfolded | None:
         return None
     if shape(kernels) != (batch, groups * taps, *sides):
         return None
-    return _Unfolded(source, kernels, tuple(window), tuple(padding), groups)
+    return _Unfolded(source, node_of(kernels), tuple(window), tuple(padding), groups)
 
 
 def _sum_of_products(call: Callable[..., fx.Node], shifted: list[fx.Node], weights: list[fx.Node]) -> fx.Node:

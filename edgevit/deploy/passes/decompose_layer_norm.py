@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgevit.deploy.passes.data_movement import Rearrangement, chain
-from edgevit.graph.edit import MAP_RANK, Graph, argument, only_user, place, shape
+from edgevit.graph.edit import MAP_RANK, Graph, argument, only_user, place, shape, source_of
 
 if TYPE_CHECKING:
     from torch import fx
@@ -38,7 +38,7 @@ DECOMPOSE_LAYER_NORM = DecomposeLayerNorm()
 
 
 def _rewrite(graph: Graph, norm: fx.Node) -> bool:
-    tokens, sizes = norm.args[:2]
+    tokens, sizes = source_of(norm), argument(norm, 1)
     affine = [argument(norm, position, None) for position in (2, 3)]
     constant = all(value is None or graph.value(value) is not None for value in affine)
     if len(sizes) != 1 or len(shape(tokens)) < 2 or not constant:
@@ -54,13 +54,13 @@ def _rewrite(graph: Graph, norm: fx.Node) -> bool:
 
 def _map_behind(norm: fx.Node) -> tuple[fx.Node, Rearrangement | None]:
     """The map whose pixels the norm reads as tokens, for the norm alone, and how they become its tokens."""
-    for nodes, view in chain(norm.args[0]):
-        source = nodes[-1].args[0]
+    for nodes, view in chain(source_of(norm)):
+        source = source_of(nodes[-1])
         if any(only_user(node) is None for node in nodes):
             break
         if len(shape(source)) == MAP_RANK and view.moves and _is_channels_last(view):
             return source, view
-    return norm.args[0], None
+    return source_of(norm), None
 
 
 def _is_channels_last(view: Rearrangement) -> bool:
@@ -93,6 +93,6 @@ def _normalise(graph: Graph, norm: fx.Node, source: fx.Node, *, channel_axis: in
     for position, target in ((2, aten.mul.Tensor), (3, aten.add.Tensor)):
         value = argument(norm, position, None)
         if value is not None:
-            own = graph.constant(graph.value(value).reshape(per_channel), f"{name}_affine")
+            own = graph.constant(graph.constant_value(value).reshape(per_channel), f"{name}_affine")
             result = call(target, result, own)
     return result

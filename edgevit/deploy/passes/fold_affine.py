@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from edgevit.graph.edit import Graph, argument, is_call, is_norm_result, only_user, place, shape
+from edgevit.graph.edit import Graph, argument, is_call, is_norm_result, node_of, only_user, place, shape, source_of
 
 if TYPE_CHECKING:
     from torch import Tensor, fx
@@ -42,7 +42,9 @@ class Affine:
 
     def scaled(self, factor: Tensor) -> Affine:
         """factor * this."""
-        terms = {source: factor if scale is None else scale * factor for source, scale in self.terms.items()}
+        terms: dict[fx.Node, Tensor | None] = {
+            source: factor if scale is None else scale * factor for source, scale in self.terms.items()
+        }
         return Affine(terms, None if self.shift is None else self.shift * factor, self.inside)
 
 
@@ -84,7 +86,7 @@ def _into_users(graph: Graph) -> list[str]:
     for node in graph.nodes:
         if not _is_product(node):
             continue
-        affine = _expand(graph, node.args[0])
+        affine = _expand(graph, source_of(node))
         if len(affine.terms) == 1 and affine.inside and _absorb_input(graph, node, affine):
             places += [place(inner) for inner in affine.inside]
     return places
@@ -92,7 +94,7 @@ def _into_users(graph: Graph) -> list[str]:
 
 def _into_sums(graph: Graph) -> list[str]:
     """Sums with constants among their operands are written anew where that takes fewer operations."""
-    places = []
+    places: list[str] = []
     for node in graph.nodes:
         step, user = _step(graph, node), only_user(node)
         if step is None or (user is not None and _step(graph, user) is not None):
@@ -111,11 +113,12 @@ def _into_sums(graph: Graph) -> list[str]:
 
 def _freed(node: fx.Node, affine: Affine) -> list[fx.Node]:
     """The affine nodes that nothing reads any more once `node`, the last of them, is written anew."""
-    freed, unread = [], set()
+    freed: list[fx.Node] = []
+    unread: set[fx.Node] = set()
     for inner in sorted(set(affine.inside), reverse=True):  # readers before what they read
         if inner is node or unread.issuperset(inner.users):
             freed.append(inner)
-            unread |= {inner, inner.args[0]} if is_norm_result(inner) else {inner}
+            unread |= {inner, source_of(inner)} if is_norm_result(inner) else {inner}
     return freed
 
 
@@ -136,6 +139,7 @@ def _emit(graph: Graph, node: fx.Node, affine: Affine, absorbing: list[fx.Node])
         total = term if total is None else graph.call(aten.add.Tensor, total, term, like=node)
     if shift is not None:
         total = graph.call(aten.add.Tensor, total, graph.constant(shift, f"{place(node)}_shift"), like=node)
+    assert total is not None  # a sum has terms
     return total
 
 
@@ -165,9 +169,9 @@ def _step(graph: Graph, node: fx.Node) -> Affine | None:
 
     aten = torch.ops.aten
     if is_norm_result(node):
-        return batch_norm(graph, node.args[0])
+        return batch_norm(graph, source_of(node))
     if is_call(node, aten.neg.default):
-        return Affine({node.args[0]: torch.tensor(-1.0, dtype=torch.float64)})
+        return Affine({source_of(node): torch.tensor(-1.0, dtype=torch.float64)})
     if not is_call(node, aten.mul.Tensor, aten.div.Tensor, aten.add.Tensor, aten.sub.Tensor) or node.kwargs:
         return None
     left, right = node.args[:2]
@@ -206,11 +210,13 @@ def _addition(node: fx.Node, left: Any, right: Any, constants: list[Tensor | Non
 
 def batch_norm(graph: Graph, norm: fx.Node) -> Affine | None:
     """A BatchNorm as scale and shift of x, (1, C, 1, 1) for maps: g (x - m) / sqrt(v + eps) + b; None if computed."""
-    source, *given, _momentum, eps = norm.args
+    source, given, eps = source_of(norm), norm.args[1:5], argument(norm, 6)
     values = [graph.value(operand) for operand in given]
     if any(value is None and operand is not None for value, operand in zip(values, given, strict=True)):
         return None  # computed from the input
     gamma, beta, mean, variance = (None if value is None else value.double() for value in values)
+    assert mean is not None  # a norm in inference has statistics
+    assert variance is not None
     scale = (variance + eps).rsqrt()
     scale = scale if gamma is None else scale * gamma
     shift = -mean * scale if beta is None else beta - mean * scale
@@ -274,7 +280,7 @@ def _absorb_input(graph: Graph, node: fx.Node, affine: Affine) -> bool:
 
     ((source, scale),) = affine.terms.items()
     weight = _own_weight(graph, node)
-    scale, shift = _per_channel(scale, node.args[0], node), _per_channel(affine.shift, node.args[0], node)
+    scale, shift = _per_channel(scale, source_of(node), node), _per_channel(affine.shift, source_of(node), node)
     if weight is None or scale is None or shift is None:
         return False
     if shift is not _NOTHING and _pads(node):
@@ -353,7 +359,7 @@ def _pads(node: fx.Node) -> bool:
 
 def _own_weight(graph: Graph, node: fx.Node) -> Tensor | None:
     """The weight of a convolution or linear layer in float64, None if it is computed or another layer's too."""
-    if not _is_product(node) or len(node.args[1].users) != 1:
+    if not _is_product(node) or len(node_of(node.args[1]).users) != 1:
         return None
     bias = argument(node, 2, None)
     if bias is not None and graph.value(bias) is None:
@@ -368,7 +374,7 @@ def _bias(graph: Graph, node: fx.Node) -> Tensor:
 
     bias = argument(node, 2, None)
     channels = shape(node)[_channel_axis(node)]
-    return torch.zeros(channels, dtype=torch.float64) if bias is None else graph.value(bias).double()
+    return torch.zeros(channels, dtype=torch.float64) if bias is None else graph.constant_value(bias).double()
 
 
 def _set_weights(graph: Graph, node: fx.Node, weight: Tensor, bias: Tensor) -> None:

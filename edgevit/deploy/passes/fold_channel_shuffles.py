@@ -22,6 +22,7 @@ from edgevit.graph.edit import (
     only_user,
     place,
     shape,
+    source_of,
 )
 from edgevit.graph.elementwise import operands
 
@@ -80,7 +81,7 @@ def _fold(graph: Graph, node: fx.Node) -> bool:
     if not ends_chain(node):
         return False
     for nodes, view in reversed(list(chain(node))):  # the longest first: it leaves the fewest views
-        source = nodes[-1].args[0]
+        source = source_of(nodes[-1])
         exclusive = all(only_user(inner) is not None for inner in nodes[1:])
         if exclusive and _into_producer(graph, node, source, view):
             return True
@@ -107,7 +108,7 @@ def _into_users(graph: Graph, node: fx.Node, source: fx.Node, view: Rearrangemen
         return False
     order, rest = shuffle
     for conv in list(node.users):
-        _set_weights(graph, conv, graph.value(conv.args[1])[:, order], argument(conv, 2, None))
+        _set_weights(graph, conv, graph.constant_value(conv.args[1])[:, order], argument(conv, 2, None))
     graph.replace(node, rest.inverse.emit(graph, source, like=node))
     return True
 
@@ -142,11 +143,11 @@ def _can_reorder(graph: Graph, node: fx.Node) -> bool:
     if is_call(node, torch.ops.aten.conv2d.default):
         if any(value is not None and graph.value(value) is None for value in (node.args[1], argument(node, 2, None))):
             return False
-        return argument(node, 6, 1) == 1 or (is_depthwise(node) and _can_reorder(graph, node.args[0]))
+        return argument(node, 6, 1) == 1 or (is_depthwise(node) and _can_reorder(graph, source_of(node)))
     if is_norm_result(node):
-        norm = node.args[0]
+        norm = source_of(node)
         constant = all(value is None or graph.value(value) is not None for value in norm.args[1:5])
-        return constant and only_user(norm) is node and _can_reorder(graph, norm.args[0])
+        return constant and only_user(norm) is node and _can_reorder(graph, source_of(norm))
     read = operands(node)
     return read is not None and all(
         graph.value(operand) is not None
@@ -165,20 +166,20 @@ def _reorder(graph: Graph, node: fx.Node, order: Tensor, done: set[fx.Node]) -> 
     done.add(node)
     if is_call(node, torch.ops.aten.conv2d.default):
         bias = argument(node, 2, None)
-        own = None if bias is None else graph.constant(graph.value(bias)[order], f"{place(node)}_bias")
-        _set_weights(graph, node, graph.value(node.args[1])[order], own)
+        own = None if bias is None else graph.constant(graph.constant_value(bias)[order], f"{place(node)}_bias")
+        _set_weights(graph, node, graph.constant_value(node.args[1])[order], own)
         if argument(node, 6, 1) != 1:
-            _reorder(graph, node.args[0], order, done)
+            _reorder(graph, source_of(node), order, done)
     elif is_norm_result(node):
-        norm = node.args[0]
+        norm = source_of(node)
         values = [
-            value if value is None else graph.constant(graph.value(value)[order], f"{place(norm)}_norm")
+            value if value is None else graph.constant(graph.constant_value(value)[order], f"{place(norm)}_norm")
             for value in norm.args[1:5]
         ]
         norm.args = (norm.args[0], *values, *norm.args[5:])
-        _reorder(graph, norm.args[0], order, done)
+        _reorder(graph, source_of(norm), order, done)
     else:
-        for operand in operands(node):
+        for operand in operands(node) or ():
             if _channels(operand, node) == 1:
                 continue
             if (value := graph.value(operand)) is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from edgevit.graph.edit import Graph, elements, is_random, place
+from edgevit.graph.edit import Graph, elements, is_random, operation, place
 
 if TYPE_CHECKING:
     from torch import fx
@@ -33,7 +33,7 @@ class FoldConstants:
             if node.op != "call_function" or not _is_foldable(node):
                 continue
             with torch.no_grad():
-                result = node.target(*torch.fx.map_arg(node.args, graph.value), **node.kwargs)
+                result = operation(node)(*torch.fx.map_arg(node.args, graph.value), **node.kwargs)
             places.append(place(node))
             graph.replace(node, graph.constant(result, f"{place(node)}_constant"))
         graph.tidy()

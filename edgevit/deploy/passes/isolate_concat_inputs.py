@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgevit.graph.edit import MAP_RANK, Graph, argument, is_call, place, shape
+from edgevit.graph.edit import MAP_RANK, Graph, argument, is_call, place, shape, source_of
 
 if TYPE_CHECKING:
     from torch import fx
@@ -37,7 +37,7 @@ ISOLATE_CONCAT_INPUTS = IsolateConcatInputs()
 def _separate(graph: Graph, node: fx.Node) -> bool:
     import torch
 
-    sources = list(node.args[0])
+    sources = list(argument(node, 0))
     maps = {_sliced(source) for source in sources}
     if len(shape(node)) != MAP_RANK or argument(node, 1, 0) != 1 or len(maps) < len(sources):
         return False  # pieces of one map have its grid anyway
@@ -56,5 +56,5 @@ def _sliced(node: fx.Node) -> fx.Node:
     import torch
 
     while is_call(node, torch.ops.aten.slice.Tensor):
-        node = node.args[0]
+        node = source_of(node)
     return node

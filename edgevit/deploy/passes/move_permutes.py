@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgevit.deploy.passes.data_movement import Rearrangement, chain, ends_chain, node_step
 from edgevit.deploy.passes.simplify_views import shorten_chains
-from edgevit.graph.edit import Graph, elements, only_user, place, shape
+from edgevit.graph.edit import Graph, elements, only_user, place, shape, source_of
 from edgevit.graph.elementwise import operands
 
 if TYPE_CHECKING:
@@ -96,12 +96,14 @@ class _Move:
 
     def carry_out(self) -> None:
         """Write the region anew in front of the view, and the view behind it."""
+        from torch import fx
+
         moved: dict[fx.Node, fx.Node] = {}
         for node in self.region:
-            for operand in operands(node):
+            for operand in operands(node) or ():
                 if operand not in moved:
                     moved[operand] = self._bring(operand, like=node)
-            args = [moved[arg] if _is_node(arg) else arg for arg in node.args]
+            args = fx.map_arg(node.args, moved.__getitem__)
             moved[node] = self.graph.call(node.target, *args, like=node)
         for node in self.region:
             if any(user not in self.inside for user in node.users):
@@ -109,7 +111,7 @@ class _Move:
 
     def _read(self) -> Iterator[fx.Node]:
         """What the region reads from outside, each once."""
-        yield from dict.fromkeys(o for node in self.region for o in operands(node) if o not in self.inside)
+        yield from dict.fromkeys(o for node in self.region for o in operands(node) or () if o not in self.inside)
 
     def _brought(self, operand: fx.Node) -> tuple[fx.Node, Rearrangement] | None:
         """A node and the rearrangement by which an operand lies as in front of the view."""
@@ -120,12 +122,15 @@ class _Move:
             return None
         for nodes, together in reversed(list(chain(operand))):
             if (longer := together.reshaped(padded)) and (longer := longer.then(back.steps())):
-                return nodes[-1].args[0], longer
+                return source_of(nodes[-1]), longer
         alone = Rearrangement.identity(sizes).reshaped(padded)
-        return operand, alone.then(back.steps())
+        moved = None if alone is None else alone.then(back.steps())
+        return None if moved is None else (operand, moved)
 
     def _bring(self, operand: fx.Node, like: fx.Node) -> fx.Node:
-        source, together = self._brought(operand)
+        brought = self._brought(operand)
+        assert brought is not None  # or the move would not pay
+        source, together = brought
         value = self.graph.value(source)
         if value is None:
             return together.emit(self.graph, source, like=like)
@@ -149,7 +154,7 @@ class _Move:
         freed = 0
         while node_step(operand) is not None:
             freed += elements(operand) * _moves(operand)
-            operand = operand.args[0]
+            operand = source_of(operand)
             if only_user(operand) is None:
                 break
         return freed
@@ -158,7 +163,3 @@ class _Move:
 def _moves(node: fx.Node) -> bool:
     step = node_step(node)
     return step is not None and step[0] == "permute"
-
-
-def _is_node(argument: Any) -> bool:
-    return hasattr(argument, "op")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgevit.graph.edit import Graph, argument, is_call, place, shape
+from edgevit.graph.edit import Graph, argument, is_call, node_of, place, shape, source_of
 
 if TYPE_CHECKING:
     from torch import fx
@@ -54,18 +54,18 @@ def _source(graph: Graph, node: fx.Node) -> fx.Node | None:
 
     aten = torch.ops.aten
     if is_call(node, aten.clone.default, aten.alias.default, aten.detach.default, aten.contiguous.default):
-        return node.args[0]
+        return source_of(node)
     if is_call(node, aten.dropout.default):
-        source, probability, training = node.args
-        return None if training and probability > 0 else source
+        probability, training = argument(node, 1), argument(node, 2)
+        return None if training and probability > 0 else source_of(node)
     if is_call(node, aten.reshape.default):
         return _shorter_view(graph, node)
     if is_call(node, aten.expand.default, aten.slice.Tensor) and shape(node) == shape(node.args[0]):
-        return node.args[0] if argument(node, 4, 1) == 1 else None
+        return source_of(node) if argument(node, 4, 1) == 1 else None
     if is_call(node, aten.permute.default, aten.transpose.int):
         return _cancelled(graph, node)
-    if is_call(node, aten.cat.default) and len(node.args[0]) == 1:
-        return node.args[0][0]
+    if is_call(node, aten.cat.default) and len(argument(node, 0)) == 1:
+        return node_of(argument(node, 0)[0])
     return None
 
 
@@ -73,9 +73,9 @@ def _shorter_view(graph: Graph, node: fx.Node) -> fx.Node | None:
     """A view to the same shape is its source; a view of a view is one view of the first source."""
     import torch
 
-    source = node.args[0]
+    source = source_of(node)
     while is_call(source, torch.ops.aten.reshape.default) and shape(source) != shape(node):
-        source = source.args[0]
+        source = source_of(source)
     if shape(source) == shape(node):
         return source
     if source is node.args[0]:
@@ -88,7 +88,7 @@ def _cancelled(graph: Graph, node: fx.Node) -> fx.Node | None:
     import torch
 
     aten = torch.ops.aten
-    source, order = node.args[0], permutation(node)
+    source, order = source_of(node), permutation(node)
     moved = [axis for axis in order if shape(source)[axis] != 1]
     if moved == sorted(moved):
         same = shape(source) == shape(node)
@@ -98,7 +98,7 @@ def _cancelled(graph: Graph, node: fx.Node) -> fx.Node | None:
     first = permutation(source)
     combined = [first[axis] for axis in order]
     if combined == sorted(combined):
-        return source.args[0]
+        return source_of(source)
     return graph.call(aten.permute.default, source.args[0], combined, like=node)
 
 
@@ -108,8 +108,8 @@ def permutation(node: fx.Node) -> list[int]:
 
     rank = len(shape(node))
     if is_call(node, torch.ops.aten.permute.default):
-        return [axis % rank for axis in node.args[1]]
+        return [axis % rank for axis in argument(node, 1)]
     order = list(range(rank))
-    first, second = node.args[1] % rank, node.args[2] % rank
+    first, second = argument(node, 1) % rank, argument(node, 2) % rank
     order[first], order[second] = order[second], order[first]
     return order

@@ -20,7 +20,7 @@ from edgevit.deploy.passes.data_movement import (
     node_step,
     steps_cost,
 )
-from edgevit.graph.edit import Graph, argument, is_call, only_user, place, shape
+from edgevit.graph.edit import Graph, argument, is_call, only_user, place, shape, source_of
 
 if TYPE_CHECKING:
     from torch import fx
@@ -50,11 +50,12 @@ def shorten_chains(graph: Graph) -> list[str]:
     for node in graph.nodes:
         if not ends_chain(node) or _is_taken_transposed(node):
             continue
-        best, least = None, (0, 0, 0, 0)
+        best: tuple[fx.Node, Rearrangement] | None = None
+        least: tuple[int, ...] = (0, 0, 0, 0)
         for nodes, together in chain(node):
             saved = _cost_difference(together.steps(), _steps_freed(nodes))
             if saved < least:
-                best, least = (nodes[-1].args[0], together), saved
+                best, least = (source_of(nodes[-1]), together), saved
         if best is not None:
             source, together = best
             places.append(place(node))
@@ -75,11 +76,12 @@ def _is_taken_transposed(node: fx.Node) -> bool:
 
 def _steps_freed(nodes: list[fx.Node]) -> list[Step]:
     """The steps of a chain, last first, that nothing else reads."""
-    steps = []
+    steps: list[Step] = []
     for position, node in enumerate(nodes):
         if position and only_user(node) is None:
             break
-        steps.append(node_step(node))
+        if (step := node_step(node)) is not None:
+            steps.append(step)
     return steps
 
 
@@ -104,8 +106,8 @@ def _slice_indices(graph: Graph) -> list[str]:
     aten = torch.ops.aten
     places = []
     for node in graph.calls(aten.select.int):
-        source, axis, index = node.args
-        index %= shape(source)[axis]
+        source, axis = source_of(node), argument(node, 1)
+        index = argument(node, 2) % shape(source)[axis]
         if shape(source)[axis] > 1:
             source = graph.call(aten.slice.Tensor, source, axis, index, index + 1, like=node)
         places.append(place(node))
@@ -121,10 +123,11 @@ def _slice_parts(graph: Graph) -> list[str]:
     places = []
     for split in graph.calls(aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default):
         source, axis = split.args[0], argument(split, 2, 0)
-        sizes = [part.shape[axis] for part in split.meta["val"]]
+        sizes = [piece.shape[axis] for piece in split.meta["val"]]
         places.append(place(split))
         for item in list(split.users):
-            start, size = sum(sizes[: item.args[1]]), sizes[item.args[1]]
+            part = argument(item, 1)
+            start, size = sum(sizes[:part]), sizes[part]
             graph.replace(item, graph.call(aten.slice.Tensor, source, axis, start, start + size, like=item))
     return places
 
@@ -137,13 +140,14 @@ def _mean_on_maps(graph: Graph) -> list[str]:
     places = []
     for node in graph.calls(aten.mean.dim):
         rank = len(shape(node.args[0]))
-        axes = {axis % rank for axis in node.args[1] or range(rank)}
-        for nodes, together in chain(node.args[0]):
-            source = nodes[-1].args[0]
+        axes = {axis % rank for axis in argument(node, 1) or range(rank)}
+        for nodes, together in chain(source_of(node)):
+            source = source_of(nodes[-1])
             if node.kwargs or not together.moves or not _averages_pixels(together, axes):
                 continue
             mean = graph.call(aten.mean.dim, source, [2, 3], True, like=node)
             pooled = Rearrangement.identity(shape(mean)).then(_pooled(together, axes, argument(node, 2, False)))
+            assert pooled is not None  # every axis is the target's own, or a mean's of size 1
             places.append(place(node))
             graph.replace(node, pooled.emit(graph, mean, like=node))
             break
@@ -165,4 +169,5 @@ def _pooled(together: Rearrangement, axes: set[int], keeps: bool) -> tuple[Step,
         1 if axis in axes else size for axis, size in enumerate(together.target_shape) if keeps or axis not in axes
     )
     rest = together.restricted(source_shape)
+    assert rest is not None  # the averaged axes are whole axes of the target
     return (*rest.steps(), ("reshape", target_shape))

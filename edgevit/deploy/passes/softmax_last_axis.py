@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgevit.graph.edit import Graph, place, shape
+from edgevit.graph.edit import Graph, argument, place, shape, source_of
 
 if TYPE_CHECKING:
     from edgevit.deploy.cost_model import Costs
@@ -22,13 +22,13 @@ class SoftmaxLastAxis:
         import torch
 
         aten = torch.ops.aten
-        places = []
+        places: list[str] = []
         if costs.softmax_any_axis:
             return places
         for node in graph.calls(aten.softmax.int):
-            source, axis, *rest = node.args
+            source, rest = source_of(node), node.args[2:]
             rank = len(shape(node))
-            axis %= max(rank, 1)
+            axis = argument(node, 1) % max(rank, 1)
             if axis >= rank - 1:
                 continue
             turned = graph.call(aten.transpose.int, source, axis, rank - 1, like=node)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from edgevit.graph.edit import Graph, argument, elements, is_depthwise, place
+from edgevit.graph.edit import Graph, argument, elements, is_depthwise, place, source_of
 
 if TYPE_CHECKING:
     from torch import fx
@@ -83,6 +83,7 @@ def _split(graph: Graph, conv: fx.Node, costs: Costs) -> bool:
             like=conv,
         )
         total = piece if total is None else graph.call(torch.ops.aten.add.Tensor, total, piece, like=conv)
+    assert total is not None  # there are pieces
     graph.replace(conv, total)
     return True
 
@@ -90,7 +91,8 @@ def _split(graph: Graph, conv: fx.Node, costs: Costs) -> bool:
 @cache
 def cheapest_split(height: int, width: int, costs: Costs) -> tuple[tuple[Line, Line], ...]:
     """Pieces (rows, columns) that together hold each tap of a height x width kernel once; () if one kernel is best."""
-    best, best_cost = (), costs.depthwise_element(height * width)
+    best: tuple[tuple[Line, Line], ...] = ()
+    best_cost = costs.depthwise_element(height * width)
     for row_lines in _partitions(height):
         pieces = tuple(piece for rows in row_lines for piece in _strip(rows, width, costs))
         cost = _cost(pieces, costs)
@@ -163,7 +165,7 @@ def _replicate(graph: Graph, conv: fx.Node, costs: Costs) -> bool:
     if weight is None or weight.shape[1] != 1 or weight.shape[0] == groups or groups == 1:
         return False
     channels, taps = weight.shape[0], math.prod(weight.shape[2:])
-    pixels = elements(conv.args[0]) // groups
+    pixels = elements(source_of(conv)) // groups
     before = costs.grouped(taps, channels // groups) * elements(conv) // (channels // groups)
     copies = (costs.mac * groups + costs.elementwise) * channels * pixels
     if copies + costs.depthwise_element(taps) * elements(conv) >= before:

@@ -31,11 +31,18 @@ def _spread(parameter: Tensor, shape: torch.Size) -> Tensor:
     return parameter
 
 
+def _given(parameter: Tensor | None, name: str) -> Tensor:
+    """A parameter that MIL lets a program leave out where nothing needs it."""
+    if parameter is None:
+        raise ValueError(f"{name} is missing")
+    return parameter
+
+
 @op
 def constexpr_affine_dequantize(quantized_data: Tensor, zero_point: Tensor, scale: Tensor, axis: Tensor) -> Tensor:
-    rank, axis = quantized_data.ndim, number(axis)
-    zero = place(zero_point.to(scale.dtype), axis, rank)
-    return place(scale, axis, rank) * (quantized_data.to(scale.dtype) - zero)
+    rank, along = quantized_data.ndim, number(axis)
+    zero = place(zero_point.to(scale.dtype), along, rank)
+    return place(scale, along, rank) * (quantized_data.to(scale.dtype) - zero)
 
 
 @op
@@ -63,7 +70,7 @@ def _from_palettes(indices: Tensor, lut: Tensor, vector_axis: Tensor | None) -> 
     dense = lut.reshape(-1, width)[rows]  # (i0, .., vector)
     if width == 1:
         return dense.squeeze(-1)
-    axis = number(vector_axis) % indices.ndim
+    axis = number(_given(vector_axis, "vector_axis")) % indices.ndim
     return dense.movedim(-1, axis + 1).flatten(axis, axis + 1)
 
 
@@ -100,7 +107,7 @@ def constexpr_lut_to_sparse(
     dense = _from_palettes(_densified(indices_nonzero_data, indices_mask), lut, vector_axis)
     mask = indices_mask
     if lut.shape[-1] > 1:
-        mask = mask.repeat_interleave(lut.shape[-1], number(vector_axis))
+        mask = mask.repeat_interleave(lut.shape[-1], number(_given(vector_axis, "vector_axis")))
     return mask, dense[mask != 0]
 
 

@@ -205,13 +205,13 @@ def dequantize(input: Tensor, scale: Tensor, zero_point: Tensor | None = None, a
 def cumsum(
     x: Tensor, axis: Tensor | int = 0, exclusive: Tensor | bool = False, reverse: Tensor | bool = False
 ) -> Tensor:
-    axis = number(axis)
+    along = number(axis)
     if number(reverse):
-        x = x.flip(axis)
-    total = torch.cumsum(x, axis)
+        x = x.flip(along)
+    total = torch.cumsum(x, along)
     if number(exclusive):
         total = total - x
-    return total.flip(axis) if number(reverse) else total
+    return total.flip(along) if number(reverse) else total
 
 
 def _prod(x: Tensor, axes: list[int], keep: bool) -> Tensor:

@@ -263,6 +263,8 @@ def crop_resize(
         images = flat[:, :1].long() if flat.shape[1] == 5 else torch.arange(batch).expand(len(flat), batch)
         corners = flat[:, -4:].repeat_interleave(images.shape[1], 0)
     else:
+        if boxes is None:
+            raise ValueError("boxes are missing")
         images = (torch.arange(len(boxes)) if box_indices is None else box_indices.long())[:, None]
         corners = boxes
     top, left, bottom, right = _box_corners(corners.double(), box_coordinate_mode)

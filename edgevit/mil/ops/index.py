@@ -36,14 +36,14 @@ def gather(
     validate_indices: Tensor | bool = False,
 ) -> Tensor:
     """x (*B, *P, M, *Q), indices (*B, *N) -> (*B, *P, *N, *Q), where M is at `axis`."""
-    axis, batch = number(axis) % x.ndim, number(batch_dims)
-    indices = _positions(indices, x.shape[axis], validate_indices)
-    result_shape = x.shape[:axis] + indices.shape[batch:] + x.shape[axis + 1 :]
+    along, batch = number(axis) % x.ndim, number(batch_dims)
+    indices = _positions(indices, x.shape[along], validate_indices)
+    result_shape = x.shape[:along] + indices.shape[batch:] + x.shape[along + 1 :]
     if batch == 0:
-        return x.index_select(axis, indices.reshape(-1)).reshape(result_shape)
+        return x.index_select(along, indices.reshape(-1)).reshape(result_shape)
     batches = math.prod(x.shape[:batch])
-    outer, inner = math.prod(x.shape[batch:axis]), math.prod(x.shape[axis + 1 :])
-    x = x.reshape(batches, outer, x.shape[axis], inner)
+    outer, inner = math.prod(x.shape[batch:along]), math.prod(x.shape[along + 1 :])
+    x = x.reshape(batches, outer, x.shape[along], inner)
     taken = x[torch.arange(batches)[:, None], :, indices.reshape(batches, -1)]  # (batches, N, outer, inner)
     return taken.transpose(1, 2).reshape(result_shape)
 
@@ -52,8 +52,8 @@ def gather(
 def gather_along_axis(
     x: Tensor, indices: Tensor, axis: Tensor | int = 0, validate_indices: Tensor | bool = False
 ) -> Tensor:
-    axis = number(axis)
-    return torch.gather(x, axis, _positions(indices, x.shape[axis], validate_indices))
+    along = number(axis)
+    return torch.gather(x, along, _positions(indices, x.shape[along], validate_indices))
 
 
 def _linear(indices: Tensor, sizes: torch.Size, validate: Tensor | bool) -> Tensor:
@@ -105,10 +105,10 @@ def scatter(
     validate_indices: Tensor | bool = False,
 ) -> Tensor:
     """indices (N,) address slices of data along `axis`; updates has N in place of that axis."""
-    axis = number(axis) % data.ndim
-    rows = _positions(indices, data.shape[axis], validate_indices).reshape(-1)
-    moved = updates.reshape(data.shape[:axis] + rows.shape + data.shape[axis + 1 :]).movedim(axis, 0)
-    return _scatter_rows(data.movedim(axis, 0), rows, moved, mode).movedim(0, axis)
+    along = number(axis) % data.ndim
+    rows = _positions(indices, data.shape[along], validate_indices).reshape(-1)
+    moved = updates.reshape(data.shape[:along] + rows.shape + data.shape[along + 1 :]).movedim(along, 0)
+    return _scatter_rows(data.movedim(along, 0), rows, moved, mode).movedim(0, along)
 
 
 @op
@@ -120,8 +120,8 @@ def scatter_along_axis(
     mode: str = "add",
     validate_indices: Tensor | bool = False,
 ) -> Tensor:
-    axis = number(axis)
-    return _scatter(data, axis, _positions(indices, data.shape[axis], validate_indices), updates, mode)
+    along = number(axis)
+    return _scatter(data, along, _positions(indices, data.shape[along], validate_indices), updates, mode)
 
 
 @op
@@ -157,10 +157,10 @@ def topk(
     output_indices_dtype: str = "int32",
 ) -> tuple[Tensor, ...]:
     """The k largest (smallest if ascending), sorted whether asked for or not; k = -1 keeps all."""
-    axis, count = number(axis), number(k)
-    values, indices = torch.sort(x, dim=axis, descending=not number(ascending), stable=True)
-    count = x.shape[axis] if count == -1 else count
-    kept = values.narrow(axis, 0, count), indices.narrow(axis, 0, count)
+    along, count = number(axis), number(k)
+    values, indices = torch.sort(x, dim=along, descending=not number(ascending), stable=True)
+    count = x.shape[along] if count == -1 else count
+    kept = values.narrow(along, 0, count), indices.narrow(along, 0, count)
     return kept if number(return_indices) else kept[:1]
 
 

@@ -237,12 +237,12 @@ def layer_norm(
 ) -> Tensor:
     """Over any set of axes; gamma and beta have the shape of those axes."""
     over = sorted(axes_of(axes, x.ndim))
-    epsilon = number(epsilon)
+    eps = number(epsilon)
     if over == list(range(x.ndim - len(over), x.ndim)):
-        return F.layer_norm(x, x.shape[x.ndim - len(over) :], gamma, beta, epsilon)
+        return F.layer_norm(x, x.shape[x.ndim - len(over) :], gamma, beta, eps)
     shape = [size if axis in over else 1 for axis, size in enumerate(x.shape)]
     gamma, beta = (value if value is None else value.reshape(shape) for value in (gamma, beta))
-    return _normalized(x, over, epsilon, gamma, beta)
+    return _normalized(x, over, eps, gamma, beta)
 
 
 @op

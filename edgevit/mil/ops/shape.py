@@ -67,11 +67,11 @@ def shape(x: Tensor) -> Tensor:
 @op
 def concat(values: list[Tensor], axis: Tensor, interleave: Tensor | bool = False) -> Tensor:
     """Interleaved, position i of every value comes before position i + 1 of any."""
-    axis = number(axis)
+    along = number(axis)
     if not number(interleave):
-        return torch.cat(values, axis)
-    axis %= values[0].ndim
-    return torch.stack(values, axis + 1).flatten(axis, axis + 1)
+        return torch.cat(values, along)
+    along %= values[0].ndim
+    return torch.stack(values, along + 1).flatten(along, along + 1)
 
 
 @op
@@ -81,10 +81,12 @@ def stack(values: list[Tensor], axis: Tensor) -> Tensor:
 
 @op
 def split(x: Tensor, axis: Tensor, num_splits: Tensor | None = None, split_sizes: Tensor | None = None) -> tuple:
-    axis = number(axis)
+    along = number(axis)
     if split_sizes is not None:
-        return torch.split(x, ints(split_sizes), axis)
-    return torch.split(x, x.shape[axis] // number(num_splits), axis)
+        return torch.split(x, ints(split_sizes), along)
+    if num_splits is None:
+        raise ValueError("num_splits or split_sizes is missing")
+    return torch.split(x, x.shape[along] // number(num_splits), along)
 
 
 @op
@@ -111,17 +113,17 @@ def reverse_sequence(x: Tensor, lengths: Tensor, seq_axis: Tensor | int = 0, bat
 
 @op
 def sliding_windows(x: Tensor, axis: Tensor, size: Tensor, stride: Tensor | int = 1) -> Tensor:
-    axis = number(axis) % x.ndim
-    return x.unfold(axis, number(size), number(stride)).movedim(-1, axis + 1)
+    along = number(axis) % x.ndim
+    return x.unfold(along, number(size), number(stride)).movedim(-1, along + 1)
 
 
 @op
 def band_part(x: Tensor, lower: Tensor | int = -1, upper: Tensor | int = -1) -> Tensor:
     """Keep `lower` diagonals below and `upper` above the main one in the last two axes; negative keeps all."""
-    lower, upper = number(lower), number(upper)
-    if lower >= 0:
-        x = torch.triu(x, -lower)
-    return torch.tril(x, upper) if upper >= 0 else x
+    below, above = number(lower), number(upper)
+    if below >= 0:
+        x = torch.triu(x, -below)
+    return torch.tril(x, above) if above >= 0 else x
 
 
 @op
@@ -296,7 +298,7 @@ def one_hot(
     on_value: Tensor | int = 1,
     off_value: Tensor | int = 0,
 ) -> Tensor:
-    axis = number(axis) % (indices.ndim + 1)
+    along = number(axis) % (indices.ndim + 1)
     positions = torch.arange(number(one_hot_vector_size))
-    hot = indices.unsqueeze(axis) == place(positions, axis, indices.ndim + 1)
+    hot = indices.unsqueeze(along) == place(positions, along, indices.ndim + 1)
     return torch.where(hot, torch.as_tensor(on_value), torch.as_tensor(off_value))
