@@ -67,6 +67,7 @@ docs: $(READY)  ## docs/_build/html/: the documents as pages; a warning is an er
 
 goldens: $(READY)  ## rewrite the golden vectors; review the diff
 	$(BIN)/python -m tests.contract.make_preprocess_goldens
+	$(BIN)/python -m tests.contract.make_documents
 
 matrix: $(READY)  ## measure the conversion matrices at full size (about two hours)
 	$(BIN)/python -m benchmarks.conversion_matrix benchmarks/conversion.toml
