@@ -44,8 +44,8 @@ KEYWORDS = {
 }
 OFF = {"no_cache": "cache", "no_deploy": "deploy"}  # a flag that turns a keyword off
 PRINTING = {"convert": {"explain"}, "debug": {"top"}}  # beside --json: how the result is shown
-# Objects that no word can name, whether to raise at once, and how long to time.
-TIMING = {"min_s", "max_s", "warmup_runs", "warmup_s", "golden", "timeout_s"}
+# Objects that no word can name, whether to raise at once, and how long to time beside the runs.
+TIMING = {"timing", "golden", "timeout_s"}
 PYTHON_ONLY = {
     "convert": {"spec"},
     "train": {"spec"},
@@ -97,10 +97,9 @@ def test_every_option_is_a_keyword_with_the_same_default(command):
 def _of_one_profile(options: dict[str, Any]) -> dict[str, Any]:
     """The options of `profile` without --compare; what is left out there is the function's own default."""
     own = inspect.signature(edgevit.profile).parameters
-    assert options["runs"] is None
     assert options["batch"] is None
     kept = {option: default for option, default in options.items() if option not in ("compare", "rounds")}
-    return kept | {"runs": own["runs"].default, "batch": own["batch"].default}
+    return kept | {"batch": own["batch"].default}
 
 
 def test_every_option_of_profile_compare_is_a_keyword_with_the_same_default():
@@ -305,7 +304,7 @@ def test_predict(capsys, artifact, segmenter_artifact, tmp_path):
 
 
 def test_profile_and_compare(capsys, monkeypatch, tmp_path):
-    device = FakeDevice(lambda job, number: (1_000_000,) * job.runs)
+    device = FakeDevice(lambda job, number: (1_000_000,) * job.timing.runs)
     monkeypatch.setattr(latency, "get_device", lambda address: device)
     one, other = (write_artifact(tmp_path, name, dynamic_batch=True) for name in ("a-fake", "b-fake"))
     shown = _printed(capsys, "profile", one.path, "--batch", 2, "--runs", 7, "--out", tmp_path / "command")
