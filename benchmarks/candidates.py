@@ -214,8 +214,8 @@ def time_candidate(name: str, folder: Path, job: argparse.Namespace) -> dict[str
         error = relative_error(output, wanted)
         gc.collect()
         gc.disable()  # its pauses are the harness's
-        take_samples(engine, inputs, job.warmup_runs, job.warmup_s, job.max_s, clock)
-        samples = take_samples(engine, inputs, job.runs, job.min_s, job.max_s, clock)
+        take_samples(engine, inputs, job.timing.warmup_runs, job.timing.warmup_s, job.timing.max_s, clock)
+        samples = take_samples(engine, inputs, job.timing.runs, job.timing.min_s, job.timing.max_s, clock)
     return {
         "candidate": name,
         "runtime": engine.runtime,

@@ -124,10 +124,10 @@ def _facts(artifact: Artifact) -> dict[str, Any]:
     manifest = artifact.manifest
     document = manifest.to_json()
     return {
-        "input_size": manifest.model.input_size,
+        "input_size": manifest.input_size,
         "params": manifest.model.params,
         "macs": manifest.model.macs,
-        "conversion_s": manifest.provenance["conversion_s"],
+        "conversion_s": manifest.provenance.conversion_s,
         "size_bytes": manifest.entry_size_bytes,
         "parity": document["parity"],
         "tolerance": document["tolerance"],

@@ -247,8 +247,8 @@ def time_candidate(job: argparse.Namespace) -> dict[str, Any]:
     inputs = {"image": images}
     (output,) = session.run(inputs).values()
     error = relative_error(output, wanted)
-    take_samples(session, inputs, job.warmup_runs, job.warmup_s, job.max_s, clock)
-    samples = take_samples(session, inputs, job.runs, job.min_s, job.max_s, clock)
+    take_samples(session, inputs, job.timing.warmup_runs, job.timing.warmup_s, job.timing.max_s, clock)
+    samples = take_samples(session, inputs, job.timing.runs, job.timing.min_s, job.timing.max_s, clock)
     return {
         "candidate": job.name,
         "runtime": session.runtime,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from edgevit.artifacts.prediction import predict
     from edgevit.checkpoints.checkpoint import load_weights
     from edgevit.checkpoints.model_source import describe_module
+    from edgevit.contract.job import TimingSettings
     from edgevit.conversion.pipeline import convert
     from edgevit.environment import doctor
     from edgevit.errors import EdgevitError, ParityError
@@ -53,6 +54,7 @@ _HOMES = {
     "Artifact": "artifacts.artifact",
     "EdgevitError": "errors",
     "ParityError": "errors",
+    "TimingSettings": "contract.job",
     "available": "inventory",
     "bundle": "app_bundle",
     "compare": "profiling.latency",

@@ -15,7 +15,7 @@ from edgevit.verification.checks import examine_file
 from edgevit.verification.phone_settings import audit_of, execution_of, file_without_manifest
 
 if TYPE_CHECKING:
-    from edgevit.contract.manifest import Executed
+    from edgevit.contract.manifest import SettingsRun
 
 # App -> the git-ignored folder that its build packs, and the targets whose runtime it holds.
 APPS = {
@@ -30,7 +30,7 @@ class Bundled:
 
     artifact: str
     path: Path
-    executed: tuple[Executed, ...]
+    executed: tuple[SettingsRun, ...]
 
 
 def bundle(app: str, artifact: Artifact | str | Path, *, root: str | Path = ".", unverified: bool = False) -> Bundled:
@@ -62,9 +62,9 @@ def bundle(app: str, artifact: Artifact | str | Path, *, root: str | Path = ".",
     return Bundled(one.name, destination, executed)
 
 
-def _executed(artifact: Artifact, *, unverified: bool) -> tuple[Executed, ...]:
+def _executed(artifact: Artifact, *, unverified: bool) -> tuple[SettingsRun, ...]:
     """Every way in which the file was run as in apps; raises what went wrong or could not be run, as `bundle`."""
-    executed: tuple[Executed, ...] = ()
+    executed: tuple[SettingsRun, ...] = ()
     name = artifact.name
     try:
         audit = audit_of(artifact)

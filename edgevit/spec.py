@@ -19,10 +19,11 @@ EDGE_PARAMS = 35_000_000  # the most that a model for phones and boards has
 
 
 class Task(StrEnum):
-    """What the output means: class logits (1, classes), or a logit map (1, classes, H, W)."""
+    """What the first output means: class logits (1, classes), a logit map (1, classes, H, W), or only numbers."""
 
     CLASSIFY = "classify"
     SEGMENT = "segment"
+    TENSOR = "tensor"
 
 
 class Tier(StrEnum):
@@ -74,13 +75,14 @@ class TensorSpec:
 class Preprocess:
     """Image to tensor: short side to `resize`, centre crop, per-channel (v/255 - mean) / std.
 
-    crop is (height, width) in pixels. The exact arithmetic is in `edgevit.data.preprocess`.
+    crop is (height, width) in pixels; mean and std have one number per channel. The exact arithmetic is in
+    `edgevit.data.preprocess`.
     """
 
     resize: int
     crop: tuple[int, int]
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     interpolation: Interpolation = Interpolation.BILINEAR
 
     def __post_init__(self) -> None:

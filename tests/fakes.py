@@ -17,8 +17,9 @@ import numpy as np
 
 from edgevit.artifacts.artifact import Artifact, file_entries, load_artifact
 from edgevit.contract.golden import Reference, write_goldens
-from edgevit.contract.job import Job
-from edgevit.contract.manifest import Lowering, Manifest, ModelFacts, Parity, Tolerance
+from edgevit.contract.job import Job, TimingSettings
+from edgevit.contract.manifest import Lowering, Manifest, ModelFacts, NotExecuted, Tolerance
+from edgevit.contract.provenance import Provenance, WeightsOrigin
 from edgevit.contract.raw_report import (
     AskedUsed,
     BeforeAfter,
@@ -28,6 +29,7 @@ from edgevit.contract.raw_report import (
     OutputParity,
     RawReport,
     Runtime,
+    Thermal,
 )
 from edgevit.data.preprocess import normalize_table, preprocess
 from edgevit.infra.files import write_json
@@ -187,9 +189,28 @@ class FakeDevice:
 DEVICE_INFO = DeviceInfo("Fakephone 3", "Linux", "6.1", None, 4, "aarch64", 4 << 30, None)
 
 
+def make_provenance(**changes: Any) -> Provenance:
+    """Of random weights, made by no tools with no options."""
+    made = Provenance(
+        weights=WeightsOrigin("random", "0" * 64),
+        tools={},
+        options={},
+        edgevit_version="0",
+        git_commit=None,
+        python="3",
+        platform="none",
+        created_utc="2026-11-20T12:00:00Z",
+        conversion_s=0.0,
+    )
+    return dataclasses.replace(made, **changes)
+
+
 def make_job(**changes: Any) -> Job:
-    """A small valid job."""
-    return dataclasses.replace(Job("token-1", "van-fp32-fake", "0" * 64, min_s=0.0, warmup_s=0.0), **changes)
+    """A small valid job; changes of its fields, or of its timing."""
+    names = {field.name for field in dataclasses.fields(TimingSettings)}
+    timing = TimingSettings(**{"min_s": 0.0, "warmup_s": 0.0} | {k: v for k, v in changes.items() if k in names})
+    rest = {k: v for k, v in changes.items() if k not in names}
+    return dataclasses.replace(Job("token-1", "van-fp32-fake", "0" * 64, timing=timing), **rest)
 
 
 def make_report(job: Job) -> RawReport:
@@ -209,7 +230,7 @@ def make_report(job: Job) -> RawReport:
         warmup_ns=(1_500_000,),
         samples_ns=(1_000_000, 1_100_000, 1_200_000),
         memory=Memory(None, None),
-        thermal=BeforeAfter(),
+        thermal=Thermal(),
         load_average=BeforeAfter(),
         delegation=Delegation(None, None, None),
         parity=OutputParity("noise", 0.0, None, within_tolerance=True),
@@ -248,7 +269,7 @@ def write_artifact(
     goldens = write_goldens(folder, references, preprocess=settings, task=Task.CLASSIFY, source=INPUT, result=OUTPUT)
     Manifest(
         name=name,
-        model=ModelFacts("van", Task.CLASSIFY, "edge", 3, SIZE, 0, 192, "none"),
+        model=ModelFacts("van", Task.CLASSIFY, "edge", 3, 0, 192, "none"),
         target=target,
         precision=precision,
         entry=ENTRY,
@@ -260,22 +281,12 @@ def write_artifact(
         files=file_entries(folder),
         goldens=goldens,
         tolerance=tolerance,
-        parity=Parity(executed=False, runtime="fake", reason="not run yet"),
+        parity=NotExecuted("fake", "not run yet"),
         lowering=Lowering(nodes=8, delegated=7, regions=1),
         deploy=(),
         dynamic_batch=dynamic_batch,
         checks={},
-        provenance={
-            "weights": {"source": "random", "state_sha256": "0" * 64},
-            "tools": {},
-            "options": {},
-            "edgevit_version": "0",
-            "git_commit": None,
-            "python": "3",
-            "platform": "none",
-            "created_utc": "2026-11-20T12:00:00Z",
-            "conversion_s": 0.0,
-        },
+        provenance=make_provenance(),
     ).write(folder)
     return load_artifact(folder)
 

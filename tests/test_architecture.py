@@ -117,7 +117,7 @@ def test_every_model_has_a_unique_name_and_its_family_file():
         assert any(path.stem in name for path in (ROOT / "edgevit/models").glob("*.py")), name
 
 
-@pytest.mark.parametrize("name", ["manifest", "job", "report"])
+@pytest.mark.parametrize("name", ["manifest", "job", "raw_report"])
 def test_schemas_are_valid_and_say_what_they_are(name):
     import jsonschema
 

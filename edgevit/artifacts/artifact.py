@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevit.contract.manifest import FILE_NAME, FileEntry, Golden, Manifest, read_manifest
+from edgevit.contract.manifest import FILE_NAME, LITTER, FileEntry, Golden, Manifest, read_manifest
 from edgevit.data.layout import to_layout
 from edgevit.errors import ContractError, UsageError
-from edgevit.infra.files import list_files, sha256_file
+from edgevit.infra.files import sha256_file
 from edgevit.spec import Layout, Task, TensorSpec
 from edgevit.targets.registry import get_converter
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 
 RESULTS_FOLDER = "results"  # beside the artifacts
+_FIX = "convert again, or copy the whole folder again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +44,26 @@ class Artifact:
     @property
     def labels(self) -> tuple[str, ...]:
         """The manifest's labels, or "class 0", "class 1", ... where the checkpoint had none."""
-        return self.manifest.labels or tuple(f"class {i}" for i in range(self.manifest.model.num_classes))
+        return self.manifest.labels or tuple(f"class {i}" for i in range(self.manifest.model.num_classes or 0))
 
     @property
     def remake(self) -> str:
         """How to make it again: the command, as far as the manifest knows its arguments."""
         from edgevit.models import iter_specs
 
-        manifest, weights = self.manifest, self.manifest.provenance["weights"]
+        manifest, weights = self.manifest, self.manifest.provenance.weights
         known = manifest.model.name in {spec.name for spec in iter_specs()}
-        if weights["source"] == "memory":
+        if weights.source == "memory":
             return f"convert the module again with edgevit.convert, target {manifest.target!r}"
         words = ["edgevit convert", manifest.model.name if known else f"FILE.py:{manifest.model.name}"]
-        if weights["source"] == "checkpoint":
-            words += ["--weights", str(weights.get("file", "CHECKPOINT"))]
+        if weights.source == "checkpoint":
+            words += ["--weights", weights.file or "CHECKPOINT"]
         else:
-            words += [f"--classes {manifest.model.num_classes} --input-size {manifest.model.input_size}"]
+            words += [f"--classes {manifest.model.num_classes}"]
+            words += [f"--input-size {manifest.input_size}"] if manifest.input_size else []
         words += ["--target", manifest.target, "--precision", str(manifest.precision)]
         defaults = get_converter(manifest.target).Options()
-        options = manifest.provenance["options"].items()
+        options = manifest.provenance.options.items()
         words += [f"-O {name}={value}" for name, value in options if value != getattr(defaults, name, None)]
         return f"make it again: {' '.join(words)}"
 
@@ -196,32 +199,45 @@ def load_artifact(path: str | Path) -> Artifact:
 def file_entries(folder: Path) -> tuple[FileEntry, ...]:
     """Path, hash and size of every file in the folder but the manifest itself."""
     return tuple(
-        FileEntry(path.as_posix(), sha256_file(folder / path), (folder / path).stat().st_size)
-        for path in list_files(folder)
-        if path.as_posix() != FILE_NAME
+        FileEntry(path, sha256_file(folder / path), (folder / path).stat().st_size)
+        for path in _files_of(folder)
+        if path != FILE_NAME
     )
 
 
 def check_files(folder: Path, entries: tuple[FileEntry, ...]) -> None:
     """Raise ContractError unless the folder holds exactly these files with these hashes."""
-    mend = "convert again, or copy the whole folder again"
+    present = set(_files_of(folder))
     for entry in entries:
-        relative = Path(entry.path)
-        if relative.is_absolute() or ".." in relative.parts:
-            raise ContractError(f"{folder}: manifest names {entry.path}, outside the artifact", fix=mend)
-        path = folder / relative
-        if not path.is_file() or path.is_symlink():
-            raise ContractError(f"{path} is missing", fix=mend)
-        if path.stat().st_size != entry.size_bytes:
-            found = path.stat().st_size
-            raise ContractError(f"{path} has {found} bytes, its manifest says {entry.size_bytes}", fix=mend)
+        path = folder / entry.path
+        if entry.path not in present:
+            raise ContractError(f"{path} is missing", fix=_FIX)
+        size_bytes = path.stat().st_size
+        if size_bytes != entry.size_bytes:
+            raise ContractError(f"{path} has {size_bytes} bytes, its manifest says {entry.size_bytes}", fix=_FIX)
         if sha256_file(path) != entry.sha256:
-            raise ContractError(f"{path} does not match the hash in its manifest", fix=mend)
-    present = {
-        path.as_posix() for path in list_files(folder) if not path.name.startswith(".")
-    }  # .DS_Store and the like
-    strangers = present - {entry.path for entry in entries} - {FILE_NAME}
-    if strangers:
+            raise ContractError(f"{path} does not match the hash in its manifest", fix=_FIX)
+    if strangers := sorted(present - {entry.path for entry in entries} - {FILE_NAME}):
         raise ContractError(
-            f"{folder} holds files that its manifest does not know: {', '.join(sorted(strangers))}", fix=mend
+            f"{folder} holds files that its manifest does not know: {', '.join(strangers[:3])}", fix=_FIX
         )
+
+
+def _files_of(folder: Path) -> list[str]:
+    """All files below an artifact folder but the litter of file managers, in byte order of their POSIX paths.
+
+    Raises ContractError for a link or a special file: what they lead to may change, or never end.
+    """
+    found = []
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if path.is_symlink():
+                raise ContractError(
+                    f"{path} is a symbolic link", fix="copy the files themselves; artifacts hold no links"
+                )
+            if name in files and name not in LITTER:
+                if not path.is_file():
+                    raise ContractError(f"{path} is no regular file", fix=_FIX)
+                found.append(path.relative_to(folder).as_posix())
+    return sorted(found, key=str.encode)

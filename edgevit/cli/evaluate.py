@@ -48,8 +48,9 @@ def evaluate(
         print_json([result.to_json() for result in results])
     else:
         print_table(header(results), [row(result) for result in results])
-        for result in (result for result in results if result.drift):
+        for result in (result for result in results if result.error_breakdown):
             print(f"\n{result.artifact}, each stage against the one before:")
-            print_table(error_breakdown.header(result.drift), [error_breakdown.row(step) for step in result.drift])
+            stages = result.error_breakdown
+            print_table(error_breakdown.header(stages), [error_breakdown.row(one) for one in stages])
     for result in results:
         result.require()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from edgevit.contract.manifest import Executed
+    from edgevit.contract.manifest import SettingsRun
 
 ArtifactPath = Annotated[Path, typer.Argument(help="Artifact folder that `edgevit convert` wrote.", show_default=False)]
 ArtifactPaths = Annotated[
@@ -103,7 +103,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     print("\n".join(table_lines(header, rows)))
 
 
-def print_executed(name: str, executed: Sequence[Executed], *, aside: bool = False) -> None:
+def print_executed(name: str, executed: Sequence[SettingsRun], *, aside: bool = False) -> None:
     """A row for each way in which an artifact was run; nothing if it was run in no other way than its parity says.
 
     aside: on stderr, where something else is what was asked for.
@@ -125,7 +125,7 @@ def print_executed(name: str, executed: Sequence[Executed], *, aside: bool = Fal
     print("\n".join(lines), file=sys.stderr if aside else sys.stdout)
 
 
-def _numbers(row: Executed) -> tuple[str, str]:
+def _numbers(row: SettingsRun) -> tuple[str, str]:
     error = "" if row.max_relative_error is None else f"{row.max_relative_error:.1e}"
     return error, "" if row.snr_db is None else f"{row.snr_db:.1f}"
 

@@ -54,9 +54,7 @@ def profile(
 ) -> None:
     """Measure latency, memory and parity of artifacts, each in a fresh process."""
     sizes = list(dict.fromkeys(batch or [1]))
-    common = {"device": device, "accelerator": accelerator, "threads": threads, "out": out}
-    if runs is not None:
-        common["runs"] = runs
+    common = {"device": device, "accelerator": accelerator, "threads": threads, "runs": runs, "out": out}
     if compare:
         comparison = edgevit.compare(*_pair(artifacts, sizes), rounds=rounds, batch=sizes[0], **common)
         if as_json:

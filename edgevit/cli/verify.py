@@ -71,6 +71,7 @@ def _show(result: Verification) -> None:
     print(f"{result.artifact}: {result.summary()}")
     if "qparams" in result.checks:
         print(f"quantization parameters: {result.checks['qparams']}")
-    if result.drift:
-        print_table(error_breakdown.header(result.drift), [error_breakdown.row(step) for step in result.drift])
+    if result.error_breakdown:
+        stages = result.error_breakdown
+        print_table(error_breakdown.header(stages), [error_breakdown.row(one) for one in stages])
     print_executed(result.artifact, result.executed)

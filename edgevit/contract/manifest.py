@@ -7,30 +7,33 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from edgevit.contract.plain_data import build, items, optional, plain
+from edgevit.contract.provenance import Provenance
 from edgevit.contract.raw_report import Runtime
-from edgevit.contract.schema import read_document, validate
+from edgevit.contract.schema import VERSION, broken, read_document, validate
 from edgevit.infra.files import write_json
 from edgevit.spec import Interpolation, Layout, ModelSpec, Precision, Preprocess, Task, TensorSpec, Tier
 
 FILE_NAME = "manifest.json"
-SCHEMA_VERSION = 1
+LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # of file managers: never listed, never opened
+_TABLE_BYTES = 256 * 4  # of one channel
 INTERPRETER_RUNTIME = "reference interpreter"  # how the name of a runtime begins that is none, but evaluates a file
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """The part of a ModelSpec that outlives its code."""
+    """The part of a ModelSpec that outlives its code; num_classes is None where the task is TENSOR."""
 
     name: str
     task: Task
     tier: str
-    num_classes: int
-    input_size: int
+    num_classes: int | None
     params: int
     macs: int
     paper: str
@@ -47,45 +50,73 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """One image walked through all levels: level name -> {"file", "shape", "dtype"}, plus the crop's integers."""
+    """One input walked through all levels: level name -> {"file", "shape", "dtype"}, plus the crop's integers.
+
+    Without preprocessing there is no image: then geometry is None and the levels start with L2.
+    """
 
     name: str
-    geometry: dict[str, int]
+    geometry: dict[str, int] | None
     levels: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """What parity must reach; null where a bound does not apply."""
+    """What parity must reach; null where a bound does not apply.
+
+    float16_min_snr_db: where the accelerator computes in fp16, null if that was not tried.
+    """
 
     max_relative_error: float | None = None
     min_snr_db: float | None = None
+    float16_min_snr_db: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Parity:
+class Executed:
     """Agreement of an artifact's outputs with the checkpoint's, over `samples` inputs.
 
-    max_relative_error is max|a-b| / max|b| of the worst sample; snr_db and cosine are of the worst sample
-    too (snr_db is null when the outputs are equal to the bit). agreement is the share of samples with
-    the same top-1 class, or the mean IoU of the two masks. executed is False where no runtime for the
-    format exists on the machine: then every number is null and `reason` says why.
+    max_relative_error is max|a-b| / max|b| of the worst sample; snr_db and cosine are of the worst sample too (snr_db
+    is None when the outputs are bit-exact). agreement is the share of samples with the same top-1 class, or the mean
+    IoU of the two masks. reason: what is wrong with outputs that cannot be compared.
     """
 
-    executed: bool
     runtime: str
-    samples: int = 0
-    max_abs_error: float | None = None
-    max_relative_error: float | None = None
-    snr_db: float | None = None
-    cosine: float | None = None
-    agreement: float | None = None
+    samples: int
+    max_abs_error: float
+    max_relative_error: float
+    snr_db: float | None
+    cosine: float
+    agreement: float
     reason: str = ""
 
     @property
     def interpreted(self) -> bool:
         """Whether the reference interpreter gave the outputs, in place of the format's own runtime."""
         return self.runtime.startswith(INTERPRETER_RUNTIME)
+
+
+@dataclass(frozen=True, slots=True)
+class NotExecuted:
+    """No runtime for the artifact was there, and why; runtime: the target's name."""
+
+    runtime: str
+    reason: str = ""
+
+
+Parity = Executed | NotExecuted
+
+
+def parity_to_json(parity: Parity) -> dict[str, Any]:
+    """One form for both, as readers have it: `executed` tells them apart, what was not measured is null."""
+    measured = plain(parity)
+    numbers = {field.name: measured.get(field.name) for field in dataclasses.fields(Executed)}
+    return {"executed": isinstance(parity, Executed), **numbers, "samples": measured.get("samples", 0)}
+
+
+def parity_from_json(document: dict[str, Any]) -> Parity:
+    """What `parity_to_json` wrote."""
+    return build(Executed if document["executed"] else NotExecuted, document)
 
 
 class Outcome(StrEnum):
@@ -99,11 +130,11 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Executed:
-    """One way in which the file was run before it was called right.
+class SettingsRun:
+    """One way in which the file was run before it was called right: a row of the manifest's `executed`.
 
-    settings: of the runtime, by name. The numbers are those of Parity, over all outputs of all goldens; null where they
-    are equal to the bit or nothing ran. operations: how many of them an accelerator took; null if it was not asked.
+    settings: of the runtime, by name. The numbers are those of Executed, over all outputs of all goldens; null where
+    they are bit-exact or nothing ran. operations: how many of them an accelerator took; null if it was not asked.
     """
 
     runtime: Runtime
@@ -151,7 +182,7 @@ class Classifier:
 
 @dataclass(frozen=True, slots=True)
 class AppliedPass:
-    """One exact rewrite that fired: where (module paths), the probe's relative error, and the graph around it."""
+    """One exact rewrite that was applied: where (module paths), the probe's relative error, and the graph around it."""
 
     name: str
     changes: int
@@ -162,8 +193,23 @@ class AppliedPass:
 
 
 @dataclass(frozen=True, slots=True)
+class ReferenceFacts:
+    """How the goldens' outputs were computed, and how far other arithmetic of the same network lies from them.
+
+    arithmetic: "float64", "float32" or "integer". The numbers are None where they were not measured.
+    """
+
+    arithmetic: str
+    float32_error: float | None
+    float16_snr_db: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """The typed form of manifest.json."""
+    """The typed form of manifest.json.
+
+    preprocess and normalize_table are None where only tensors go in.
+    """
 
     name: str
     model: ModelFacts
@@ -172,8 +218,8 @@ class Manifest:
     entry: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    preprocess: Preprocess
-    normalize_table: bytes  # (3, 256) float32, little-endian
+    preprocess: Preprocess | None
+    normalize_table: bytes | None  # (channels, 256) float32, little-endian
     labels: tuple[str, ...]
     files: tuple[FileEntry, ...]
     goldens: tuple[Golden, ...]
@@ -182,55 +228,66 @@ class Manifest:
     lowering: Lowering
     deploy: tuple[AppliedPass, ...]
     checks: dict[str, str]
-    provenance: dict[str, Any]
+    provenance: Provenance
     classifier: Classifier | None = None
     compression: str = ""  # of stored weights: "int8", "palette4"; "" for as many bits as are computed in
     dynamic_batch: bool = False  # the leading axis of inputs and outputs may have any length; their specs say 1
     accelerator: str = "cpu"  # where it runs unless another is asked for
-    executed: tuple[Executed, ...] = ()  # under the settings of phones, where the target has any
+    executed: tuple[SettingsRun, ...] = ()  # under the settings of phones, where the target has any
+    reference: ReferenceFacts | None = None
+    runtime_min: Runtime | None = None  # the oldest that can open the file
+    writer: str | None = None  # of the model file: "edgevit", "onnx2tf"; None is edgevit
 
     @property
     def entry_size_bytes(self) -> int:
         """Bytes of the model file, or of all files in the model package."""
         return sum(f.size_bytes for f in self.files if f.path == self.entry or f.path.startswith(self.entry + "/"))
 
+    @property
+    def input_size(self) -> int | None:
+        """Pixels of each side of the image that goes in, None where only tensors do."""
+        return None if self.preprocess is None else self.preprocess.crop[0]
+
     def to_json(self) -> dict[str, Any]:
-        """The document as written; raises ContractError if it would break the schema."""
-        body = dataclasses.asdict(self)
-        table = body.pop("normalize_table")
-        body["preprocess"]["normalize_table"] = base64.b64encode(table).decode()
-        document = _plain({"schema": "edgevit.manifest", "schema_version": SCHEMA_VERSION, **body})
-        validate(document, "manifest", f"manifest of {self.name}")
+        """The document as written; raises ContractError if it would break the contract."""
+        body = plain(dataclasses.replace(self, normalize_table=None))
+        del body["normalize_table"]
+        if self.preprocess is not None:
+            body["preprocess"]["normalize_table"] = base64.b64encode(self.normalize_table).decode()
+        for golden in body["goldens"]:
+            if golden["geometry"] is None:
+                del golden["geometry"]
+        body |= {"parity": parity_to_json(self.parity), "provenance": self.provenance.to_json()}
+        document = {"schema": "edgevit.manifest", "schema_version": VERSION, **body}
+        _check(document, f"manifest of {self.name}")
         return document
 
     @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Manifest:
-        """Rebuild the typed form from a validated document; unknown keys are ignored."""
-        take = {f.name: document[f.name] for f in dataclasses.fields(cls) if f.name in document}
-        preprocess = dict(document["preprocess"])
-        table = base64.b64decode(preprocess.pop("normalize_table"))
-        return cls(
-            **take
-            | {
-                "model": _build(ModelFacts, document["model"], task=Task),
-                "precision": Precision(document["precision"]),
-                "inputs": tuple(_tensor(t) for t in document["inputs"]),
-                "outputs": tuple(_tensor(t) for t in document["outputs"]),
-                "preprocess": preprocess_from_json(preprocess),
-                "normalize_table": table,
-                "labels": tuple(document["labels"]),
-                "files": tuple(_build(FileEntry, f) for f in document["files"]),
-                "goldens": tuple(_build(Golden, g) for g in document["goldens"]),
-                "tolerance": _build(Tolerance, document["tolerance"]),
-                "parity": _build(Parity, document["parity"]),
-                "lowering": _build(Lowering, document["lowering"]),
-                "deploy": tuple(applied_pass_from_json(step) for step in document["deploy"]),
-                "classifier": _build(Classifier, document["classifier"]) if document.get("classifier") else None,
-                "executed": tuple(
-                    _build(Executed, row, runtime=lambda one: _build(Runtime, one), outcome=Outcome)
-                    for row in document.get("executed", ())
-                ),
-            }
+    def from_json(cls, document: dict[str, Any], where: str = "manifest") -> Manifest:
+        """Rebuild the typed form; unknown keys are ignored. Raises ContractError, which names `where`."""
+        _check(document, where)
+        preprocess = document["preprocess"]
+        return build(
+            cls,
+            document | {"normalize_table": preprocess and preprocess["normalize_table"]},
+            model=lambda facts: build(ModelFacts, facts, task=Task),
+            precision=Precision,
+            inputs=items(_tensor),
+            outputs=items(_tensor),
+            preprocess=optional(preprocess_from_json),
+            normalize_table=optional(base64.b64decode),
+            labels=tuple,
+            files=items(lambda entry: build(FileEntry, entry)),
+            goldens=items(lambda golden: build(Golden, {"geometry": None, **golden})),
+            tolerance=lambda bounds: build(Tolerance, bounds),
+            parity=parity_from_json,
+            lowering=lambda facts: build(Lowering, facts),
+            deploy=items(applied_pass_from_json),
+            provenance=Provenance.from_json,
+            classifier=optional(lambda names: build(Classifier, names)),
+            executed=items(_settings_run),
+            reference=optional(lambda facts: build(ReferenceFacts, facts)),
+            runtime_min=optional(lambda runtime: build(Runtime, runtime)),
         )
 
     def write(self, folder: Path) -> None:
@@ -240,22 +297,81 @@ class Manifest:
 
 def read_manifest(folder: Path) -> Manifest:
     """Read an artifact folder's manifest. Raises ContractError."""
-    return Manifest.from_json(read_document(folder / FILE_NAME, "manifest"))
+    path = folder / FILE_NAME
+    return Manifest.from_json(read_document(path, "manifest"), str(path))
+
+
+def _check(document: dict[str, Any], where: str) -> None:
+    """The schema, and what one place in a manifest says about another. Raises ContractError."""
+    validate(document, "manifest", where)
+    for place, message in _contradictions(document):
+        raise broken("manifest", where, place, message)
+
+
+def _contradictions(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Places that do not fit the rest of the document, and why."""
+    model, preprocess = document["model"], document["preprocess"]
+    if (model["task"] == Task.TENSOR) != (model["num_classes"] is None):
+        yield "model/num_classes", "it is null where the task is tensor, and nowhere else"
+    if document["labels"] and len(document["labels"]) != model["num_classes"]:
+        yield "labels", f"{len(document['labels'])} labels for {model['num_classes']} classes"
+    for kind in ("inputs", "outputs", "goldens"):
+        names = [one["name"] for one in document[kind]]
+        if len(set(names)) < len(names):
+            yield kind, "two of them have one name"
+    if preprocess is not None:
+        channels = len(preprocess["mean"])
+        if channels == 2 or len(preprocess["std"]) != channels:
+            yield "preprocess/mean", "mean and std have one number per channel, 1 or 3"
+        try:
+            table = base64.b64decode(preprocess["normalize_table"], validate=True)
+        except ValueError:
+            table = b""
+        if len(table) != channels * _TABLE_BYTES:
+            yield "preprocess/normalize_table", f"it is not {channels} x 256 float32"
+        if max(preprocess["crop"]) > preprocess["resize"]:
+            yield "preprocess/crop", "it is larger than the resized short side"
+    elif any(tensor["color"] for tensor in document["inputs"]):
+        yield "preprocess", "an image goes in, so it cannot be null"
+    yield from _file_contradictions(document)
+
+
+def _file_contradictions(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    paths = [entry["path"] for entry in document["files"]]
+    known = set(paths)
+    if len(known) < len(paths):
+        yield "files", "a path stands there twice"
+    for path in paths:
+        if path == FILE_NAME or path.rpartition("/")[2] in LITTER:
+            yield "files", f"{path} is never listed"
+    entry = document["entry"]
+    if entry not in known and not any(path.startswith(f"{entry}/") for path in paths):
+        yield "entry", f"{entry} is none of the files, nor a folder of them"
+    needed = {_level("L2", i) for i in range(len(document["inputs"]))}
+    needed |= {_level("L3", i) for i in range(len(document["outputs"]))}
+    image = {"L0", "L1"}
+    for number, golden in enumerate(document["goldens"]):
+        place, levels = f"goldens/{number}", golden["levels"]
+        if document["preprocess"] is None and ("geometry" in golden or image & levels.keys()):
+            yield place, "without preprocess there is no L0, L1 or geometry"
+        if document["preprocess"] is not None and "geometry" not in golden:
+            yield place, "geometry is missing"
+        wanted = needed if document["preprocess"] is None else needed | image
+        if missing := sorted(wanted - levels.keys()):
+            yield f"{place}/levels", f"{missing[0]} is missing"
+        for name, level in levels.items():
+            if level["file"] not in known:
+                yield f"{place}/levels/{name}", f"{level['file']} is none of the files"
+
+
+def _level(name: str, index: int) -> str:
+    """L2 of the first input, L2_1 of the second."""
+    return f"{name}_{index}" if index else name
 
 
 def spec_to_json(spec: ModelSpec) -> dict[str, Any]:
     """A ModelSpec without its code."""
-    fields = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name != "build"}
-    return _plain(
-        {
-            key: [dataclasses.asdict(t) for t in value]
-            if key in ("inputs", "outputs")
-            else dataclasses.asdict(value)
-            if key == "preprocess"
-            else value
-            for key, value in fields.items()
-        }
-    )
+    return {f.name: plain(getattr(spec, f.name)) for f in dataclasses.fields(spec) if f.name != "build"}
 
 
 def spec_from_json(document: dict[str, Any]) -> ModelSpec:
@@ -285,33 +401,14 @@ def preprocess_from_json(document: dict[str, Any]) -> Preprocess:
 
 
 def applied_pass_from_json(document: dict[str, Any]) -> AppliedPass:
-    """An AppliedPass from its JSON form; the graph's numbers are null in older manifests."""
-    return _build(AppliedPass, document, places=tuple, before=_graph_facts, after=_graph_facts)
+    """An AppliedPass from its JSON form."""
+    graph = optional(lambda facts: build(GraphFacts, facts))
+    return build(AppliedPass, document, places=tuple, before=graph, after=graph)
 
 
-def _graph_facts(document: dict[str, Any] | None) -> GraphFacts | None:
-    return None if document is None else _build(GraphFacts, document)
+def _settings_run(document: dict[str, Any]) -> SettingsRun:
+    return build(SettingsRun, document, runtime=lambda runtime: build(Runtime, runtime), outcome=Outcome)
 
 
 def _tensor(document: dict[str, Any]) -> TensorSpec:
-    return TensorSpec(
-        document["name"],
-        tuple(document["shape"]),
-        document["dtype"],
-        Layout(document["layout"]),
-        document.get("color", ""),
-    )
-
-
-def _build(cls: type, document: dict[str, Any], **convert: Any) -> Any:
-    known = {f.name for f in dataclasses.fields(cls)}
-    return cls(**{key: convert.get(key, lambda v: v)(value) for key, value in document.items() if key in known})
-
-
-def _plain(value: Any) -> Any:
-    """Tuples to lists, enums to their values: what a JSON reader would give back."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value.value if isinstance(value, StrEnum) else value
+    return build(TensorSpec, document, shape=tuple, layout=Layout)

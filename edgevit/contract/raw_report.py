@@ -1,6 +1,6 @@
-"""report.json: what one process measured while it ran one job. Raw numbers only; statistics are `profiling`'s.
+"""raw_report.json: what one process measured while it ran one job. Raw numbers only; statistics are `profiling`'s.
 
-Its fields are documented in schemas/report.schema.json; Report.kt and Report.swift use the same names.
+Its fields are documented in schemas/raw_report.schema.json; RawReport.kt and RawReport.swift use the same names.
 Not measured is null, never 0.
 """
 
@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgevit.contract.job import Job
-from edgevit.contract.schema import read_document, validate
+from edgevit.contract.plain_data import build, items, optional, plain
+from edgevit.contract.schema import VERSION, broken, read_document, validate
 
 if TYPE_CHECKING:
     import numpy as np
 
-SCHEMA_VERSION = 1
+FILE_NAME = "raw_report.json"
+T = TypeVar("T")
 
 
 class Flag(StrEnum):
@@ -45,6 +49,19 @@ class DeviceInfo:
     arch: str | None
     memory_bytes: int | None
     python_version: str | None
+    manufacturer: str | None = None
+    soc: str | None = None
+    os_build: str | None = None
+    page_size_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """The app that measured."""
+
+    version: str | None
+    commit: str | None
+    debuggable: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +86,81 @@ class BeforeAfter:
 
     before: float | None = None
     after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Thermal:
+    """The platform's thermal state; series: (nanoseconds after the first timed run, state then)."""
+
+    before: float | None = None
+    after: float | None = None
+    series: tuple[tuple[int, float], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatteryState:
+    """What the system says of its battery."""
+
+    level_percent: float | None
+    temperature_c: float | None
+    charging: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Battery:
+    """The battery before the model was loaded and after the last run."""
+
+    before: BatteryState | None
+    after: BatteryState | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """Nanoseconds of each stage of each timed run."""
+
+    preprocess_ns: tuple[int, ...]
+    inference_ns: tuple[int, ...]
+    postprocess_ns: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Instructions:
+    """Instructions of one inference, all and those of the kernels' kinds."""
+
+    all: int | None
+    dot: int | None
+    i8mm: int | None
+    fmla: int | None
+    smlal: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """Time of one operation; module: of the network, where the runtime tells."""
+
+    name: str
+    module: str | None
+    ns: int | None
+    delegated: bool | None
+
+
+class Phase(StrEnum):
+    """Where a measurement was when it ended early."""
+
+    PUSH = "push"
+    LOAD = "load"
+    FIRST = "first"
+    WARMUP = "warmup"
+    SAMPLES = "samples"
+    PULL = "pull"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a report is not complete."""
+
+    phase: Phase
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +191,7 @@ class Delegation:
 class OutputParity:
     """Agreement of this process's output with the golden's; errors are null when the output is not finite.
 
-    max_relative_error is max|a-b| / max|b|; snr_db is also null when the outputs are equal to the bit;
+    max_relative_error is max|a-b| / max|b|; snr_db is also null when the outputs are bit-exact;
     within_tolerance is null when the output is finite and the manifest states no bound.
     """
 
@@ -133,7 +225,12 @@ class RecordedTensor:
 
 @dataclass(frozen=True, slots=True)
 class RawReport:
-    """The typed form of report.json."""
+    """The typed form of raw_report.json.
+
+    functional: the machine was emulated, so its times say nothing. The cached times are of a load that finds what the
+    runtime keeps between processes. failure: why it ended early, then what was not reached is None or empty; None in a
+    complete report. parity None: nothing was compared, and no latency may be shown.
+    """
 
     token: str
     job: Job
@@ -144,59 +241,125 @@ class RawReport:
     runtime: Runtime
     accelerator: AskedUsed
     threads: AskedUsed
-    load_ns: int
-    first_ns: int
+    load_ns: int | None
+    first_ns: int | None
     warmup_ns: tuple[int, ...]
     samples_ns: tuple[int, ...]
     memory: Memory
-    thermal: BeforeAfter
+    thermal: Thermal
     load_average: BeforeAfter
     delegation: Delegation
-    parity: OutputParity
+    parity: OutputParity | None
     outputs: tuple[RecordedTensor, ...] | None
     flags: tuple[str, ...]
+    functional: bool = False
+    app: App | None = None
+    cached_load_ns: int | None = None
+    cached_first_ns: int | None = None
+    sample_start_ns: tuple[int, ...] | None = None
+    stages: Stages | None = None
+    battery: Battery | None = None
+    frequency_khz: BeforeAfter | None = None
+    instructions: Instructions | None = None
+    ops: tuple[Operation, ...] | None = None
+    failure: Failure | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that the job asked for was measured."""
+        return self.failure is None
+
+    @property
+    def why_no_latency(self) -> str:
+        """Why no time of this report may be shown, "" if its times may be."""
+        if self.functional:
+            return "the machine was emulated"
+        if self.load_ns is None or self.first_ns is None or not self.samples_ns:
+            return f"{self.failure.phase} failed: {self.failure.message}" if self.failure else "nothing was timed"
+        return "its outputs were not compared" if self.parity is None else ""
 
     def to_json(self) -> dict[str, Any]:
         """The document as written, `complete` last; raises ContractError if it would break the schema."""
-        document = {"schema": "edgevit.report", "schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
-        document["job"] = self.job.to_json()
-        document["memory"]["peak_above_imports_bytes"] = self.memory.peak_above_imports_bytes
-        for key in ("warmup_ns", "samples_ns", "flags"):
-            document[key] = list(document[key])
+        body = plain(dataclasses.replace(self, outputs=None)) | {"job": self.job.to_json()}
+        body["memory"]["peak_above_imports_bytes"] = self.memory.peak_above_imports_bytes
         if self.outputs is not None:
-            document["outputs"] = [_tensor_to_json(tensor) for tensor in self.outputs]
-        document["complete"] = True
-        validate(document, "report", f"report {self.token}")
+            body["outputs"] = [_tensor_to_json(tensor) for tensor in self.outputs]
+        document = {"schema": "edgevit.raw_report", "schema_version": VERSION, **body, "complete": self.complete}
+        _check(document, f"raw report {self.token}")
         return document
 
     @classmethod
-    def from_json(cls, document: dict[str, Any]) -> RawReport:
-        """Rebuild the typed form; unknown keys are ignored. Raises ContractError, also for an incomplete report."""
-        validate(document, "report", "report")
-        take = {field.name: document[field.name] for field in dataclasses.fields(cls)}
-        outputs = document["outputs"]
-        typed = {
-            "job": Job.from_json(document["job"]),
-            "device": _build(DeviceInfo, document["device"]),
-            "runtime": _build(Runtime, document["runtime"]),
-            "accelerator": _build(AskedUsed, document["accelerator"]),
-            "threads": _build(AskedUsed, document["threads"]),
-            "warmup_ns": tuple(document["warmup_ns"]),
-            "samples_ns": tuple(document["samples_ns"]),
-            "memory": _build(Memory, document["memory"]),
-            "thermal": _build(BeforeAfter, document["thermal"]),
-            "load_average": _build(BeforeAfter, document["load_average"]),
-            "delegation": _build(Delegation, document["delegation"]),
-            "parity": _build(OutputParity, document["parity"]),
-            "outputs": None if outputs is None else tuple(_tensor_from_json(tensor) for tensor in outputs),
-            "flags": tuple(document["flags"]),
-        }
-        return cls(**take | typed)
+    def from_json(cls, document: dict[str, Any], where: str = "raw report") -> RawReport:
+        """Rebuild the typed form; unknown keys are ignored. Raises ContractError, which names `where`."""
+        _check(document, where)
+        return build(
+            cls,
+            document,
+            job=lambda job: Job.from_json(job, f"{where}: job"),
+            device=_part(DeviceInfo),
+            app=optional(_part(App)),
+            runtime=_part(Runtime),
+            accelerator=_part(AskedUsed),
+            threads=_part(AskedUsed),
+            warmup_ns=tuple,
+            samples_ns=tuple,
+            sample_start_ns=optional(tuple),
+            stages=optional(lambda stages: Stages(*(tuple(stages[name]) for name in _names(Stages)))),
+            memory=_part(Memory),
+            thermal=lambda thermal: build(Thermal, thermal, series=optional(items(tuple))),
+            battery=optional(lambda ends: build(Battery, ends, before=_BATTERY, after=_BATTERY)),
+            frequency_khz=optional(_part(BeforeAfter)),
+            load_average=_part(BeforeAfter),
+            delegation=_part(Delegation),
+            instructions=optional(_part(Instructions)),
+            ops=optional(items(_part(Operation))),
+            parity=optional(_part(OutputParity)),
+            outputs=optional(items(_tensor_from_json)),
+            flags=tuple,
+            failure=optional(lambda failure: build(Failure, failure, phase=Phase)),
+        )
 
 
-def read_report(path: Path) -> RawReport:
-    """Read a report file. Raises ContractError if it is missing, cut off or against its schema."""
-    return RawReport.from_json(read_document(path, "report"))
+def read_raw_report(path: Path) -> RawReport:
+    """Read a raw report. Raises ContractError if it is missing, cut off or against its schema."""
+    return RawReport.from_json(read_document(path, "raw_report"), str(path))
+
+
+def _check(document: dict[str, Any], where: str) -> None:
+    """The schema, and what one place in a report says about another. Raises ContractError."""
+    validate(document, "raw_report", where)
+    job = document["job"]
+    if job.get("token") != document["token"]:
+        raise broken("raw_report", where, "token", "it is not that of the job in the report")
+    runs = len(document["samples_ns"])
+    per_run = {"sample_start_ns": document.get("sample_start_ns")}
+    per_run |= {f"stages/{name}": values for name, values in (document.get("stages") or {}).items()}
+    for place, values in per_run.items():
+        if isinstance(values, list) and len(values) != runs:
+            raise broken("raw_report", where, place, f"{len(values)} numbers for {runs} samples")
+    for number, tensor in enumerate(document["outputs"] or ()):
+        size_bytes = math.prod(tensor["shape"]) * _ITEM_BYTES[tensor["dtype"]]
+        try:
+            data = base64.b64decode(tensor["data_base64"], validate=True)
+        except ValueError:
+            data = None
+        if data is None or len(data) != size_bytes:
+            message = f"it is not {size_bytes} bytes, as shape and dtype say"
+            raise broken("raw_report", where, f"outputs/{number}/data_base64", message)
+
+
+_ITEM_BYTES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8, "bool": 1}
+
+
+def _part(cls: type[T]) -> Callable[[dict[str, Any]], T]:
+    return lambda document: build(cls, document)
+
+
+_BATTERY = optional(_part(BatteryState))
+
+
+def _names(cls: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(cls))
 
 
 def _tensor_to_json(tensor: RecordedTensor) -> dict[str, Any]:
@@ -207,7 +370,3 @@ def _tensor_to_json(tensor: RecordedTensor) -> dict[str, Any]:
 def _tensor_from_json(document: dict[str, Any]) -> RecordedTensor:
     data = base64.b64decode(document["data_base64"])
     return RecordedTensor(document["name"], tuple(document["shape"]), document["dtype"], data)
-
-
-def _build(cls: type, document: dict[str, Any]) -> Any:
-    return cls(**{field.name: document[field.name] for field in dataclasses.fields(cls)})

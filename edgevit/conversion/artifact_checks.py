@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgevit.artifacts.artifact import Artifact
-from edgevit.contract.manifest import Executed, Manifest, Parity
+from edgevit.contract.manifest import Manifest, NotExecuted, Parity, SettingsRun
+from edgevit.contract.tolerances import TOLERANCES
 from edgevit.conversion.worker_messages import CheckpointOutputs
 from edgevit.errors import ConversionError, ParityError
 from edgevit.export.program import Program, load_program
@@ -18,7 +19,7 @@ from edgevit.quantization.model_qparams import compare_qparams
 from edgevit.spec import Precision
 from edgevit.targets.base import NotExecutable
 from edgevit.targets.options import without_numeric
-from edgevit.verification.checks import TOLERANCES, batch_sizes, check_parity, describe_parity, measure
+from edgevit.verification.checks import batch_sizes, check_parity, describe_parity, measure
 from edgevit.verification.phone_settings import Child, audit_of, execution_of
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def execute(artifact: Artifact, expected: CheckpointOutputs) -> Parity:
     try:
         session = artifact.open()
     except NotExecutable as reason:
-        return Parity(False, manifest.target, reason=reason.message)
+        return NotExecuted(manifest.target, reason.message)
     try:
         tensors = np.concatenate([expected.probes, *(golden.tensor for golden in expected.goldens)])
         logits = np.concatenate([expected.probe_logits, *(golden.logits for golden in expected.goldens)])
@@ -60,7 +61,7 @@ def check_packing(artifact: Artifact) -> str:
     return audit.summary
 
 
-def execute_as_phones(artifact: Artifact, child: Child) -> tuple[Executed, ...]:
+def execute_as_phones(artifact: Artifact, child: Child) -> tuple[SettingsRun, ...]:
     """Run the file under all settings that phones' builds have, and raise whatever goes wrong."""
     execution = execution_of(artifact, child)
     if execution.failure is not None:

@@ -59,7 +59,7 @@ class CacheSession:
                     artifact.path,
                     manifest.entry_size_bytes / 1e6,
                     describe_parity(manifest.parity, manifest.compression),
-                    manifest.provenance["created_utc"],
+                    manifest.provenance.created_utc,
                 )
         if found and len(found) == len(self._keys) and self._request.weights is None:
             warn_of_random_weights(next(iter(found.values())).manifest.model.name)

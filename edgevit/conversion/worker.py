@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 from edgevit.artifacts.artifact import Artifact, file_entries, load_artifact
 from edgevit.contract.golden import write_goldens
-from edgevit.contract.manifest import AppliedPass, Manifest, ModelFacts, Parity
+from edgevit.contract.manifest import AppliedPass, Manifest, ModelFacts, NotExecuted
+from edgevit.contract.provenance import Provenance
+from edgevit.contract.tolerances import TOLERANCES
 from edgevit.conversion.artifact_checks import (
     check_packing,
     check_qparams,
@@ -35,7 +37,7 @@ from edgevit.spec import Precision
 from edgevit.targets.base import Converted
 from edgevit.targets.options import name_parts
 from edgevit.targets.registry import get_converter
-from edgevit.verification.checks import TOLERANCES, batch_sizes, check_parity
+from edgevit.verification.checks import batch_sizes, check_parity
 from edgevit.verification.phone_settings import waiting_child
 
 if TYPE_CHECKING:
@@ -71,13 +73,12 @@ def convert(request: WorkerRequest) -> WorkerResult:
         started = time.perf_counter()
         converted = converter.convert(program, options, building)
         seconds = time.perf_counter() - started
-        manifest = _describe(name, program, converter, converted, building, request.applied, expected)
-        manifest = dataclasses.replace(
-            manifest,
-            provenance=program.provenance
+        origin = Provenance.from_json(
+            program.provenance
             | provenance(converter.packages)
-            | {"options": dataclasses.asdict(options), "conversion_s": round(seconds, 3)},
+            | {"options": dataclasses.asdict(options), "conversion_s": round(seconds, 3)}
         )
+        manifest = _describe(name, program, converter, converted, origin, building, request.applied, expected)
         checks = converter.check(building, manifest)
         if program.precision is Precision.INT8 or program is not original:
             checks["qparams"] = check_qparams(program, converter, manifest, building)
@@ -113,6 +114,7 @@ def _describe(
     program: Program,
     converter: Converter,
     converted: Converted,
+    origin: Provenance,
     building: Path,
     applied: tuple[AppliedPass, ...],
     expected: CheckpointOutputs,
@@ -131,9 +133,7 @@ def _describe(
         (building / "labels.txt").write_text("\n".join(program.labels) + "\n", encoding="utf-8")
     return Manifest(
         name=name,
-        model=ModelFacts(
-            spec.name, spec.task, spec.tier, spec.num_classes, spec.input_size, spec.params, spec.macs, spec.paper
-        ),
+        model=ModelFacts(spec.name, spec.task, spec.tier, spec.num_classes, spec.params, spec.macs, spec.paper),
         target=converter.name,
         precision=program.precision,
         entry=converted.entry,
@@ -145,11 +145,11 @@ def _describe(
         files=file_entries(building),
         goldens=goldens,
         tolerance=converted.tolerance or TOLERANCES[program.precision],
-        parity=Parity(False, converter.name),
+        parity=NotExecuted(converter.name),
         lowering=converted.lowering,
         deploy=applied,
         checks={},
-        provenance={},
+        provenance=origin,
         classifier=converted.classifier,
         compression=converted.compression,
         dynamic_batch=program.dynamic_batch,

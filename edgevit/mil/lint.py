@@ -404,7 +404,7 @@ def _engine(view: View) -> Iterator[Finding]:
 
 def _against_manifest(package: Package, views: list[View], manifest: Manifest) -> Iterator[Finding]:
     description, metadata = package.spec.description, package.spec.description.metadata.userDefined
-    target = manifest.provenance.get("options", {}).get("deployment_target")
+    target = manifest.provenance.options.get("deployment_target")
     facts: dict[str, tuple[Any, Any]] = {
         "precision": (precision(views), manifest.precision.value),
         "stored weights": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import secrets
 import statistics
 from collections import Counter
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgevit.artifacts.artifact import opened, results_folder
-from edgevit.contract.job import Job
-from edgevit.errors import UsageError
+from edgevit.contract.job import Job, TimingSettings
+from edgevit.contract.schema import VERSION
+from edgevit.errors import DeviceError, UsageError
 from edgevit.infra.files import write_json
 from edgevit.log import stage
 from edgevit.profiling.latency_statistics import (
@@ -21,10 +23,10 @@ from edgevit.profiling.latency_statistics import (
     MIN_ROUNDS,
     Interval,
     bootstrap_ratio,
-    drift,
     median,
     percentile,
     spread,
+    stability,
 )
 from edgevit.targets.registry import get_device
 
@@ -33,8 +35,11 @@ if TYPE_CHECKING:
     from edgevit.contract.raw_report import RawReport
     from edgevit.profiling.devices.base import Device
 
-MAX_DRIFT = 0.05  # our rule for publishing: parts of a measurement agree within 5 %
+MAX_SPREAD = 0.05  # our rule for publishing: parts of a measurement agree within 5 %
+PARTIAL = "partial: the run ended early"
 UNSTABLE = "unstable: the medians of its thirds differ by more than 5 %"
+
+PAIRED = TimingSettings(runs=15, min_s=1.0)  # of each process of a comparison, which has many
 
 # Beside warm-up and timed runs a job loads libraries, hashes files, and may be in a slow inference at max_s.
 _OVERHEAD_S = 300.0
@@ -44,16 +49,17 @@ _NS_PER_MS = 1e6
 
 @dataclass(frozen=True, slots=True)
 class LatencyReport:
-    """Statistics of one raw report. Percentiles are `sampling.percentile`'s.
+    """Statistics of one raw report. Percentiles are those of `latency_statistics.percentile`.
 
-    A time is one inference of a whole batch, milliseconds.
+    A time is one inference of a whole batch, milliseconds. device is its address: "host", "adb:SERIAL".
 
-    std_ms is the sample standard deviation, null for a single run. peak_memory_bytes is the peak above the
-    runtime's libraries. drift is `sampling.drift` of the timed runs. A report with flags is not valid, and
-    each flag says why.
+    std_ms is the sample standard deviation, null for a single run. peak_memory_bytes is the peak above the runtime's
+    libraries. stability is `latency_statistics.stability` of the timed runs. A report with flags is not valid, and each
+    flag says why.
     """
 
     artifact: str
+    device: str
     p50_ms: float
     p90_ms: float
     p99_ms: float
@@ -64,7 +70,7 @@ class LatencyReport:
     first_ms: float
     load_first_ms: float
     peak_memory_bytes: int | None
-    drift: float | None
+    stability: float | None
     flags: tuple[str, ...]
     raw: RawReport
 
@@ -88,7 +94,7 @@ class LatencyReport:
         facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("flags", "raw")}
         return {
             "schema": "edgevit.profile",
-            "schema_version": 1,
+            "schema_version": VERSION,
             "artifact_sha256": self.raw.job.artifact_sha256,
             **facts,
             "batch": self.batch,
@@ -140,7 +146,7 @@ class Comparison:
         first = self.rounds[0]
         return {
             "schema": "edgevit.comparison",
-            "schema_version": 1,
+            "schema_version": VERSION,
             "a": self.a,
             "b": self.b,
             "a_sha256": first.a.job.artifact_sha256,
@@ -168,43 +174,43 @@ def profile(
     accelerator: str | None = None,
     threads: int = 1,
     batch: int = 1,
-    runs: int = 50,
-    min_s: float = 5.0,
-    max_s: float = 150.0,
-    warmup_runs: int = 10,
-    warmup_s: float = 1.0,
+    runs: int | None = None,
     golden: str | None = None,
+    timing: TimingSettings = TimingSettings(),  # noqa: B008 - frozen
     timeout_s: float | None = None,
     out: str | Path | None = None,
 ) -> LatencyReport:
     """Time one artifact in a fresh process on a device, fed with a golden's input (default: the first).
 
-    artifact: an Artifact or its folder. batch: so many copies of the input at once. The defaults are the quick setting
-    of our rules; runs=1024 with min_s=60 is the full one. timeout_s None leaves room for both phases at max_s.
-    accelerator None is the one that the artifact was made for. The report is also written to `out`, by default results/
-    beside the artifact, see `save_profile`.
+    artifact: an Artifact or its folder. batch: so many copies of the input at once. runs: in place of those of timing.
+    timeout_s None leaves room for both phases at timing.max_s. accelerator None is the one that the artifact was made
+    for. The report is also written to `out`, by default results/ beside the artifact, see `save_profile`.
     Raises UsageError for a batch that the artifact does not take, DeviceError if the device fails, or has no runtime
     for the artifact's format, ContractError for a damaged artifact, StorageError.
     """
     one = opened(artifact)
-    job = _job(one, accelerator, threads, batch, golden, warmup_runs, warmup_s, runs, min_s, max_s)
+    job = _job(one, accelerator, threads, batch, golden, _with_runs(timing, runs))
     with stage(
         "profile", artifact=one.name, device=device, accelerator=job.accelerator, threads=threads, batch=batch
     ) as running:
-        report = summarize(_run(get_device(device), one, job, timeout_s), one.name)
+        report = summarize(_run(get_device(device), one, job, timeout_s), one.name, device)
         rate = f"{report.images_per_s:.1f} images/s"
         running.result = f"p50 {report.p50_ms:.2f} ms of {len(report.raw.samples_ns)} runs, {rate}"
     save_profile(report, results_folder(one.path, out))
     return report
 
 
-def summarize(raw: RawReport, artifact: str) -> LatencyReport:
-    """The statistics of a raw report, wherever it was measured."""
+def summarize(raw: RawReport, artifact: str, device: str = "host") -> LatencyReport:
+    """The statistics of a raw report, wherever it was measured. Raises DeviceError if its times may not be shown."""
+    if raw.why_no_latency:
+        raise DeviceError(f"{artifact} has no latency to show: {raw.why_no_latency}")
     samples_ms = [ns / _NS_PER_MS for ns in raw.samples_ns]
-    change = drift(samples_ms)
-    unstable = (UNSTABLE,) if change is not None and change > MAX_DRIFT else ()
+    change = stability(samples_ms)
+    unstable = (UNSTABLE,) if change is not None and change > MAX_SPREAD else ()
+    partial = (PARTIAL,) if raw.failure is not None else ()
     return LatencyReport(
         artifact=artifact,
+        device=device,
         p50_ms=median(samples_ms),
         p90_ms=percentile(samples_ms, 90),
         p99_ms=percentile(samples_ms, 99),
@@ -215,8 +221,8 @@ def summarize(raw: RawReport, artifact: str) -> LatencyReport:
         first_ms=raw.first_ns / _NS_PER_MS,
         load_first_ms=(raw.load_ns + raw.first_ns) / _NS_PER_MS,
         peak_memory_bytes=raw.memory.peak_above_imports_bytes,
-        drift=change,
-        flags=raw.flags + unstable,
+        stability=change,
+        flags=raw.flags + unstable + partial,
         raw=raw,
     )
 
@@ -230,12 +236,9 @@ def compare(
     threads: int = 1,
     batch: int = 1,
     rounds: int = 10,
-    runs: int = 15,
-    min_s: float = 1.0,
-    max_s: float = 150.0,
-    warmup_runs: int = 10,
-    warmup_s: float = 1.0,
+    runs: int | None = None,
     golden: str | None = None,
+    timing: TimingSettings = PAIRED,
     timeout_s: float | None = None,
     seed: int = 0,
     out: str | Path | None = None,
@@ -244,7 +247,7 @@ def compare(
 
     a, b: Artifacts or their folders; the result is also written to `out`, by default results/ beside the first.
     What slows the machine for minutes hits both halves of a round, so the ratio within a round is steadier than
-    either time, and flipping cancels what going first is worth. min_s gives small models a window longer than
+    either time, and flipping cancels what going first is worth. timing.min_s gives small models a window longer than
     the scheduler's moods. seed draws the bootstrap, nothing else.
     Raises UsageError below 6 rounds, DeviceError as `profile` does.
     """
@@ -254,7 +257,7 @@ def compare(
     machine = get_device(device)
     first, second = opened(a), opened(b)
     sides = {
-        side: (one, _job(one, accelerator, threads, batch, golden, warmup_runs, warmup_s, runs, min_s, max_s))
+        side: (one, _job(one, accelerator, threads, batch, golden, _with_runs(timing, runs)))
         for side, one in (("a", first), ("b", second))
     }
     done: list[Round] = []
@@ -289,12 +292,15 @@ def judge(rounds: Iterable[Round], a: str, b: str, *, seed: int = 0) -> Comparis
 
 
 def save_profile(report: LatencyReport, folder: Path) -> Path:
-    """Write <artifact>.profile.json, or <artifact>.batch8.profile.json, into folder, whole or not at all.
+    """Write ARTIFACT.DEVICE.ACCELERATOR.tTHREADS.profile.json into folder, whole or not at all; batch8 before profile.
 
     Raises StorageError.
     """
-    batch = f".batch{report.batch}" if report.batch > 1 else ""
-    path = folder / f"{report.artifact}{batch}.profile.json"
+    job = report.raw.job
+    device = re.sub(r"[^A-Za-z0-9_-]+", "-", report.device)  # its address has a colon, and may have dots and slashes
+    parts = [report.artifact, device, job.accelerator, f"t{job.threads}"]
+    parts += [f"batch{job.batch}"] if job.batch > 1 else []
+    path = folder / f"{'.'.join(parts)}.profile.json"
     write_json(path, report.to_json())
     return path
 
@@ -308,17 +314,17 @@ def save_comparison(comparison: Comparison, folder: Path) -> Path:
     return path
 
 
+def _with_runs(timing: TimingSettings, runs: int | None) -> TimingSettings:
+    return timing if runs is None else dataclasses.replace(timing, runs=runs)
+
+
 def _job(
     artifact: Artifact,
     accelerator: str | None,
     threads: int,
     batch: int,
     golden: str | None,
-    warmup_runs: int,
-    warmup_s: float,
-    runs: int,
-    min_s: float,
-    max_s: float,
+    timing: TimingSettings,
 ) -> Job:
     artifact.require_batch(batch)
     return Job(
@@ -327,19 +333,15 @@ def _job(
         artifact_sha256=artifact.manifest_sha256,
         accelerator=accelerator or artifact.manifest.accelerator,
         threads=threads,
-        batch=batch,
         input=golden,
-        warmup_runs=warmup_runs,
-        warmup_s=warmup_s,
-        runs=runs,
-        min_s=min_s,
-        max_s=max_s,
+        timing=timing,
+        batch=batch,
     )
 
 
 def _run(device: Device, artifact: Artifact, job: Job, timeout_s: float | None) -> RawReport:
     """One fresh process, under a token that no earlier report can carry."""
-    limit_s = 2 * job.max_s + _OVERHEAD_S if timeout_s is None else timeout_s
+    limit_s = 2 * job.timing.max_s + _OVERHEAD_S if timeout_s is None else timeout_s
     return device.run(artifact, dataclasses.replace(job, token=_token()), limit_s)
 
 

@@ -46,7 +46,7 @@ def spread(samples: Sequence[float]) -> float:
     return (max(samples) - min(samples)) / median(samples)
 
 
-def drift(samples: Sequence[float]) -> float | None:
+def stability(samples: Sequence[float]) -> float | None:
     """Spread of the medians of three consecutive thirds: how much the machine changed during a run.
 
     Heat, clock changes and a neighbour's work show here; scattered outliers do not. None below 3 samples.

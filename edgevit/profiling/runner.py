@@ -1,4 +1,4 @@
-"""Runs one job in its own process: `python -m edgevit.profiling.runner job.json report.json --artifacts FOLDER`.
+"""Runs one job in its own process: `python -m edgevit.profiling.runner job.json raw_report.json --artifacts FOLDER`.
 
 The same program serves this host and any board with Python. It loads one artifact, times it, compares its
 output with the golden's, and writes the report whole or not at all. One process per job: peak memory only
@@ -33,17 +33,18 @@ from edgevit.contract.raw_report import (
     RawReport,
     RecordedTensor,
     Runtime,
+    Thermal,
 )
 from edgevit.data.layout import to_layout
 from edgevit.errors import ContractError, EdgevitError, ParityError
 from edgevit.infra.files import write_json
 from edgevit.infra.optional_imports import require
-from edgevit.profiling.devices.host import describe_host, load_average, peak_memory_bytes
+from edgevit.profiling.devices.host_facts import describe_host, load_average, peak_memory_bytes
 from edgevit.targets.base import INTERPRETER, NotExecutable
 from edgevit.targets.registry import get_converter
 
 if TYPE_CHECKING:
-    from edgevit.contract.manifest import Golden, Parity, Tolerance
+    from edgevit.contract.manifest import Executed, Golden, Tolerance
     from edgevit.targets.base import Converter, Session
 
 HARNESS = "cli"
@@ -110,7 +111,7 @@ def execute(job: Job, artifact: Artifact, converter: Converter, *, clock: Clock 
         warmup_ns=measured.warmup_ns,
         samples_ns=measured.samples_ns,
         memory=Memory(baseline_bytes, peak_bytes),
-        thermal=BeforeAfter(),  # no sensor here has a scale that says when a machine throttles
+        thermal=Thermal(),  # no sensor here has a scale that says when a machine throttles
         load_average=BeforeAfter(load_before, load_after),
         delegation=Delegation(manifest.lowering.delegated, manifest.lowering.nodes, manifest.lowering.regions),
         parity=parity,
@@ -121,7 +122,7 @@ def execute(job: Job, artifact: Artifact, converter: Converter, *, clock: Clock 
 
 def measure(converter: Converter, artifact: Artifact, job: Job, inputs: Arrays, clock: Clock) -> Measurement:
     """Load, first inference, warm-up, timed runs: the phases of one process, each timed apart."""
-    start_ns = clock()
+    timing, start_ns = job.timing, clock()
     session = converter.open(artifact.path, artifact.manifest, job.accelerator, job.threads)
     load_ns = clock() - start_ns
     if session.accelerator == INTERPRETER:
@@ -131,12 +132,12 @@ def measure(converter: Converter, artifact: Artifact, job: Job, inputs: Arrays, 
         start_ns = clock()
         outputs = session.run(inputs)
         first_ns = clock() - start_ns
-        warmup_ns = take_samples(session, inputs, job.warmup_runs, job.warmup_s, job.max_s, clock)
-        samples_ns = take_samples(session, inputs, job.runs, job.min_s, job.max_s, clock)
+        warmup_ns = take_samples(session, inputs, timing.warmup_runs, timing.warmup_s, timing.max_s, clock)
+        samples_ns = take_samples(session, inputs, timing.runs, timing.min_s, timing.max_s, clock)
         threads = session.threads
         found = {
-            Flag.WARMUP_CUT: len(warmup_ns) < job.warmup_runs,
-            Flag.RUNS_CUT: len(samples_ns) < job.runs,
+            Flag.WARMUP_CUT: len(warmup_ns) < timing.warmup_runs,
+            Flag.RUNS_CUT: len(samples_ns) < timing.runs,
             Flag.OTHER_ACCELERATOR: session.accelerator != job.accelerator,
             Flag.OTHER_THREADS: threads not in (None, job.threads),
         }
@@ -187,7 +188,7 @@ def output_parity(artifact: Artifact, golden: Golden, outputs: Arrays, runtime: 
     return OutputParity(golden.name, parity.max_relative_error, parity.snr_db, within)
 
 
-def _within_tolerance(parity: Parity, tolerance: Tolerance, name: str) -> bool | None:
+def _within_tolerance(parity: Executed, tolerance: Tolerance, name: str) -> bool | None:
     """Whether every stated bound is met, None if none is stated: a latency is reported either way."""
     from edgevit.verification.checks import check_parity
 
@@ -222,10 +223,10 @@ def _utc_now() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the module; an error is one line on stderr, the last, and its exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m edgevit.profiling.runner", description="Run one job, write one report."
+        prog="python -m edgevit.profiling.runner", description="Run one job, write one raw report."
     )
     parser.add_argument("job", type=Path, help="job.json to read")
-    parser.add_argument("report", type=Path, help="report.json to write, whole or not at all")
+    parser.add_argument("report", type=Path, help="raw_report.json to write, whole or not at all")
     parser.add_argument("--artifacts", type=Path, default=Path(), help="folder that holds the job's artifact")
     options = parser.parse_args(argv)
     try:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from edgevit.artifacts.artifact import Artifact, load_artifact
-from edgevit.contract.manifest import FILE_NAME, Manifest, Parity, Tolerance
+from edgevit.contract.manifest import FILE_NAME, Executed, Manifest, NotExecuted, Parity, Tolerance
+from edgevit.contract.plain_data import plain
 from edgevit.errors import ContractError, UsageError, unknown_name
 from edgevit.infra.files import write_bytes
 from edgevit.reporting.model import (
@@ -122,17 +123,17 @@ def _artifact_row(folder: Path, artifact: Artifact, results: Results) -> Artifac
         files=tuple(document["files"]),
         inputs=tuple(document["inputs"]),
         outputs=tuple(document["outputs"]),
-        preprocess={key: value for key, value in document["preprocess"].items() if key != "normalize_table"},
+        preprocess=_without_table(document["preprocess"]),
         tolerance=document["tolerance"],
         lowering=document["lowering"],
         deploy=tuple(document["deploy"]),
         checks=manifest.checks | (verified.checks if verified else {}),
         provenance=_without_training(document["provenance"]),
-        training=_training(document["provenance"]),
+        training=_training(document["provenance"]["weights"]),
         agreement=_agreement(manifest, built, verified, latencies),
         accuracy=verified.accuracy if verified else None,
         latencies=latencies,
-        drift=verified.drift if verified else (),
+        error_breakdown=verified.error_breakdown if verified else (),
         worst_layers=results.worst_layers.get(sha256, ()),
     )
 
@@ -146,13 +147,13 @@ def _agreement(
     """
     candidates = [(verified.parity, verified.source)] if verified else []
     candidates.append((manifest.parity, built))
-    parity, source = next((pair for pair in candidates if pair[0].executed), candidates[0])
-    if not verified and not parity.executed and not parity.reason:
-        return Agreement(Status.NOT_VERIFIED)
-    if not parity.executed and latencies:
-        return _agreement_on_device(latencies[0])
-    facts = {name: getattr(parity, name) for name in Parity.__dataclass_fields__ if name != "executed"}
-    return Agreement(status=_judge(parity, manifest.tolerance), source=source, **facts)
+    parity, source = next((pair for pair in candidates if isinstance(pair[0], Executed)), candidates[0])
+    if isinstance(parity, NotExecuted):
+        if not verified and not parity.reason:
+            return Agreement(Status.NOT_VERIFIED)
+        if latencies:
+            return _agreement_on_device(latencies[0])
+    return Agreement(status=_judge(parity, manifest.tolerance), source=source, **plain(parity))
 
 
 def _agreement_on_device(run: Latency) -> Agreement:
@@ -163,7 +164,7 @@ def _agreement_on_device(run: Latency) -> Agreement:
 
 def _judge(parity: Parity, bound: Tolerance) -> Status:
     """Hold measured numbers against the manifest's bounds. A bound whose number is absent is not met."""
-    if not parity.executed:
+    if isinstance(parity, NotExecuted):
         return Status.NOT_EXECUTED
     met = []
     if bound.max_relative_error is not None:
@@ -178,20 +179,20 @@ def _judge(parity: Parity, bound: Tolerance) -> Status:
     return Status.REFERENCE if parity.interpreted else Status.AGREES
 
 
-def _training(provenance: dict[str, Any]) -> Training | None:
-    weights = provenance.get("weights")
-    training = weights.get("training") if isinstance(weights, dict) else None
-    if not isinstance(training, dict):
+def _without_table(preprocess: dict[str, Any] | None) -> dict[str, Any] | None:
+    return preprocess and {key: value for key, value in preprocess.items() if key != "normalize_table"}
+
+
+def _training(weights: dict[str, Any]) -> Training | None:
+    training = weights.get("training")
+    if training is None:
         return None
     facts = {key: value for key, value in training.items() if key != "curve"}
     return Training(weights.get("file", ""), weights.get("sha256", ""), facts, tuple(training.get("curve") or ()))
 
 
 def _without_training(provenance: dict[str, Any]) -> dict[str, Any]:
-    weights = provenance.get("weights")
-    if not isinstance(weights, dict):
-        return provenance
-    return provenance | {"weights": {key: value for key, value in weights.items() if key != "training"}}
+    return provenance | {"weights": {key: value for key, value in provenance["weights"].items() if key != "training"}}
 
 
 def _has_accuracy(row: ArtifactRow) -> bool:

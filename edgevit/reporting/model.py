@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-SCHEMA = "edgevit.summary"  # "edgevit.report" is one device run
-SCHEMA_VERSION = 1
+from edgevit.contract.schema import VERSION
+
+SCHEMA = "edgevit.report"
 
 
 class Status(StrEnum):
@@ -127,7 +128,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class ErrorBreakdown:
-    """One step of an artifact's drift ladder, against the step before; null where there is none, or no label."""
+    """One stage of an artifact's error breakdown, against the stage before; null where there is none, or no label."""
 
     name: str
     metric: str
@@ -140,7 +141,7 @@ class ErrorBreakdown:
 
 @dataclass(frozen=True, slots=True)
 class WorstLayer:
-    """A layer that adds error of its own, as `edgevit debug` ranked it: new there, and all that came together.
+    """A layer that adds error of its own, as `edgevit debug` ranked it: its local error, and the accumulated one.
 
     reference: the network that it was compared with, "checkpoint" or "float".
     """
@@ -149,9 +150,9 @@ class WorstLayer:
     place: str
     node: str
     operation: str
-    new_snr_db: float | None
-    snr_db: float | None
-    new_passes: float | None
+    local_snr_db: float | None
+    accumulated_snr_db: float | None
+    lsb_mismatch: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,7 @@ class ArtifactRow:
     files: tuple[dict[str, Any], ...]
     inputs: tuple[dict[str, Any], ...]
     outputs: tuple[dict[str, Any], ...]
-    preprocess: dict[str, Any]
+    preprocess: dict[str, Any] | None
     tolerance: dict[str, Any]
     lowering: dict[str, Any]
     deploy: tuple[dict[str, Any], ...]
@@ -189,7 +190,7 @@ class ArtifactRow:
     agreement: Agreement
     accuracy: Accuracy | None
     latencies: tuple[Latency, ...]
-    drift: tuple[ErrorBreakdown, ...] = ()
+    error_breakdown: tuple[ErrorBreakdown, ...] = ()
     worst_layers: tuple[WorstLayer, ...] = ()
 
 
@@ -224,4 +225,4 @@ class ReportData:
 
     def to_json(self) -> dict[str, Any]:
         """The document of report.json."""
-        return {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
+        return {"schema": SCHEMA, "schema_version": VERSION, **dataclasses.asdict(self)}

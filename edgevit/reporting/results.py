@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edgevit.artifacts.artifact import RESULTS_FOLDER
-from edgevit.contract.manifest import Parity
+from edgevit.contract.manifest import Parity, parity_from_json
 from edgevit.contract.raw_report import RawReport
-from edgevit.contract.schema import MAX_DOCUMENT_BYTES
+from edgevit.contract.schema import MAX_RESULT_BYTES, require_version
+from edgevit.contract.strict_json import read_json
 from edgevit.errors import ContractError
 from edgevit.infra.files import sha256_file
 from edgevit.reporting.model import Accuracy, Comparison, ErrorBreakdown, Latency, Note, NoteKind, Source, WorstLayer
 
 _SHOWN_LAYERS = 5
-_FIX = "measure again; the file was edited or cut off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class Verification:
     checks: dict[str, str]
     started_utc: str
     source: Source
-    drift: tuple[ErrorBreakdown, ...] = ()
+    error_breakdown: tuple[ErrorBreakdown, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +60,12 @@ def read_results(folder: Path, builds: Collection[str]) -> tuple[Results, list[N
             notes.append(Note(NoteKind.UNREADABLE, name, "its name ends in none of " + ", ".join(_READERS)))
             continue
         try:
-            row = _READERS[kind](_read_json(path), Source(name, sha256_file(path)))
+            read, schema = _READERS[kind]
+            document = read_json(path, MAX_RESULT_BYTES)
+            require_version(document, schema, name)
+            row = read(document, Source(name, sha256_file(path)))
         except ContractError as error:
-            notes.append(Note(NoteKind.UNREADABLE, name, error.message))
+            notes.append(Note(NoteKind.UNREADABLE, name, str(error).replace(f"{folder}/", "")))
             continue
         except (KeyError, TypeError, ValueError) as error:
             notes.append(Note(NoteKind.UNREADABLE, name, f"not a {kind[1:]} result: {error!r}"))
@@ -76,21 +78,7 @@ def read_results(folder: Path, builds: Collection[str]) -> tuple[Results, list[N
     return results, notes
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > MAX_DOCUMENT_BYTES:
-        raise ContractError(f"larger than {MAX_DOCUMENT_BYTES >> 20} MiB", fix=_FIX)
-    document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
-    if not isinstance(document, dict):
-        raise ContractError("not a JSON object", fix=_FIX)
-    return document
-
-
-def _refuse(constant: str) -> None:
-    raise ContractError(f"holds {constant}, which is no number of JSON", fix=_FIX)
-
-
 def _verification(document: dict[str, Any], source: Source) -> Verification:
-    _require(document, "edgevit.verification")
     data = document["data"]
     return Verification(
         artifact_sha256=document["artifact_sha256"],
@@ -99,45 +87,41 @@ def _verification(document: dict[str, Any], source: Source) -> Verification:
         checks={key: str(value) for key, value in document["checks"].items()},
         started_utc=document["started_utc"],
         source=source,
-        drift=tuple(map(_drift, document.get("drift", ()))),
+        error_breakdown=tuple(map(_stage, document.get("error_breakdown", ()))),
     )
 
 
-def _drift(step: dict[str, Any]) -> ErrorBreakdown:
+def _stage(step: dict[str, Any]) -> ErrorBreakdown:
     numbers = ("score", "agreement", "snr_db", "cosine", "max_abs_error")
     return ErrorBreakdown(str(step["name"]), str(step["metric"]), **{name: _optional(step[name]) for name in numbers})
 
 
 def _ranked_layers(document: dict[str, Any], source: Source) -> RankedLayers:
-    _require(document, "edgevit.debug")
-    adding = [error for error in document["layers"] if error["new"]["snr_db"] is not None]
+    adding = [error for error in document["layers"] if error["local"]["snr_db"] is not None]
     reference = str(document["reference"])
     layers = tuple(_worst_layer(error, reference) for error in adding[:_SHOWN_LAYERS])
     return RankedLayers(document["artifact_sha256"], layers)
 
 
 def _worst_layer(error: dict[str, Any], reference: str) -> WorstLayer:
-    layer, new = error["layer"], error["new"]
+    layer, local = error["layer"], error["local"]
     return WorstLayer(
         reference=reference,
         place=str(layer["place"]),
         node=str(layer["node"]),
         operation=str(layer["operation"]),
-        new_snr_db=_optional(new["snr_db"]),
-        snr_db=_optional(error["so_far"]["snr_db"]),
-        new_passes=_optional(new["steps"]),
+        local_snr_db=_optional(local["snr_db"]),
+        accumulated_snr_db=_optional(error["accumulated"]["snr_db"]),
+        lsb_mismatch=_optional(local["lsb_mismatch"]),
     )
 
 
 def _parity(document: dict[str, Any]) -> Parity:
     measured = ("max_abs_error", "max_relative_error", "snr_db", "cosine", "agreement")
-    return Parity(
-        executed=document["executed"] is True,
-        runtime=str(document["runtime"]),
-        samples=int(document["samples"]),
-        reason=str(document["reason"]),
-        **{name: _optional(document[name]) for name in measured},
-    )
+    numbers = {name: _optional(document[name]) for name in measured}
+    texts = {"runtime": str(document["runtime"]), "reason": str(document["reason"])}
+    executed = document["executed"] is True
+    return parity_from_json({**numbers, **texts, "executed": executed, "samples": int(document["samples"])})
 
 
 def _optional(value: Any) -> float | None:
@@ -161,8 +145,9 @@ def _accuracy(data: dict[str, Any], source: Source) -> Accuracy:
 
 
 def _latency(document: dict[str, Any], source: Source) -> Latency:
-    _require(document, "edgevit.profile")
     raw = RawReport.from_json(document["raw"])
+    if raw.why_no_latency:
+        raise ContractError(f"no latency to show: {raw.why_no_latency}", fix="measure again")
     statistics = ("p50_ms", "p90_ms", "p99_ms", "min_ms", "mean_ms", "first_ms", "load_ms")
     raw_document = document["raw"]
     return Latency(
@@ -187,7 +172,6 @@ def _latency(document: dict[str, Any], source: Source) -> Latency:
 
 
 def _comparison(document: dict[str, Any], source: Source) -> Comparison:
-    _require(document, "edgevit.comparison")
     numbers = ("a_p50_ms", "b_p50_ms", "ratio", "low", "high", "confidence")
     texts = ("a", "b", "a_sha256", "b_sha256", "verdict")
     return Comparison(
@@ -198,12 +182,6 @@ def _comparison(document: dict[str, Any], source: Source) -> Comparison:
         batch=int(document["rounds"][0]["a"]["job"].get("batch", 1)) if document["rounds"] else 1,
         source=source,
     )
-
-
-def _require(document: dict[str, Any], schema: str) -> None:
-    if (document.get("schema"), document.get("schema_version")) != (schema, 1):
-        found = f"{document.get('schema')} {document.get('schema_version')}"
-        raise ContractError(f"not {schema} 1 but {found}", fix=_FIX)
 
 
 def _measured(row: Verification | Latency | Comparison | RankedLayers) -> tuple[str, ...]:
@@ -224,15 +202,16 @@ def _file(row: Verification | Latency | Comparison | RankedLayers, results: Resu
         older, newer = (row, known) if known is not None and known.started_utc >= row.started_utc else (known, row)
         if newer.accuracy is None and older is not None:  # parity alone does not take an accuracy back
             newer = replace(newer, accuracy=older.accuracy)
-        if older is not None and not newer.drift:
-            newer = replace(newer, drift=older.drift)
+        if older is not None and not newer.error_breakdown:
+            newer = replace(newer, error_breakdown=older.error_breakdown)
         results.verifications[row.artifact_sha256] = newer
 
 
-_READERS: dict[str, Callable[[dict[str, Any], Source], Verification | Latency | Comparison | RankedLayers]] = {
-    ".verify": _verification,
-    ".evaluate": _verification,
-    ".profile": _latency,
-    ".compare": _comparison,
-    ".debug": _ranked_layers,
+_Reader = Callable[[dict[str, Any], Source], Verification | Latency | Comparison | RankedLayers]
+_READERS: dict[str, tuple[_Reader, str]] = {  # by the end of a file's name; each with the schema that it reads
+    ".verify": (_verification, "edgevit.verification"),
+    ".evaluate": (_verification, "edgevit.verification"),
+    ".profile": (_latency, "edgevit.profile"),
+    ".compare": (_comparison, "edgevit.comparison"),
+    ".debug": (_ranked_layers, "edgevit.debug"),
 }

@@ -62,16 +62,16 @@ def agreement(data: ReportData) -> Table:
     return Table("Agreement with the checkpoint", columns, tuple(_agreement_row(row) for row in data.artifacts))
 
 
-def drift(data: ReportData) -> Table:
-    """Step by step from the trained float network to the file: what became of the answers."""
-    columns = ("Artifact", "Step", "Top-1", "Same answer", "SNR", "Cosine", "Max abs. error")
-    rows = [_drift_row(row, step, first=i == 0) for row in data.artifacts for i, step in enumerate(row.drift)]
-    return Table("Where accuracy went, each step against the one before", columns, tuple(rows))
+def error_breakdown(data: ReportData) -> Table:
+    """Stage by stage from the trained float network to the file: the error that each stage adds to the outputs."""
+    columns = ("Artifact", "Stage", "Top-1", "Same answer", "SNR", "Cosine", "Max abs. error")
+    rows = [_stage_row(row, one, first=i == 0) for row in data.artifacts for i, one in enumerate(row.error_breakdown)]
+    return Table("Where accuracy went, each stage against the one before", columns, tuple(rows))
 
 
 def worst_layers(data: ReportData) -> Table:
     """The layers that compute something else than the checkpoint's or the float network's, where `debug` was run."""
-    columns = ("Artifact", "Against", "Layer", "Operation", "New error", "Error so far", "New steps")
+    columns = ("Artifact", "Against", "Layer", "Operation", "Local SNR", "Accumulated SNR", "LSB mismatch")
     rows = [_layer_row(row, layer) for row in data.artifacts for layer in row.worst_layers]
     return Table("Layers that add most error", columns, tuple(rows))
 
@@ -94,7 +94,7 @@ def comparisons(data: ReportData) -> Table:
 
 def all_tables(data: ReportData) -> tuple[Table, ...]:
     """The tables in reading order, without empty ones."""
-    tables = (summary, agreement, drift, worst_layers, latency, comparisons)
+    tables = (summary, agreement, error_breakdown, worst_layers, latency, comparisons)
     return tuple(table for table in (make(data) for make in tables) if table.rows)
 
 
@@ -205,7 +205,7 @@ def _agreement_row(row: ArtifactRow) -> tuple[Cell, ...]:
     )
 
 
-def _drift_row(row: ArtifactRow, step: ErrorBreakdown, *, first: bool) -> tuple[Cell, ...]:
+def _stage_row(row: ArtifactRow, step: ErrorBreakdown, *, first: bool) -> tuple[Cell, ...]:
     equal = "the first step" if first else "the answers are equal to the bit"
     return (
         Cell(row.name, kind="code"),
@@ -224,9 +224,9 @@ def _layer_row(row: ArtifactRow, layer: WorstLayer) -> tuple[Cell, ...]:
         Cell(layer.reference),
         Cell(f"{layer.place} {layer.node}".strip(), kind="code"),
         Cell(layer.operation),
-        _number(layer.new_snr_db, lambda v: f"{v:.1f} dB", "nothing new"),
-        _number(layer.snr_db, lambda v: f"{v:.1f} dB", "equal to the bit"),
-        _number(layer.new_passes, percent, "no int8 grid"),
+        _number(layer.local_snr_db, lambda v: f"{v:.1f} dB", "no local error"),
+        _number(layer.accumulated_snr_db, lambda v: f"{v:.1f} dB", "bit-exact"),
+        _number(layer.lsb_mismatch, percent, "not quantized"),
     )
 
 

@@ -12,14 +12,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgevit.artifacts.artifact import Artifact, load_artifact
-from edgevit.contract.manifest import Executed, Manifest, Outcome, Parity, Tolerance
+from edgevit.contract.manifest import (
+    Executed,
+    Manifest,
+    NotExecuted,
+    Outcome,
+    Parity,
+    SettingsRun,
+    Tolerance,
+    parity_to_json,
+)
+from edgevit.contract.plain_data import optional, plain
+from edgevit.contract.schema import VERSION
 from edgevit.data.layout import to_layout
 from edgevit.data.metrics import METRICS, agreement, score
 from edgevit.data.postprocess import segment_mask
 from edgevit.errors import EdgevitError, ParityError, UsageError
 from edgevit.infra.files import sha256_file
 from edgevit.quantization import weight_storage
-from edgevit.spec import Layout, Precision, Task
+from edgevit.spec import Layout, Task
 from edgevit.targets.base import INTERPRETER, NotExecutable
 from edgevit.targets.registry import get_converter
 from edgevit.verification.error_breakdown import ARTIFACT, StageError, break_down
@@ -41,15 +52,6 @@ if TYPE_CHECKING:
     from edgevit.verification.reference_model import Reference
 
 _CHUNK = 64  # images preprocessed and run together
-# fp32 differs by summation order only; fp16 keeps 11 bits of each value, which leaves about 60 dB after a network; bf16
-# keeps 8, and 3 bits are 18 dB; in int8 some values fall on the other side of a rounding edge, one part in 255 of a
-# tensor's range each.
-TOLERANCES = {
-    Precision.FP32: Tolerance(max_relative_error=1e-5),
-    Precision.FP16: Tolerance(min_snr_db=50.0),
-    Precision.BF16: Tolerance(min_snr_db=30.0),
-    Precision.INT8: Tolerance(min_snr_db=25.0),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +93,19 @@ class Verification:
     seconds: float
     compression: str = ""  # of the stored weights, as in the manifest
     interpreter: Parity | None = None  # of the runtime's outputs with the reference interpreter's, where asked for
-    drift: tuple[StageError, ...] = ()  # where the forms of its checkpoint ran on the same inputs
-    executed: tuple[Executed, ...] = ()  # under the settings of phones, where they were tried
+    error_breakdown: tuple[StageError, ...] = ()  # where the forms of its checkpoint ran on the same inputs
+    executed: tuple[SettingsRun, ...] = ()  # under the settings of phones, where they were tried
     failures: tuple[EdgevitError, ...] = ()  # what else is wrong with it, worst first; not in the document
     tolerance: Tolerance = field(default_factory=Tolerance)  # what the parity is held to; in the manifest, not here
     started_utc: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
 
     def to_json(self) -> dict[str, Any]:
         """The document as written, schema edgevit.verification."""
-        fields = dataclasses.asdict(dataclasses.replace(self, failures=()))
+        fields = plain(dataclasses.replace(self, failures=()))
         del fields["failures"], fields["tolerance"]
-        return {"schema": "edgevit.verification", "schema_version": 1, **fields}
+        fields["parity"] = parity_to_json(self.parity)
+        fields["interpreter"] = optional(parity_to_json)(self.interpreter)
+        return {"schema": "edgevit.verification", "schema_version": VERSION, **fields}
 
     def require(self) -> None:
         """Raise ParityError beyond the tolerance, else the worst of what else went wrong; nothing if all is right."""
@@ -132,40 +136,31 @@ def describe_parity(parity: Parity, compression: str = "") -> str:
     compression: of the stored weights, which the line then starts with.
     """
     weights = f"weights compressed to {compression}: " if compression else ""
-    if not parity.executed:
+    if isinstance(parity, NotExecuted):
         return f"{weights}not executed: {parity.reason}"
-    snr = "equal to the bit" if parity.snr_db is None else f"{parity.snr_db:.0f} dB"
+    snr = "bit-exact" if parity.snr_db is None else f"{parity.snr_db:.0f} dB"
     return (
         f"{weights}max rel. error {parity.max_relative_error:.1e}, {snr}, "
         f"agreement {100 * parity.agreement:.1f} % over {parity.samples} inputs in {parity.runtime}"
     )
 
 
-def measure(actual: np.ndarray, expected: np.ndarray, *, task: Task, runtime: str) -> Parity:
+def measure(actual: np.ndarray, expected: np.ndarray, *, task: Task, runtime: str) -> Executed:
     """Compare logits (N, ...) in NCHW form sample by sample and keep the worst of each number.
 
     A value that is not finite makes max_relative_error infinite in effect: it is reported as an error of 1e30.
     """
     if actual.shape != expected.shape or not np.isfinite(actual).all():
-        return Parity(
-            True,
-            runtime,
-            len(expected),
-            **_numbers(NOT_FINITE),
-            agreement=0.0,
-            reason="wrong shape or values not finite",
-        )
+        reason = "wrong shape or values not finite"
+        return Executed(runtime, len(expected), **dataclasses.asdict(NOT_FINITE), agreement=0.0, reason=reason)
     found = worst([distance(one, other) for one, other in zip(actual, expected, strict=True)])
-    return Parity(True, runtime, len(expected), **_numbers(found), agreement=_agreement(actual, expected, task))
-
-
-def _numbers(found: Distance) -> dict[str, float | None]:
-    return dataclasses.asdict(found)
+    agreed = _agreement(actual, expected, task)
+    return Executed(runtime, len(expected), **dataclasses.asdict(found), agreement=agreed)
 
 
 def check_parity(parity: Parity, tolerance: Tolerance, name: str) -> None:
     """Raise ParityError, which carries the numbers, if an executed artifact misses its tolerance."""
-    if not parity.executed:
+    if isinstance(parity, NotExecuted):
         return
     measured = Distance(parity.max_abs_error, parity.max_relative_error, parity.snr_db, parity.cosine)
     if misses := measured.misses(tolerance):
@@ -189,7 +184,7 @@ def examine_file(path: Path) -> Verification:
         path.name,
         sha256_file(path),
         {"packing": audit.summary, "phone settings": execution.summary()},
-        Parity(False, converter.name, reason="it came without a manifest, so nothing says what it should compute"),
+        NotExecuted(converter.name, "it came without a manifest, so nothing says what it should compute"),
         None,
         time.perf_counter() - started,
         executed=execution.rows,
@@ -222,7 +217,7 @@ def examine(
     forms of the checkpoint in order, of `ladder`; each runs on the data, or on the goldens without any.
     settings: also look at how phones' builds of the runtime will treat the file, and run it as they do.
     Raises ContractError if files, format or preprocessing are not what the manifest says. Where this machine has
-    no runtime for the format, the parity says executed=False and why.
+    no runtime for the format, the parity is NotExecuted and says why.
     """
     started = time.perf_counter()
     artifact = load_artifact(artifact.path if isinstance(artifact, Artifact) else artifact)
@@ -247,7 +242,7 @@ def examine(
         session = artifact.open(accelerator, threads)
     except NotExecutable as reason:
         outputs, wanted = _outputs(artifact, data, None, reference)
-        parity = Parity(False, manifest.target, reason=reason.message)
+        parity = NotExecuted(manifest.target, reason.message)
     else:
         try:
             outputs, wanted = _outputs(artifact, data, session, reference)
@@ -266,14 +261,14 @@ def examine(
         time.perf_counter() - started,
         manifest.compression,
         against,
-        _drift(artifact, data, stages or {}, goldens if data is None else outputs),
+        _error_breakdown(artifact, data, stages or {}, goldens if data is None else outputs),
         execution.rows,
         _failures(seen, execution.failure),
         manifest.tolerance,
     )
 
 
-def _drift(
+def _error_breakdown(
     artifact: Artifact, data: LabelledDataset | None, stages: Mapping[str, Reference], outputs: np.ndarray | None
 ) -> tuple[StageError, ...]:
     if not stages or outputs is None:
@@ -298,7 +293,7 @@ def _golden_tensors(artifact: Artifact) -> Iterator[np.ndarray]:
 def _against_interpreter(artifact: Artifact, session: Session) -> Parity:
     """The goldens in the open runtime against the same file in the reference interpreter."""
     if session.accelerator == INTERPRETER:
-        return Parity(False, session.runtime, reason="the interpreter is what runs here; Core ML itself needs macOS")
+        return NotExecuted(session.runtime, "the interpreter is what runs here; Core ML itself needs macOS")
     reference = artifact.open(accelerator=INTERPRETER)
     try:
         actual, expected = (_golden_outputs(artifact, one) for one in (session, reference))

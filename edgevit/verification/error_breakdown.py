@@ -1,4 +1,4 @@
-"""The drift ladder: step by step from the trained float network to the file in an app, what became of the answers."""
+"""Stage by stage from the trained float network to the file in an app: the error that each stage adds."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgevit.artifacts.artifact import Artifact, opened, results_folder
-from edgevit.contract.manifest import Parity
+from edgevit.contract.manifest import NotExecuted, Parity
 from edgevit.data.corrupt_images import readable
 from edgevit.data.datasets import LabelledDataset, open_dataset, require_task
 from edgevit.errors import UsageError
@@ -135,6 +135,6 @@ def _percent(share: float | None) -> str:
 
 def _where(parity: Parity) -> str:
     """The runtime that gave the answers; nobody shall take the interpreter for a device."""
-    if not parity.executed:
+    if isinstance(parity, NotExecuted):
         return "not executed"
     return "reference parity (interpreter)" if parity.interpreted else parity.runtime

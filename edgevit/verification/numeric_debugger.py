@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgevit.artifacts.artifact import Artifact, opened, results_folder
+from edgevit.contract.schema import VERSION
 from edgevit.data.datasets import LabelledDataset, open_dataset
 from edgevit.data.preprocess import preprocess
 from edgevit.errors import UsageError, unknown_name
@@ -36,35 +37,38 @@ log = logging.getLogger(__name__)
 
 SAMPLES = 16
 REFERENCES = CHECKPOINT, FLOAT = "checkpoint", "float"  # networks to compare with
-HEADER = ("layer", "operation", "new", "so far", "new, max.", "so far, max.", "new steps", "steps so far")
-KIND_HEADER = ("operation", "layers", "new noise / signal, sum", "new steps")
+HEADER = (
+    "layer", "operation", "local SNR", "accumulated SNR", "local max.", "accumulated max.", "local LSB mismatch",
+    "LSB mismatch",
+)  # fmt: skip
+KIND_HEADER = ("operation", "layers", "local noise / signal, sum", "local LSB mismatch")
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorSize:
     """How far values are from those that they should be.
 
-    snr_db: None where they are equal. max_abs_error: in the layer's own unit. steps: the share of values that lie on
-    another step of their int8 grid than the nearest one, None for what has no grid.
+    snr_db: None where they are equal. max_abs_error: in the layer's own unit. lsb_mismatch: the share of values on
+    another quantization step than the nearest one, None for what is not quantized.
     """
 
     snr_db: float | None
     max_abs_error: float
-    steps: float | None
+    lsb_mismatch: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class LayerError:
-    """One layer: the error that is new there, and all that has come together up to there."""
+    """One layer: its local error, and the error accumulated up to it."""
 
     layer: Layer
-    new: ErrorSize
-    so_far: ErrorSize
+    local: ErrorSize
+    accumulated: ErrorSize
 
     @property
-    def new_noise(self) -> float:
-        """New noise over signal, as powers."""
-        return 0.0 if self.new.snr_db is None else 10 ** (-self.new.snr_db / 10)
+    def local_noise(self) -> float:
+        """Local noise over signal, as powers."""
+        return 0.0 if self.local.snr_db is None else 10 ** (-self.local.snr_db / 10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +94,11 @@ class LayerReport:
         found: dict[str, list[LayerError]] = {}
         for error in self.layers:
             found.setdefault(f"{error.layer.operation}{'' if error.layer.qparams else ', float'}", []).append(error)
-        return sorted(found.items(), key=lambda item: -sum(error.new_noise for error in item[1]))
+        return sorted(found.items(), key=lambda item: -sum(error.local_noise for error in item[1]))
 
     def summary(self) -> str:
         """One line for people."""
-        adding = sum(error.new.snr_db is not None for error in self.layers)
+        adding = sum(error.local.snr_db is not None for error in self.layers)
         outputs = "the artifact's to the bit" if self.same_outputs else "NOT the artifact's to the bit"
         unrecorded = f", {len(self.unrecorded)} not told" if self.unrecorded else ""
         network = " to the float network's" if self.reference == FLOAT else ""
@@ -105,8 +109,11 @@ class LayerReport:
 
     def to_json(self) -> dict[str, Any]:
         """The document as written, schema edgevit.debug."""
-        fields = dataclasses.asdict(self)
-        return {"schema": "edgevit.debug", "schema_version": 1, **fields, "summary": self.summary()}
+        document = {"schema": "edgevit.debug", "schema_version": VERSION, **dataclasses.asdict(self)}
+        for layer in document["layers"]:
+            qparams = layer["layer"]["qparams"]
+            layer["layer"]["qparams"] = None if qparams is None else qparams._asdict()
+        return document | {"summary": self.summary()}
 
 
 def debug(
@@ -156,21 +163,21 @@ def row(error: LayerError) -> tuple[str, ...]:
     return (
         f"{layer.place} {layer.node}".strip(),
         layer.operation,
-        _decibels(error.new),
-        _decibels(error.so_far),
-        f"{error.new.max_abs_error:.2g}",
-        f"{error.so_far.max_abs_error:.2g}",
-        _share(error.new),
-        _share(error.so_far),
+        _decibels(error.local),
+        _decibels(error.accumulated),
+        f"{error.local.max_abs_error:.2g}",
+        f"{error.accumulated.max_abs_error:.2g}",
+        _share(error.local),
+        _share(error.accumulated),
     )
 
 
 def kind_row(kind: tuple[str, list[LayerError]]) -> tuple[str, ...]:
     """The cells of KIND_HEADER."""
     name, errors = kind
-    shares = [error.new.steps for error in errors if error.new.steps is not None]
+    shares = [error.local.lsb_mismatch for error in errors if error.local.lsb_mismatch is not None]
     steps = f"{100 * sum(shares) / len(shares):.3f} %" if shares else "-"
-    return name, str(len(errors)), f"{sum(error.new_noise for error in errors):.1e}", steps
+    return name, str(len(errors)), f"{sum(error.local_noise for error in errors):.1e}", steps
 
 
 def _decibels(size: ErrorSize) -> str:
@@ -178,7 +185,7 @@ def _decibels(size: ErrorSize) -> str:
 
 
 def _share(size: ErrorSize) -> str:
-    return "-" if size.steps is None else f"{100 * size.steps:.3f} %"
+    return "-" if size.lsb_mismatch is None else f"{100 * size.lsb_mismatch:.3f} %"
 
 
 def _images(
@@ -223,7 +230,7 @@ def _compared(
         len(images),
         source,
         same,
-        tuple(sorted(errors, key=lambda error: -error.new_noise)),
+        tuple(sorted(errors, key=lambda error: -error.local_noise)),
         tuple(layer.node for layer in layers if layer.node not in tallies),
         CHECKPOINT if floats is None else FLOAT,
     )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgevit.contract.manifest import FILE_NAME, Executed, Outcome, Tolerance
+from edgevit.contract.manifest import FILE_NAME, Outcome, SettingsRun, Tolerance
 from edgevit.contract.raw_report import Runtime
 from edgevit.errors import DeviceError, EdgevitError, ParityError, UsageError
 from edgevit.infra import process
@@ -56,7 +56,7 @@ class Execution:
     be tried, "" if all were; that is no failure, but no proof either.
     """
 
-    rows: tuple[Executed, ...]
+    rows: tuple[SettingsRun, ...]
     failure: EdgevitError | None = None
     unproven: str = ""
     fix: str = ""  # how to get a right one
@@ -265,9 +265,9 @@ class _Verdict:
     def wrong(self) -> bool:
         return self.state not in (RAN, NOT_SWITCHED) or self.outcome is Outcome.DIFFERS
 
-    def row(self, runtime: Runtime, settings: dict[str, str]) -> Executed:
+    def row(self, runtime: Runtime, settings: dict[str, str]) -> SettingsRun:
         numbers = (self.found.max_relative_error, self.found.snr_db) if self.found is not None else (None, None)
-        return Executed(runtime, settings, self.outcome, self.reason or None, *numbers)
+        return SettingsRun(runtime, settings, self.outcome, self.reason or None, *numbers)
 
 
 def _with_company(alone: _Verdict, together: _Verdict) -> _Verdict:

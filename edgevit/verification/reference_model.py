@@ -45,7 +45,7 @@ def load_source(artifacts: list[Artifact], weights: str | Path, model: str | Non
     load = load_quantized_model if int8 else load_model
     source = load(**_arguments(artifacts[0], weights, model))
     for artifact in artifacts:
-        if artifact.manifest.provenance["weights"]["state_sha256"] != source.weights["state_sha256"]:
+        if artifact.manifest.provenance.weights.state_sha256 != source.weights["state_sha256"]:
             raise UsageError(
                 f"{artifact.name} was not made from {weights}",
                 fix="give the checkpoint that was converted, or convert again",
@@ -54,12 +54,12 @@ def load_source(artifacts: list[Artifact], weights: str | Path, model: str | Non
 
 
 def _arguments(artifact: Artifact, weights: str | Path, model: str | None) -> dict[str, Any]:
-    facts = artifact.manifest.model
+    manifest = artifact.manifest
     return {
-        "model": model or facts.name,
+        "model": model or manifest.model.name,
         "weights": weights,
-        "num_classes": facts.num_classes,
-        "input_size": facts.input_size,
+        "num_classes": manifest.model.num_classes,
+        "input_size": manifest.input_size,
     }
 
 

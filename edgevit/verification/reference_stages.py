@@ -1,4 +1,4 @@
-"""The forms of a network between its checkpoint and an artifact, each as a function: steps of the drift ladder."""
+"""The forms of a network between its checkpoint and an artifact, each as a function: stages of the error breakdown."""
 
 from __future__ import annotations
 

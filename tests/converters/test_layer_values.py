@@ -15,6 +15,7 @@ from edgevit.graph.capture import example_input
 from edgevit.spec import Layout, Precision
 from edgevit.targets.registry import get_converter
 from edgevit.verification.layer_values import ProgramTrace, layers_of
+from tests.fakes import make_provenance
 from tests.tiny import TinyClassifier, classifier_spec, int8_network, residual_spec, seeded
 
 LIBRARIES = {"executorch": "executorch.exir", "tflite": "ai_edge_litert", "coreml": "coremltools", "onnx": "onnxscript"}
@@ -45,7 +46,7 @@ def write(program, target, folder, **options):
         outputs=converted.outputs,
         precision=program.precision,
         dynamic_batch=program.dynamic_batch,
-        provenance={"options": options},
+        provenance=make_provenance(options=options),
     )
     return converter, manifest
 

@@ -15,6 +15,7 @@ from converters.aotinductor import package
 from converters.aotinductor.converter import CONVERTER, MODEL_FILE, Options
 from converters.aotinductor.package import missing_here, read_facts
 from edgevit.artifacts.artifact import Artifact
+from edgevit.contract.job import TimingSettings
 from edgevit.errors import ContractError, ConversionError, UsageError
 from edgevit.spec import Precision
 from edgevit.targets.base import NotExecutable
@@ -60,7 +61,7 @@ def test_package_runs_any_batch_with_the_threads_asked_for(made):
 
 
 def test_profile_tells_images_per_second(made):
-    report = edgevit.profile(made, batch=4, runs=3, min_s=0, warmup_s=0, warmup_runs=1)
+    report = edgevit.profile(made, batch=4, timing=TimingSettings(warmup_runs=1, warmup_s=0, runs=3, min_s=0))
     assert report.images_per_s == pytest.approx(4000 / report.p50_ms)
     assert report.raw.parity.within_tolerance
     assert report.to_json()["batch"] == report.raw.job.batch == 4

@@ -24,6 +24,7 @@ from edgevit.mil.package import body, walk
 from edgevit.spec import Precision
 from edgevit.targets.base import INTERPRETER
 from tests.edgevit.contract.test_manifest import make_manifest
+from tests.fakes import make_provenance
 from tests.tiny import TinyClassifier, classifier_spec, seeded
 from tests.untranslatable import Untranslatable
 
@@ -47,7 +48,7 @@ def _convert(folder, precision, **options):
         labels=LABELS,
         files=file_entries(folder),
         lowering=result.lowering,
-        provenance=manifest.provenance | {"options": dataclasses.asdict(chosen)},
+        provenance=make_provenance(options=dataclasses.asdict(chosen)),
     )
 
 

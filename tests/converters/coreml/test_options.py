@@ -28,6 +28,7 @@ from edgevit.quantization.weight_storage import INT8
 from edgevit.spec import Layout, Precision, TensorSpec
 from edgevit.targets.base import INTERPRETER
 from tests.edgevit.contract.test_manifest import make_manifest
+from tests.fakes import make_provenance
 from tests.tiny import SIZE, TinyClassifier, TinySegmenter, classifier_spec, seeded, segmenter_spec
 
 LABELS = ("ant", "bee", "cat", "dog", "eel")
@@ -67,7 +68,7 @@ def _convert(folder, precision=Precision.FP32, build=WideClassifier, labels=LABE
         lowering=result.lowering,
         classifier=result.classifier,
         compression=result.compression,
-        provenance=manifest.provenance | {"options": dataclasses.asdict(chosen)},
+        provenance=make_provenance(options=dataclasses.asdict(chosen)),
     )
     return Artifact(folder, manifest)
 

@@ -44,8 +44,8 @@ KEYWORDS = {
 }
 OFF = {"no_cache": "cache", "no_deploy": "deploy"}  # a flag that turns a keyword off
 PRINTING = {"convert": {"explain"}, "debug": {"top"}}  # beside --json: how the result is shown
-# Objects that no word can name, whether to raise at once, and how long to time.
-TIMING = {"min_s", "max_s", "warmup_runs", "warmup_s", "golden", "timeout_s"}
+# Objects that no word can name, whether to raise at once, and how long to time beside the runs.
+TIMING = {"timing", "golden", "timeout_s"}
 PYTHON_ONLY = {
     "convert": {"spec"},
     "train": {"spec"},
@@ -97,10 +97,9 @@ def test_every_option_is_a_keyword_with_the_same_default(command):
 def _of_one_profile(options: dict[str, Any]) -> dict[str, Any]:
     """The options of `profile` without --compare; what is left out there is the function's own default."""
     own = inspect.signature(edgevit.profile).parameters
-    assert options["runs"] is None
     assert options["batch"] is None
     kept = {option: default for option, default in options.items() if option not in ("compare", "rounds")}
-    return kept | {"runs": own["runs"].default, "batch": own["batch"].default}
+    return kept | {"batch": own["batch"].default}
 
 
 def test_every_option_of_profile_compare_is_a_keyword_with_the_same_default():

@@ -17,7 +17,7 @@ MS = 1_000_000
 
 @pytest.fixture
 def device(monkeypatch):
-    fake = FakeDevice(lambda job, number: (10 * MS,) * job.runs)
+    fake = FakeDevice(lambda job, number: (10 * MS,) * job.timing.runs)
     monkeypatch.setattr(latency, "get_device", lambda address: fake)
     return fake
 
@@ -41,15 +41,18 @@ def test_profiles_are_saved_beside_the_artifacts(tmp_path, device, invoke):
     paths = [write_artifact(tmp_path, name).path for name in ("a-fake", "b-fake")]
     table = invoke(*paths, "--threads", 2).stdout.splitlines()
     assert [line.split()[0] for line in table] == ["artifact", "a-fake", "b-fake"]
-    assert [(job.runs, job.threads) for job in device.jobs] == [(50, 2), (50, 2)]
-    assert sorted(p.name for p in (tmp_path / "results").iterdir()) == ["a-fake.profile.json", "b-fake.profile.json"]
+    assert [(job.timing.runs, job.threads) for job in device.jobs] == [(50, 2), (50, 2)]
+    assert sorted(p.name for p in (tmp_path / "results").iterdir()) == [
+        "a-fake.host.cpu.t2.profile.json",
+        "b-fake.host.cpu.t2.profile.json",
+    ]
 
 
 def test_comparison_is_saved_where_asked_and_gives_its_verdict(tmp_path, device, invoke):
     paths = [write_artifact(tmp_path, name).path for name in ("a-fake", "b-fake")]
     result = invoke("--compare", *paths, "--rounds", 6, "--out", tmp_path / "out")
     assert "no difference shown: a-fake is 1x of b-fake [1, 1]" in result.stdout
-    assert [job.runs for job in device.jobs] == [15] * 12
+    assert [job.timing.runs for job in device.jobs] == [15] * 12
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a-fake--vs--b-fake.compare.json"]
 
 
@@ -58,8 +61,11 @@ def test_each_batch_is_a_row_and_a_file_with_its_images_per_second(tmp_path, dev
     rows = [line.split() for line in invoke(path, "--batch", 1, "--batch", 8).stdout.splitlines()]
     assert [(row[1], row[7]) for row in rows[1:]] == [("1", "100.0"), ("8", "800.0")]
     results = tmp_path / "results"
-    assert sorted(p.name for p in results.iterdir()) == ["a-fake.batch8.profile.json", "a-fake.profile.json"]
-    assert json.loads((results / "a-fake.batch8.profile.json").read_text())["images_per_s"] == 800
+    assert sorted(p.name for p in results.iterdir()) == [
+        "a-fake.host.cpu.t1.batch8.profile.json",
+        "a-fake.host.cpu.t1.profile.json",
+    ]
+    assert json.loads((results / "a-fake.host.cpu.t1.batch8.profile.json").read_text())["images_per_s"] == 800
     with pytest.raises(UsageError, match="takes one --batch, not 2"):
         invoke(path, path, "--compare", "--batch", 1, "--batch", 8)
     with pytest.raises(UsageError, match="one image at a time"):

@@ -8,27 +8,27 @@ from edgevit.errors import ContractError, UsageError
 from edgevit.infra.files import write_json
 from tests.fakes import make_job
 
+OPTIONAL = {"batch", "measure_stages", "sustain_s", "per_op"}
+
 
 def test_job_survives_its_file(tmp_path):
-    job = make_job(input="noise", warmup_s=0.25, record_outputs=True)
+    job = make_job(input="noise", warmup_s=0.25, sustain_s=60.5, record_outputs=True, measure_stages=True, per_op=True)
     write_json(tmp_path / "job.json", job.to_json())
     assert read_job(tmp_path / "job.json") == job
 
 
 def test_every_field_is_in_the_schema_required_and_described():
     schema, document = load_schema("job"), make_job().to_json()
-    assert set(schema["properties"]) == set(schema["required"]) | {"batch"} == set(document)
+    assert set(schema["properties"]) == set(schema["required"]) | OPTIONAL == set(document)
     assert all({"title", "description"} <= set(field) for field in schema["properties"].values())
 
 
-def test_job_from_before_there_were_batches_has_one_image():
-    document = make_job(batch=8).to_json()
-    assert Job.from_json(document).batch == 8
-    del document["batch"]
-    assert Job.from_json(document).batch == 1
+def test_optional_fields_have_defaults():
+    document = make_job(batch=8, sustain_s=3.0, per_op=True, measure_stages=True).to_json()
+    assert Job.from_json({key: value for key, value in document.items() if key not in OPTIONAL}) == make_job()
 
 
-def test_unknown_top_level_key_is_ignored():
+def test_unknown_key_is_ignored():
     document = make_job().to_json()
     assert Job.from_json(document | {"app_theme": "dark"}) == make_job()
 
@@ -45,7 +45,8 @@ def test_unknown_top_level_key_is_ignored():
         ("runs", 1.5),
         ("batch", 0),
         ("min_s", -1),
-        ("schema_version", 2),
+        ("schema_version", 3),
+        ("accelerator", "tpu"),
     ],
 )
 def test_wrong_value_is_refused_by_name(key, value):
@@ -53,7 +54,7 @@ def test_wrong_value_is_refused_by_name(key, value):
         Job.from_json(make_job().to_json() | {key: value})
 
 
-@pytest.mark.parametrize("key", sorted(make_job().to_json().keys() - {"batch"}))
+@pytest.mark.parametrize("key", sorted(make_job().to_json().keys() - OPTIONAL))
 def test_missing_key_is_refused(key):
     document = make_job().to_json()
     del document[key]
@@ -61,7 +62,9 @@ def test_missing_key_is_refused(key):
         Job.from_json(document)
 
 
-@pytest.mark.parametrize("changes", [{"threads": 0}, {"runs": 0}, {"batch": 0}, {"warmup_s": -1.0}, {"max_s": 0.0}])
+@pytest.mark.parametrize(
+    "changes", [{"accelerator": "tpu"}, {"threads": 0}, {"runs": 0}, {"batch": 0}, {"warmup_s": -1.0}, {"max_s": 0.0}]
+)
 def test_impossible_job_is_a_usage_error(changes):
     with pytest.raises(UsageError):
         make_job(**changes)

@@ -14,6 +14,7 @@ import torch
 import edgevit
 from edgevit.artifacts.artifact import load_artifact
 from edgevit.checkpoints.model_source import load_model, state_digest
+from edgevit.contract.manifest import Executed
 from tests.fakes import install_target
 from tests.tiny import TinyClassifier, classifier_spec, seeded
 
@@ -73,7 +74,7 @@ def convert(workshop: Path, *arguments: str, out: str = "out", cache: str = "cac
 def identity(workshop: Path, out: str = "out") -> tuple[str, str]:
     """Hashes of the artifact (with its time) and of its weights."""
     artifact = load_artifact(workshop / out / "net-fp32-tflite")
-    return artifact.manifest_sha256, artifact.manifest.provenance["weights"]["state_sha256"]
+    return artifact.manifest_sha256, artifact.manifest.provenance.weights.state_sha256
 
 
 def test_unchanged_input_is_copied_without_loading_a_library(workshop):
@@ -84,7 +85,7 @@ def test_unchanged_input_is_copied_without_loading_a_library(workshop):
     again = convert(workshop, out="elsewhere")
     assert (again.code, again.cached, again.loaded) == (0, 1, []), again.log
     assert identity(workshop, "elsewhere") == made
-    created = load_artifact(workshop / "out/net-fp32-tflite").manifest.provenance["created_utc"]
+    created = load_artifact(workshop / "out/net-fp32-tflite").manifest.provenance.created_utc
     assert f"made on {created}" in again.log
     assert "has random weights (seed 0)" in again.log
     off = convert(workshop, "--no-cache", out="anew")
@@ -110,7 +111,7 @@ def test_hanging_converter_fails_alone_and_the_others_are_kept(workshop):
     assert both.code == 4
     assert "error: the hanging converter did not end within 15 s and was stopped" in both.log
     assert "fix: give it more with --timeout" in both.log
-    assert load_artifact(workshop / "out/net-fp32-tflite").manifest.parity.executed
+    assert isinstance(load_artifact(workshop / "out/net-fp32-tflite").manifest.parity, Executed)
     again = convert(workshop, "-t", "hanging", "--timeout", "2", out="elsewhere")
     assert (again.code, again.cached) == (4, 1), again.log
     assert "convert   model=net target=tflite" not in again.log
@@ -122,7 +123,7 @@ def test_unusable_cache_is_one_warning_and_the_conversion_stands(workshop):
     ended = convert(workshop)
     assert ended.code == 0
     assert ended.log.count("WARNING   nothing is cached") == 1
-    assert load_artifact(workshop / "out/net-fp32-tflite").manifest.parity.executed
+    assert isinstance(load_artifact(workshop / "out/net-fp32-tflite").manifest.parity, Executed)
 
 
 def test_damaged_entry_is_made_again(workshop):

@@ -13,6 +13,7 @@ import torch
 import edgevit
 from edgevit.checkpoints.checkpoint import read_checkpoint, save_checkpoint
 from edgevit.checkpoints.metadata import CheckpointMetadata
+from edgevit.contract.manifest import Executed
 from edgevit.data.preprocess import preprocess
 from edgevit.data.synthetic_images import sample_images
 from edgevit.errors import QuantizationError, UsageError
@@ -65,8 +66,8 @@ def test_all_runtimes_compute_what_was_trained(artifacts):
         assert manifest.parity.snr_db is None or manifest.parity.snr_db > 35
         assert manifest.parity.agreement == 1
         assert "max rel. error" in manifest.checks["fp32 reference build"]
-        assert manifest.provenance["weights"]["quantization"] == "qat"
-        assert edgevit.verify(artifact).parity.executed
+        assert manifest.provenance.weights.quantization == "qat"
+        assert isinstance(edgevit.verify(artifact).parity, Executed)
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +147,9 @@ def test_scores_are_those_of_the_int8_network(line, artifacts):
     )
     recorded = read_checkpoint(line / "qat.pt").metadata.quantization
     for result in results:
-        _, exported, integers, last = result.drift
+        _, exported, integers, last = result.error_breakdown
         names = ["float network", "exported graph", "int8 network", "artifact"]
-        assert [step.name for step in result.drift] == names
+        assert [step.name for step in result.error_breakdown] == names
         assert exported.snr_db < 60
         assert (integers.score, last.score) == (result.data.checkpoint, result.data.artifact)
         assert last.snr_db is None or last.snr_db > exported.snr_db
@@ -165,7 +166,7 @@ def test_layers_are_compared_by_the_command(line, artifacts, halves, capsys):
         assert len(recorded["unrecorded"]) <= (
             artifact.manifest.target == "coreml"
         )  # one name is lost in its converter
-        moved = max(error["so_far"]["steps"] or 0 for error in recorded["layers"])
+        moved = max(error["accumulated"]["lsb_mismatch"] or 0 for error in recorded["layers"])
         in_floats = artifact is halves or artifact.manifest.target == "onnx"
         assert moved <= (0.2 if in_floats else 0)
         assert {"input", "conv2d", "gelu"} <= {error["layer"]["operation"] for error in recorded["layers"]}
@@ -174,7 +175,7 @@ def test_layers_are_compared_by_the_command(line, artifacts, halves, capsys):
     code, out, _ = run(capsys, "debug", artifacts[2].path, *weights, "--reference", "float", "--json")
     recorded = json.loads(out)
     assert (code, recorded["reference"], recorded["unrecorded"]) == (0, "float", [])
-    noise = [error["new"]["snr_db"] for error in recorded["layers"]]
+    noise = [error["local"]["snr_db"] for error in recorded["layers"]]
     assert noise == sorted(noise)
     assert 15 < noise[0] < noise[-1] < 70
     assert (artifacts[2].path.parent / "results" / f"{artifacts[2].name}.float.debug.json").is_file()

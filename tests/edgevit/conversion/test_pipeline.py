@@ -11,7 +11,7 @@ import torch
 
 import edgevit
 from edgevit.artifacts.artifact import load_artifact
-from edgevit.contract.manifest import read_manifest
+from edgevit.contract.manifest import Executed, read_manifest
 from edgevit.conversion import pipeline, worker_processes
 from edgevit.data.synthetic_images import sample_images
 from edgevit.errors import ContractError, ConversionError, ParityError, UsageError
@@ -30,7 +30,7 @@ def test_artifact_holds_everything_an_app_needs(classifier_artifact):
         *(f"golden/{n}.L4_{part}.bin" for n in ("landscape", "portrait") for part in ("indices", "probabilities")),
     }
     assert manifest.labels == ("ant", "bee", "cat", "dog", "eel")
-    assert manifest.parity.executed
+    assert isinstance(manifest.parity, Executed)
     assert manifest.parity.samples == 4
     assert manifest.parity.max_relative_error <= 1e-5
     assert manifest.lowering.delegated == manifest.lowering.nodes > 0
@@ -40,8 +40,8 @@ def test_artifact_holds_everything_an_app_needs(classifier_artifact):
         ("split_depthwise", ("mix",)),
     ]
     assert all(step.probe_error <= 1e-6 and step.before != step.after for step in manifest.deploy)
-    assert manifest.provenance["weights"]["source"] == "memory"
-    assert set(manifest.provenance["tools"]) == {"edgevit", "torch", "numpy", "executorch"}
+    assert manifest.provenance.weights.source == "memory"
+    assert set(manifest.provenance.tools) == {"edgevit", "torch", "numpy", "executorch"}
 
 
 @pytest.mark.parametrize("target", ["executorch", "coreml", "tflite", "onnx"])
@@ -60,7 +60,7 @@ def test_stored_output_is_the_training_forms(classifier_artifact):
 
 def test_verify_runs_the_artifact(classifier_artifact):
     report = edgevit.verify(classifier_artifact.path)
-    assert report.parity.executed
+    assert isinstance(report.parity, Executed)
     assert report.parity.samples == 2
     assert report.checks["goldens"] == "2 images preprocessed to the bit"
     assert report.artifact_sha256 == classifier_artifact.manifest_sha256
@@ -129,7 +129,7 @@ def test_file_factory_takes_classes_and_size(my_model, tmp_path):
     assert artifact.name == "my_model-fp32-executorch"
     assert artifact.manifest.outputs[0].shape == (1, 7)
     assert artifact.manifest.inputs[0].shape == (1, 3, 48, 48)
-    assert artifact.manifest.provenance["weights"]["source"] == "random"
+    assert artifact.manifest.provenance.weights.source == "random"
 
 
 class _Scaled(TinyClassifier):
@@ -168,7 +168,7 @@ def test_several_targets_give_a_list_and_one_failure_does_not_stop_the_others(tm
     monkeypatch.setattr(worker_processes, "run_worker", fail_coreml)
     with pytest.raises(ConversionError, match="no"):
         edgevit.convert(seeded(TinySegmenter), spec=segmenter_spec(), target=["coreml", "executorch"], out=tmp_path)
-    assert read_manifest(tmp_path / "tiny_segmenter-fp32-executorch").parity.executed
+    assert isinstance(read_manifest(tmp_path / "tiny_segmenter-fp32-executorch").parity, Executed)
 
 
 def test_deploys_once_for_each_kernel_library(tmp_path, monkeypatch):
@@ -191,7 +191,7 @@ def test_deploys_once_for_each_kernel_library(tmp_path, monkeypatch):
     assert manifests["tflite"].deploy == manifests["executorch"].deploy
     for target, kernels, names in (("executorch", "xnnpack", for_xnnpack), ("coreml", "coreml", for_coreml)):
         assert [step.name for step in manifests[target].deploy] == names
-        assert manifests[target].provenance["kernels"] == kernels
+        assert manifests[target].provenance.kernels == kernels
 
 
 def test_conversion_without_deploy_rewrites_nothing(tmp_path):

@@ -119,7 +119,7 @@ def test_evaluate_shows_where_accuracy_went(line, artifacts):
         list(artifacts.values()), data=str(line / "data"), weights=line / "float.pt", model=f"{line / 'net.py'}:tiny"
     )
     for result in results:
-        first, second, last = result.drift
+        first, second, last = result.error_breakdown
         assert (first.name, second.name, last.name) == ("float network", "int8 weights", "artifact")
         assert 20 < second.snr_db < 60 < last.snr_db + 10
         assert (second.score, last.score) == (result.data.checkpoint, result.data.artifact)

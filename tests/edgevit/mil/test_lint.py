@@ -22,6 +22,7 @@ from edgevit.mil.opsets import INTRODUCED, OPSETS
 from edgevit.spec import Precision, TensorSpec
 from tests.edgevit.contract.test_manifest import make_manifest
 from tests.edgevit.mil.packages import PROGRAM, Builder, small
+from tests.fakes import make_provenance
 from tests.tiny import TinyClassifier, classifier_spec, seeded
 
 LABELS = ("ant", "bee", "cat", "dog")
@@ -274,7 +275,7 @@ def _manifest(**changes) -> Manifest:
         "inputs": (TensorSpec("image", (1, 3, 8, 8)),),
         "outputs": (TensorSpec("logits", (1, 4)),),
         "labels": LABELS,
-        "provenance": manifest.provenance | {"options": {"deployment_target": "iOS17"}},
+        "provenance": make_provenance(options={"deployment_target": "iOS17"}),
     }
     return dataclasses.replace(manifest, **facts | changes)
 
@@ -291,7 +292,7 @@ def test_a_manifest_that_agrees_adds_nothing(tmp_path):
         ({"inputs": (TensorSpec("image", (1, 3, 9, 9)),)}, "inputs"),
         ({"outputs": (TensorSpec("scores", (1, 4)),)}, "outputs"),
         ({"outputs": (TensorSpec("logits", (1, 4), "float16"),)}, "outputs"),
-        ({"provenance": {"options": {"deployment_target": "iOS16"}}}, "deployment target"),
+        ({"provenance": make_provenance(options={"deployment_target": "iOS16"})}, "deployment target"),
     ],
 )
 def test_a_manifest_that_disagrees_is_an_error_per_fact(tmp_path, changes, fact):
@@ -349,7 +350,7 @@ def test_what_our_converter_writes_is_clean_and_agrees_with_its_manifest(program
         inputs=result.inputs,
         outputs=result.outputs,
         labels=(*LABELS, "eel"),
-        provenance={"options": dataclasses.asdict(options)},
+        provenance=make_provenance(options=dataclasses.asdict(options)),
         model=dataclasses.replace(make_manifest().model, name="tiny_classifier"),
     )
     findings = lint(tmp_path / result.entry, manifest=manifest)

@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+from edgevit.contract.job import TimingSettings
 from edgevit.contract.raw_report import Flag, Memory
 from edgevit.errors import DeviceError, UsageError
 from edgevit.profiling import latency
@@ -26,7 +27,7 @@ def pair(tmp_path):
 
 
 def steady(job, number):
-    return (10 * MS,) * job.runs
+    return (10 * MS,) * job.timing.runs
 
 
 def drifting_machine(seed, factors):
@@ -35,7 +36,7 @@ def drifting_machine(seed, factors):
 
     def samples_ns(job, number):
         level = 10 * MS * factors[job.artifact] * (1 + number / 60) * noise.lognormal(0, 0.02)
-        return tuple(int(ns) for ns in level * noise.lognormal(0, 0.1, job.runs))
+        return tuple(int(ns) for ns in level * noise.lognormal(0, 0.1, job.timing.runs))
 
     return FakeDevice(samples_ns)
 
@@ -56,7 +57,7 @@ def test_statistics_of_known_samples():
 
 def test_what_one_sample_cannot_tell_is_null():
     report = summarize(report_of([10.0]), "van")
-    assert (report.std_ms, report.drift, report.peak_memory_bytes) == (None, None, None)
+    assert (report.std_ms, report.stability, report.peak_memory_bytes) == (None, None, None)
     assert report.valid
 
 
@@ -77,11 +78,11 @@ def test_flags_of_the_device_are_kept():
 def test_profile_sends_the_job_it_was_asked_for(pair, use):
     device = FakeDevice(steady)
     use(device)
-    report = profile(pair[0], threads=2, accelerator="npu", runs=7, max_s=20.0, golden="ramp")
+    report = profile(pair[0], threads=2, accelerator="npu", golden="ramp", timing=TimingSettings(runs=7, max_s=20.0))
     (job,) = device.jobs
     assert (job.artifact, job.artifact_sha256) == ("a-fp32-fake", pair[0].manifest_sha256)
-    assert (job.threads, job.accelerator, job.runs, job.max_s, job.input) == (2, "npu", 7, 20.0, "ramp")
-    assert (job.warmup_runs, job.warmup_s, job.min_s) == (10, 1.0, 5.0)  # the quick setting of our rules
+    assert (job.threads, job.accelerator, job.input) == (2, "npu", "ramp")
+    assert job.timing == TimingSettings(warmup_runs=10, warmup_s=1.0, runs=7, min_s=5.0, max_s=20.0)  # the quick rules
     assert device.timeouts_s[0] > 2 * 20.0
     assert (report.artifact, report.p50_ms) == ("a-fp32-fake", 10.0)
 
@@ -98,7 +99,7 @@ def test_saved_profile_holds_the_raw_report(pair, use, tmp_path):
     report = profile(pair[0])
     path = save_profile(report, tmp_path / "results")
     document = json.loads(path.read_text())
-    assert path.name == "a-fp32-fake.profile.json"
+    assert path.name == "a-fp32-fake.host.cpu.t1.profile.json"
     assert document == report.to_json()
     assert document["raw"]["samples_ns"] == [10 * MS] * 50
     assert document["artifact_sha256"] == pair[0].manifest_sha256
@@ -156,14 +157,14 @@ def test_saved_comparison_keeps_every_raw_report(pair, use, tmp_path):
     assert document == comparison.to_json()
     assert (document["ratio"], document["low"], document["high"], document["seed"]) == (1.0, 1.0, 1.0, 4)
     assert [r["first"] for r in document["rounds"]] == list("ababab")
-    assert document["rounds"][0]["a"]["schema"] == "edgevit.report"
+    assert document["rounds"][0]["a"]["schema"] == "edgevit.raw_report"
 
 
 def test_real_rounds_use_a_fresh_process_each(tmp_path, use, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", install_target(tmp_path / "site"))
     use(HostDevice())
     artifact = write_artifact(tmp_path / "shelf")
-    comparison = compare(artifact, artifact, rounds=6, runs=3, min_s=0.0, warmup_runs=1, warmup_s=0.0)
+    comparison = compare(artifact, artifact, rounds=6, timing=TimingSettings(1, 0.0, 3, 0.0))
     order = [report for r in comparison.rounds for report in ((r.a, r.b) if r.first == "a" else (r.b, r.a))]
     assert len({report.pid for report in order}) == 12
     assert [report.started_utc for report in order] == sorted(report.started_utc for report in order)
@@ -175,4 +176,4 @@ def test_format_that_cannot_run_here_stops_the_comparison(tmp_path, use, monkeyp
     use(HostDevice())
     able, unable = write_artifact(tmp_path, "a-fake"), write_artifact(tmp_path, "b-fake", behaviour="absent")
     with pytest.raises(DeviceError, match="b-fake did not run, exit 6: fake models run on fake phones only"):
-        compare(able, unable, min_s=0.0, warmup_s=0.0)
+        compare(able, unable, timing=TimingSettings(min_s=0.0, warmup_s=0.0))

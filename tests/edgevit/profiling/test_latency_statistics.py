@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from edgevit.profiling.latency_statistics import MIN_ROUNDS, bootstrap_ratio, drift, median, percentile, spread
+from edgevit.profiling.latency_statistics import MIN_ROUNDS, bootstrap_ratio, median, percentile, spread, stability
 
 ROUNDS = 10
 
@@ -22,12 +22,12 @@ def test_spread_is_relative_to_the_median():
 
 
 def test_drift_sees_a_machine_that_slows_down_but_not_a_lone_outlier():
-    assert drift([10] * 10 + [11] * 10 + [12] * 10) == pytest.approx(2 / 11)
-    assert drift([10] * 14 + [500] + [10] * 15) == 0
+    assert stability([10] * 10 + [11] * 10 + [12] * 10) == pytest.approx(2 / 11)
+    assert stability([10] * 14 + [500] + [10] * 15) == 0
 
 
 def test_drift_of_two_samples_is_not_measured():
-    assert drift([1, 2]) is None
+    assert stability([1, 2]) is None
 
 
 def test_bootstrap_is_repeatable_and_brackets_its_estimate():

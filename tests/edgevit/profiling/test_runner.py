@@ -5,7 +5,7 @@ import pytest
 
 from edgevit.contract.job import Job
 from edgevit.contract.manifest import Tolerance
-from edgevit.contract.raw_report import Flag, read_report
+from edgevit.contract.raw_report import Flag, read_raw_report
 from edgevit.errors import ContractError, MissingDependency, UsageError
 from edgevit.infra.files import write_json
 from edgevit.profiling import runner
@@ -189,14 +189,14 @@ def test_command_line_writes_a_whole_report(artifact, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "get_converter", lambda name: FakeConverter())
     job = make_job(artifact_sha256=artifact.manifest_sha256, runs=2, warmup_runs=1)
     write_json(tmp_path / "job.json", job.to_json())
-    argv = [str(tmp_path / "job.json"), str(tmp_path / "report.json"), "--artifacts", str(tmp_path)]
+    argv = [str(tmp_path / "job.json"), str(tmp_path / "raw_report.json"), "--artifacts", str(tmp_path)]
     assert runner.main(argv) == 0
-    report = read_report(tmp_path / "report.json")
+    report = read_raw_report(tmp_path / "raw_report.json")
     assert isinstance(report.job, Job)
     assert (report.job, len(report.samples_ns)) == (job, 2)
 
 
 def test_command_line_says_what_is_wrong_in_one_line(tmp_path, capsys):
-    assert runner.main([str(tmp_path / "none.json"), str(tmp_path / "report.json")]) == ContractError.exit_code
+    assert runner.main([str(tmp_path / "none.json"), str(tmp_path / "raw_report.json")]) == ContractError.exit_code
     assert capsys.readouterr().err.count("\n") == 1
-    assert not (tmp_path / "report.json").exists()
+    assert not (tmp_path / "raw_report.json").exists()

@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from edgevit.artifacts.artifact import Artifact, file_entries, load_artifact
-from edgevit.contract.manifest import AppliedPass, Lowering, Manifest, ModelFacts, Parity, Tolerance
+from edgevit.contract.manifest import (
+    AppliedPass,
+    Executed,
+    Lowering,
+    Manifest,
+    ModelFacts,
+    NotExecuted,
+    Parity,
+    Tolerance,
+    parity_to_json,
+)
+from edgevit.contract.provenance import Provenance
 from edgevit.contract.raw_report import AskedUsed, Delegation, DeviceInfo, Memory, RawReport, Runtime
 from edgevit.infra.files import write_json
 from edgevit.profiling.latency import Round, judge, save_comparison, save_profile, summarize
@@ -33,10 +44,10 @@ _SIZE = {EXECUTORCH: 1_642_000, COREML: 826_000, TFLITE: 1_651_000}
 def build_shelf(folder: Path) -> Path:
     """Three artifacts: two verified, profiled and compared, one that this machine cannot run. Returns `folder`."""
     fast, slow = write_artifact(folder, EXECUTORCH), write_artifact(folder, TFLITE)
-    core = write_artifact(folder, COREML, parity=Parity(False, "coreml", reason=NO_RUNTIME))
+    core = write_artifact(folder, COREML, parity=NotExecuted("coreml", NO_RUNTIME))
     write_verification(fast)
     write_verification(slow, parity=_parity("litert 2.1.0", 8.9e-7, 128.4))
-    write_verification(core, parity=Parity(False, "coreml", reason=NO_RUNTIME), accuracy=None)
+    write_verification(core, parity=NotExecuted("coreml", NO_RUNTIME), accuracy=None)
     write_profile(fast, "executorch", p50_ms=21.4)
     write_profile(slow, "litert", p50_ms=24.9, flags=("load average above cores",))
     write_comparison(fast, slow)
@@ -54,7 +65,7 @@ def write_artifact(folder: Path, name: str, **changes: Any) -> Artifact:
     _, precision, target = name.split("-")
     manifest = Manifest(
         name=name,
-        model=ModelFacts("van_b0", Task.CLASSIFY, "edge", 2, 224, 4_105_800, 877_800_000, "Visual Attention Network"),
+        model=ModelFacts("van_b0", Task.CLASSIFY, "edge", 2, 4_105_800, 877_800_000, "Visual Attention Network"),
         target=target,
         precision=Precision(precision),
         entry=entry,
@@ -70,7 +81,7 @@ def write_artifact(folder: Path, name: str, **changes: Any) -> Artifact:
         lowering=_LOWERING[name],
         deploy=(AppliedPass("fold_batch_norm", 54, 3.2e-7), AppliedPass("fold_layer_scale", 16, 1.1e-7)),
         checks={"inputs": "image float32 (1, 3, 224, 224)"},
-        provenance=_PROVENANCE,
+        provenance=Provenance.from_json(_PROVENANCE),
     )
     dataclasses.replace(manifest, **changes).write(path)
     return load_artifact(path)
@@ -83,23 +94,23 @@ def write_verification(
     accuracy: float | None = 0.982,
     kind: str = "evaluate",
     started_utc: str = "2026-11-20T12:00:00Z",
-    drift: tuple[StageError, ...] = (),
+    error_breakdown: tuple[StageError, ...] = (),
 ) -> Path:
     """The artifact's evaluate.json, top-1 `accuracy` against a checkpoint of 0.984, or its verify.json without."""
     parity = parity or _parity("executorch 1.4.1", 6.1e-7, 131.2)
     path = artifact.path.parent / "results" / f"{artifact.name}.{kind}.json"
     write_json(path, {
         "schema": "edgevit.verification",
-        "schema_version": 1,
+        "schema_version": 2,
         "artifact": artifact.name,
         "artifact_sha256": artifact.manifest_sha256,
         "checks": {"weights": "all finite"},
-        "parity": dataclasses.asdict(parity),
+        "parity": parity_to_json(parity),
         "data": None if kind == "verify" else {
             "source": "digits", "split": "test", "samples": 500, "metric": "top-1", "checkpoint": 0.984,
             "artifact": accuracy, "agreement": None if accuracy is None else 0.998,
         },
-        "drift": [dataclasses.asdict(step) for step in drift],
+        "error_breakdown": [dataclasses.asdict(stage) for stage in error_breakdown],
         "provenance": {},
         "started_utc": started_utc,
         "seconds": 1.2,
@@ -165,7 +176,7 @@ def edit_json(path: Path, **changes: Any) -> None:
 
 
 def _parity(runtime: str, error: float, snr_db: float) -> Parity:
-    return Parity(True, runtime, 8, error * 12, error, snr_db, 1.0 - error, 1.0)
+    return Executed(runtime, 8, error * 12, error, snr_db, 1.0 - error, 1.0)
 
 
 _PROVENANCE = {

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from edgevit.artifacts.artifact import load_artifact
 from edgevit.cli.report import report as report_command
-from edgevit.contract.manifest import ModelFacts, Parity, Tolerance
+from edgevit.contract.manifest import Executed, ModelFacts, NotExecuted, Parity, Tolerance
 from edgevit.errors import MissingDependency, UsageError
 from edgevit.infra.files import sha256_file
 from edgevit.quantization.model_qparams import QParams
@@ -113,7 +113,7 @@ def test_numbers_in_report_json_are_those_of_the_files_they_name(shelf: Path) ->
 
 
 def test_runs_of_several_batches_are_rows_with_their_rates_the_smallest_first(shelf: Path) -> None:
-    source = next((shelf / "results").glob(f"{EXECUTORCH}.profile.json"))
+    source = next((shelf / "results").glob(f"{EXECUTORCH}.host.cpu.t1.profile.json"))
     document = json.loads(source.read_text())
     document["raw"]["job"]["batch"] = 8
     source.with_name(f"{EXECUTORCH}.batch8.profile.json").write_text(json.dumps(document))
@@ -162,17 +162,17 @@ def test_device_golden_counts_where_the_verifying_machine_could_not_run(shelf: P
     row = _row(shelf, COREML)
     assert row.agreement.status is Status.AGREES
     assert row.agreement.samples == 1
-    assert row.agreement.source.file.endswith(f"{COREML}.profile.json")
+    assert row.agreement.source.file.endswith(f"{COREML}.host.cpu.t1.profile.json")
     assert len(row.latencies) == 1
 
 
 @pytest.mark.parametrize(
     ("parity", "status"),
     [
-        (Parity(True, "r", 8, 1e-3, 2e-4, 80.0, 1.0, 1.0), Status.DIFFERS),
-        (Parity(True, "r", 8, 1e-3, 1e-6, 59.0, 1.0, 1.0), Status.DIFFERS),
-        (Parity(True, "r", 8, None, None, 80.0, 1.0, 1.0), Status.DIFFERS),
-        (Parity(True, "r", 8, 0.0, 0.0, None, 1.0, 1.0), Status.AGREES),
+        (Executed("r", 8, 1e-3, 2e-4, 80.0, 1.0, 1.0), Status.DIFFERS),
+        (Executed("r", 8, 1e-3, 1e-6, 59.0, 1.0, 1.0), Status.DIFFERS),
+        (Executed("r", 8, None, None, 80.0, 1.0, 1.0), Status.DIFFERS),
+        (Executed("r", 8, 0.0, 0.0, None, 1.0, 1.0), Status.AGREES),
     ],
 )
 def test_status_follows_the_bounds_of_the_manifest(tmp_path: Path, parity: Parity, status: Status) -> None:
@@ -184,7 +184,7 @@ def test_status_follows_the_bounds_of_the_manifest(tmp_path: Path, parity: Parit
 def test_parity_measured_alone_leaves_the_accuracy(tmp_path: Path, hour: str) -> None:
     artifact = write_artifact(tmp_path, EXECUTORCH)
     write_verification(artifact)
-    parity = Parity(True, "r", 2, 1e-3, 2e-6, 99.0, 1.0, 1.0)
+    parity = Executed("r", 2, 1e-3, 2e-6, 99.0, 1.0, 1.0)
     write_verification(artifact, parity=parity, kind="verify", started_utc=f"2026-11-20T{hour}:00:00Z")
     row = _row(tmp_path, EXECUTORCH)
     assert row.accuracy.artifact == 0.982
@@ -214,13 +214,13 @@ def test_results_of_another_build_are_dropped_and_named_stale(shelf: Path) -> No
     stale = {subject for kind, subject in _notes(shelf) if kind is NoteKind.STALE}
     assert stale == {
         f"results/{EXECUTORCH}.evaluate.json",
-        f"results/{EXECUTORCH}.profile.json",
+        f"results/{EXECUTORCH}.host.cpu.t1.profile.json",
         f"results/{EXECUTORCH}--vs--{TFLITE}.compare.json",
     }
 
 
 def test_latency_is_withheld_until_the_build_was_compared_with_the_checkpoint(tmp_path: Path) -> None:
-    never_ran = Parity(executed=False, runtime="")
+    never_ran = NotExecuted("")
     fast = write_artifact(tmp_path, EXECUTORCH, parity=never_ran)
     slow = write_artifact(tmp_path, TFLITE)
     write_profile(fast, "executorch", p50_ms=20.0)
@@ -229,7 +229,7 @@ def test_latency_is_withheld_until_the_build_was_compared_with_the_checkpoint(tm
     assert data.artifacts[0].latencies == ()
     assert data.comparisons == ()
     assert [note.subject for note in data.notes if note.kind is NoteKind.WITHHELD] == [
-        f"results/{EXECUTORCH}.profile.json",
+        f"results/{EXECUTORCH}.host.cpu.t1.profile.json",
         f"results/{EXECUTORCH}--vs--{TFLITE}.compare.json",
     ]
     assert "20.0 ms" not in markdown(data)
@@ -237,14 +237,14 @@ def test_latency_is_withheld_until_the_build_was_compared_with_the_checkpoint(tm
 
 
 def test_result_with_text_for_a_number_becomes_a_note(shelf: Path) -> None:
-    path = shelf / "results" / f"{EXECUTORCH}.profile.json"
+    path = shelf / "results" / f"{EXECUTORCH}.host.cpu.t1.profile.json"
     edit_json(path, p50_ms="fast")
     assert (NoteKind.UNREADABLE, f"results/{path.name}") in _notes(shelf)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"schema": "edgevit.profile"}', '{"p50_ms": NaN}', '{"schema": 1}'])
 def test_unreadable_result_becomes_a_note(shelf: Path, content: str) -> None:
-    path = shelf / "results" / f"{EXECUTORCH}.profile.json"
+    path = shelf / "results" / f"{EXECUTORCH}.host.cpu.t1.profile.json"
     path.write_text(content)
     assert (NoteKind.UNREADABLE, f"results/{path.name}") in _notes(shelf)
 
@@ -300,8 +300,8 @@ def test_page_fetches_nothing_and_runs_only_its_own_scripts(shelf: Path) -> None
 
 
 def test_hostile_names_are_text_in_every_format(tmp_path: Path) -> None:
-    facts = ModelFacts(HOSTILE, Task.CLASSIFY, "edge", 2, 224, 1, 1, HOSTILE)
-    reason = Parity(False, HOSTILE, reason=HOSTILE)
+    facts = ModelFacts(HOSTILE, Task.CLASSIFY, "edge", 2, 1, 1, HOSTILE)
+    reason = NotExecuted(HOSTILE, HOSTILE)
     checks = {HOSTILE: HOSTILE}
     artifact = write_artifact(tmp_path, COREML, model=facts, target=HOSTILE, parity=reason, checks=checks)
     write_profile(artifact, HOSTILE, p50_ms=1.0, flags=(HOSTILE,))
@@ -355,7 +355,7 @@ def test_markdown_tables_are_rectangular(shelf: Path) -> None:
 
 def test_csv_has_units_in_its_columns_and_nothing_where_nothing_was_measured(shelf: Path) -> None:
     rows = {row["artifact"]: row for row in csv.DictReader(csv_text(collect(shelf)).splitlines())}
-    profiled = json.loads((shelf / "results" / f"{TFLITE}.profile.json").read_text())
+    profiled = json.loads((shelf / "results" / f"{TFLITE}.host.cpu.t1.profile.json").read_text())
     assert float(rows[TFLITE]["p50_ms"]) == profiled["p50_ms"]
     assert rows[TFLITE]["size_bytes"] == "1651000"
     assert {rows[COREML][key] for key in ("p50_ms", "cosine", "artifact_fraction", "drop_percentage_points")} == {""}
@@ -387,18 +387,21 @@ def test_stages_and_worst_layers_are_shown_for_the_build_they_measured(tmp_path)
         StageError("float network", "top-1", 0.984),
         StageError("artifact", "top-1", 0.982, 0.998, 34.56, 0.9998, 0.02),
     )
-    write_verification(artifact, drift=steps, started_utc="2026-11-20T10:00:00Z")
+    write_verification(artifact, error_breakdown=steps, started_utc="2026-11-20T10:00:00Z")
     write_verification(artifact, kind="verify", started_utc="2026-11-20T11:00:00Z")  # takes no ladder back
     layer = Layer("quantize_per_tensor_5", "conv2d_2", "conv2d", "block1.0.attn", QParams(0.5, 3))
     quiet = dataclasses.replace(layer, node="quantize_per_tensor_6", place="block1.1")
-    so_far = ErrorSize(31.25, 0.5, 0.2)
+    accumulated = ErrorSize(31.25, 0.5, 0.2)
     write_debug(
         artifact,
-        (LayerError(layer, ErrorSize(43.75, 0.5, 0.125), so_far), LayerError(quiet, ErrorSize(None, 0, 0), so_far)),
+        (
+            LayerError(layer, ErrorSize(43.75, 0.5, 0.125), accumulated),
+            LayerError(quiet, ErrorSize(None, 0, 0), accumulated),
+        ),
     )
     data = collect(tmp_path)
     (row,) = data.artifacts
-    assert [step.name for step in row.drift] == ["float network", "artifact"]
+    assert [step.name for step in row.error_breakdown] == ["float network", "artifact"]
     assert [layer.place for layer in row.worst_layers] == ["block1.0.attn"]
     text = markdown(data)
     assert "34.6 dB" in text

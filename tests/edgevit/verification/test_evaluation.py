@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from edgevit.contract.manifest import Parity
+from edgevit.contract.manifest import Executed, NotExecuted
 from edgevit.data.datasets import ImageSet
 from edgevit.errors import UsageError
 from edgevit.spec import Task
@@ -20,7 +20,7 @@ from tests.fakes import CONVERTER, FakeSession, write_artifact
 
 
 def _result(**changes) -> Verification:
-    parity = Parity(True, "reference interpreter, declared", 12, 0.1, 0.01, 40.0, 1.0, 1.0)
+    parity = Executed("reference interpreter, declared", 12, 0.1, 0.01, 40.0, 1.0, 1.0)
     scores = {"top-1": {"checkpoint": 0.75, "artifact": 0.7}}
     data = DataScore("photos", "test", 12, "top-1", 0.75, 0.7, 0.9, scores)
     return dataclasses.replace(Verification("net-fp16-coreml", "0" * 64, {}, parity, data, 1.0), **changes)
@@ -41,7 +41,7 @@ def test_row_shows_both_accuracies_their_difference_and_where_it_ran():
 def test_row_leaves_out_what_was_not_run():
     scores = {"top-1": {"checkpoint": None, "artifact": None}}
     data = DataScore("photos", "test", 12, "top-1", None, None, None, scores)
-    cells = row(_result(parity=Parity(False, "coreml", reason="needs macOS"), data=data))
+    cells = row(_result(parity=NotExecuted("coreml", "needs macOS"), data=data))
     assert cells == ("net-fp16-coreml", "not executed", "-", "-", "-", "-", "12")
 
 
@@ -109,7 +109,7 @@ def coreml(tmp_path, monkeypatch):
 def test_on_a_mac_both_run_and_are_compared(coreml):
     path, _, opened = coreml
     result = verify(path, interpreter=True)
-    assert result.interpreter.executed
+    assert isinstance(result.interpreter, Executed)
     assert result.interpreter.runtime == "fake on cpu"
     assert result.interpreter.max_relative_error == pytest.approx(1e-3, rel=1e-2)
     assert "against the interpreter: max rel. error 1.0e-03" in result.summary()
@@ -127,7 +127,7 @@ def test_where_the_interpreter_is_the_runtime_the_flag_says_so(coreml):
     path, gains, opened = coreml
     del gains["cpu"]
     result = verify(path, interpreter=True)
-    assert not result.interpreter.executed
+    assert isinstance(result.interpreter, NotExecuted)
     assert "the interpreter is what runs here" in result.summary()
     assert len(opened) == 1
 

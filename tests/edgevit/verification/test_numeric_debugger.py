@@ -81,11 +81,11 @@ def test_the_layer_that_errs_comes_first(use, program, tmp_path):
     report = debug(artifact_at(tmp_path), weights="w.pt", out=tmp_path)
     worst = report.layers[0]
     assert worst.layer.place.startswith("mix.")
-    assert [error.layer.node for error in report.layers if error.new.snr_db is not None] == [worst.layer.node]
-    assert worst.new.steps > 0.5
-    inherited = [error for error in report.layers[1:] if error.so_far.snr_db is not None]
+    assert [error.layer.node for error in report.layers if error.local.snr_db is not None] == [worst.layer.node]
+    assert worst.local.lsb_mismatch > 0.5
+    inherited = [error for error in report.layers[1:] if error.accumulated.snr_db is not None]
     assert len(inherited) > 3
-    assert all(error.new.max_abs_error == 0 for error in inherited)
+    assert all(error.local.max_abs_error == 0 for error in inherited)
     assert row(inherited[0])[2] == "equal"
     assert report.kinds()[0][0] == worst.layer.operation
     document = json.loads((tmp_path / "van-fp32-fake.debug.json").read_text())
@@ -98,7 +98,7 @@ def test_equal_programs_have_no_error(use, program, tmp_path):
     use(Telling(program=program))
     report = debug(artifact_at(tmp_path), weights="w.pt", out=tmp_path)
     assert report.same_outputs
-    assert not any(error.so_far.steps for error in report.layers)
+    assert not any(error.accumulated.lsb_mismatch for error in report.layers)
     assert report.summary().startswith(f"0 of {len(layers_of(program))} layers add error; 2 images of its goldens")
 
 

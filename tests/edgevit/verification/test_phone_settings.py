@@ -8,14 +8,15 @@ import time
 import numpy as np
 import pytest
 
-from edgevit.contract.manifest import Outcome, Tolerance, read_manifest
+from edgevit.contract.manifest import Executed, Outcome, Tolerance, read_manifest
+from edgevit.contract.provenance import WeightsOrigin
 from edgevit.errors import DeviceError, ParityError, StorageError, UsageError
 from edgevit.spec import Precision
 from edgevit.targets import registry
 from edgevit.verification import phone_settings
 from edgevit.verification.checks import examine
 from edgevit.verification.phone_settings import execution_of, file_without_manifest, waiting_child
-from tests.fakes import CONVERTER, ENTRY, PHONES, install_target, write_artifact
+from tests.fakes import CONVERTER, ENTRY, PHONES, install_target, make_provenance, write_artifact
 
 
 @pytest.fixture(autouse=True)
@@ -30,10 +31,8 @@ def _installed(tmp_path, monkeypatch):
 
 def _artifact(tmp_path, **model):
     artifact = write_artifact(tmp_path / "shelf", "van-fp32-phones", target="phones", **model)
-    facts = {"options": {}, "weights": {"source": "checkpoint", "state_sha256": "0" * 64, "file": "van.pt"}}
-    return dataclasses.replace(
-        artifact, manifest=dataclasses.replace(artifact.manifest, provenance=artifact.manifest.provenance | facts)
-    )
+    facts = make_provenance(weights=WeightsOrigin("checkpoint", "0" * 64, file="van.pt"))
+    return dataclasses.replace(artifact, manifest=dataclasses.replace(artifact.manifest, provenance=facts))
 
 
 def _outcomes(execution):
@@ -175,7 +174,7 @@ def test_file_that_ends_every_process_does_not_end_verify(tmp_path, monkeypatch)
     monkeypatch.setattr("edgevit.verification.checks.get_converter", lambda name: PHONES)
     artifact = _artifact(tmp_path, behaviour="crash", under={"off": "crash", "on": "crash"})
     result = examine(artifact.path, settings=True)
-    assert not result.parity.executed
+    assert not isinstance(result.parity, Executed)
     assert "signal SIGSEGV" in result.parity.reason
     with pytest.raises(ParityError, match="crashes under 2 of 2 settings of phones"):
         result.require()

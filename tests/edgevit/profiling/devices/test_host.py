@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from edgevit.errors import DeviceError, UsageError
-from edgevit.profiling.devices.host import HostDevice, describe_host, load_average, open_device, peak_memory_bytes
+from edgevit.profiling.devices.host import HostDevice, open_device
+from edgevit.profiling.devices.host_facts import describe_host, load_average, peak_memory_bytes
 from tests.fakes import install_target, make_job, make_report, write_artifact
 
 
@@ -81,7 +82,7 @@ def test_runner_without_a_report_is_an_error(tmp_path):
         run(write_artifact(tmp_path), device=runner_saying(""))
 
 
-@pytest.mark.parametrize("text", ["", '{"schema": "edgevit.report"'])
+@pytest.mark.parametrize("text", ["", '{"schema": "edgevit.raw_report"'])
 def test_report_that_is_cut_off_is_an_error(tmp_path, text):
     device = runner_saying(f"import sys; open(sys.argv[2], 'w').write({text!r})")
     with pytest.raises(DeviceError, match=r"left no valid report: .* is not JSON"):
