@@ -84,6 +84,7 @@ smoke: wheel  ## the wheel with [tflite] in an empty environment: list, info, do
 
 goldens: $(READY)  ## rewrite the golden vectors; review the diff
 	$(BIN)/python -m tests.contract.make_preprocess_goldens
+	$(BIN)/python -m tests.contract.make_documents
 
 matrix: $(READY)  ## measure the conversion matrices at full size (about two hours)
 	$(BIN)/python -m benchmarks.conversion_matrix benchmarks/conversion.toml

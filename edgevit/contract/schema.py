@@ -62,7 +62,8 @@ def validate(document: dict[str, Any], name: str, where: str) -> None:
 
 def broken(name: str, where: str, place: str, message: str) -> ContractError:
     """The error for one place in a document that breaks schema `name`, or the page behind it."""
-    return ContractError(f"{where}: {place}: {message[:200]}", fix=f"see schemas/{name}.schema.json")
+    text = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in f"{place}: {message[:200]}")
+    return ContractError(f"{where}: {text}", fix=f"see schemas/{name}.schema.json")
 
 
 def read_document(path: Path, name: str) -> dict[str, Any]:
@@ -88,4 +89,4 @@ def _pattern(validator: Any, pattern: str, instance: object, schema: dict[str, A
     import jsonschema
 
     if isinstance(instance, str) and not re.search(pattern.replace("$", r"\Z"), instance, re.ASCII):
-        yield jsonschema.ValidationError(f"{instance[:80]!r} is not of the form {schema.get('description', pattern)}")
+        yield jsonschema.ValidationError(f"{instance[:80]!r} does not fit: {schema.get('description', pattern)}")

@@ -19,10 +19,10 @@ def _measure(actual):
     return measure(np.asarray(actual, np.float32), EXPECTED, task=Task.CLASSIFY, runtime="r")
 
 
-def test_equal_outputs_are_equal_to_the_bit():
+def test_equal_outputs_are_bit_exact():
     parity = _measure(EXPECTED)
     assert (parity.max_abs_error, parity.max_relative_error, parity.snr_db, parity.agreement) == (0, 0, None, 1)
-    assert "equal to the bit" in describe_parity(parity)
+    assert "bit-exact" in describe_parity(parity)
     check_parity(parity, FP32, "a")
     check_parity(parity, FP16, "a")
 
