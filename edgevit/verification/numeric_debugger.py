@@ -8,7 +8,6 @@ which shows what a runtime does otherwise, or of int8 the float network, which s
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgevit.artifacts.artifact import Artifact, opened, results_folder
+from edgevit.contract.plain_data import plain
 from edgevit.contract.schema import VERSION
 from edgevit.data.datasets import LabelledDataset, open_dataset
 from edgevit.data.preprocess import preprocess
@@ -109,11 +109,7 @@ class LayerReport:
 
     def to_json(self) -> dict[str, Any]:
         """The document as written, schema edgevit.debug."""
-        document = {"schema": "edgevit.debug", "schema_version": VERSION, **dataclasses.asdict(self)}
-        for layer in document["layers"]:
-            qparams = layer["layer"]["qparams"]
-            layer["layer"]["qparams"] = None if qparams is None else qparams._asdict()
-        return document | {"summary": self.summary()}
+        return {"schema": "edgevit.debug", "schema_version": VERSION, **plain(self), "summary": self.summary()}
 
 
 def debug(

@@ -304,7 +304,7 @@ def test_predict(capsys, artifact, segmenter_artifact, tmp_path):
 
 
 def test_profile_and_compare(capsys, monkeypatch, tmp_path):
-    device = FakeDevice(lambda job, number: (1_000_000,) * job.runs)
+    device = FakeDevice(lambda job, number: (1_000_000,) * job.timing.runs)
     monkeypatch.setattr(latency, "get_device", lambda address: device)
     one, other = (write_artifact(tmp_path, name, dynamic_batch=True) for name in ("a-fake", "b-fake"))
     shown = _printed(capsys, "profile", one.path, "--batch", 2, "--runs", 7, "--out", tmp_path / "command")

@@ -148,7 +148,7 @@ def test_schema_needs_every_other_field():
 def test_manifest_of_version_1_says_how_to_make_the_artifact_again(tmp_path):
     document = make_manifest().to_json() | {"schema_version": 1}
     (tmp_path / "manifest.json").write_text(json.dumps(document))
-    with pytest.raises(ContractError, match="schema_version: 1 .* 2 is needed .*edgevit convert") as refused:
+    with pytest.raises(ContractError, match=r"schema_version: 1 .* 2 is needed .*edgevit convert") as refused:
         read_manifest(tmp_path)
     assert refused.value.exit_code == 7
     assert "\n" not in str(refused.value)
