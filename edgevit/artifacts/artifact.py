@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevit.contract.manifest import FILE_NAME, LITTER, FileEntry, Golden, Manifest, read_manifest
+from edgevit.contract.manifest import FILE_NAME, LITTER, FileEntry, Golden, Manifest, level_name, read_manifest
 from edgevit.data.layout import to_layout
 from edgevit.errors import ContractError, UsageError
 from edgevit.infra.files import sha256_file
@@ -104,15 +104,23 @@ class Artifact:
             ) from error
 
     def golden_input(self, name: str | None = None) -> dict[str, np.ndarray]:
-        """The stored input tensor of a golden, by input name, in the artifact's own layout."""
-        return {self.manifest.inputs[0].name: self.golden_level(self.golden(name), "L2")}
+        """The stored input tensors of a golden, by input name, in the artifact's own layout."""
+        return self._golden_tensors(name, self.manifest.inputs, "L2")
+
+    def golden_output(self, name: str | None = None) -> dict[str, np.ndarray]:
+        """The stored output tensors of a golden, by output name, in the artifact's own layout."""
+        return self._golden_tensors(name, self.manifest.outputs, "L3")
+
+    def _golden_tensors(self, name: str | None, specs: tuple[TensorSpec, ...], level: str) -> dict[str, np.ndarray]:
+        golden = self.golden(name)
+        return {spec.name: self.golden_level(golden, level_name(level, i)) for i, spec in enumerate(specs)}
 
     def predict(self, image: Any, *, session: Session | None = None, top: int = 5) -> list[Prediction] | np.ndarray:
         """Run one image and decode the answer as an app would.
 
         image: a path, a PIL image, uint8 pixels (H, W, 3), or a float32 tensor (1, 3, H, W) that is normalised
         already. Classification gives the `top` labels with probabilities; segmentation the mask, uint8 at the
-        model's resolution.
+        model's resolution. Raises UsageError for an artifact that no image goes into, or no classes come out of.
         """
         import numpy as np
 
@@ -120,6 +128,10 @@ class Artifact:
         from edgevit.data.image_io import as_rgb
         from edgevit.data.preprocess import preprocess
 
+        if self.manifest.preprocess is None or self.manifest.model.task is Task.TENSOR:
+            raise UsageError(
+                f"{self.name} does not tell classes of images", fix="open it and run its session on tensors"
+            )
         if isinstance(image, np.ndarray) and image.ndim == 4:
             tensor = image
         else:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevit.checkpoints.metadata import CheckpointMetadata, metadata_for
+from edgevit.data.labels import require_one_line
 from edgevit.errors import UsageError
 from edgevit.log import logger
 from edgevit.models import get_spec
@@ -157,6 +158,7 @@ def _check_metadata_model(model: str, metadata: Any) -> None:
 
 
 def _check_labels(labels: tuple[str, ...], spec: ModelSpec) -> None:
+    require_one_line(labels)
     if labels and len(labels) != spec.num_classes:
         raise UsageError(
             f"{len(labels)} labels for {spec.num_classes} classes of {spec.name}",

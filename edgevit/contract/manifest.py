@@ -347,8 +347,8 @@ def _file_contradictions(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     entry = document["entry"]
     if entry not in known and not any(path.startswith(f"{entry}/") for path in paths):
         yield "entry", f"{entry} is none of the files, nor a folder of them"
-    needed = {_level("L2", i) for i in range(len(document["inputs"]))}
-    needed |= {_level("L3", i) for i in range(len(document["outputs"]))}
+    needed = {level_name("L2", i) for i in range(len(document["inputs"]))}
+    needed |= {level_name("L3", i) for i in range(len(document["outputs"]))}
     image = {"L0", "L1"}
     for number, golden in enumerate(document["goldens"]):
         place, levels = f"goldens/{number}", golden["levels"]
@@ -364,8 +364,8 @@ def _file_contradictions(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
                 yield f"{place}/levels/{name}", f"{level['file']} is none of the files"
 
 
-def _level(name: str, index: int) -> str:
-    """L2 of the first input, L2_1 of the second."""
+def level_name(name: str, index: int) -> str:
+    """The golden level of one input or output: L2 of the first, L2_1 of the second."""
     return f"{name}_{index}" if index else name
 
 

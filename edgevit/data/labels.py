@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from edgevit.errors import UsageError
+
+# Line breaks, control and direction characters, which a screen would not show or would show elsewhere; the manifest's
+# schema refuses them.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def require_one_line(labels: Iterable[str]) -> None:
+    """Raise UsageError for a label that is more than a line of text."""
+    for label in labels:
+        if _UNSEEN.search(label):
+            raise UsageError(
+                f"label {label!r} holds a line break, control or direction character",
+                fix="give the labels as plain text, one a line, with --labels",
+            )
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

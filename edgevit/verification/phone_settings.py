@@ -88,7 +88,7 @@ def execution_of(artifact: Artifact, child: Child | None = None) -> Execution:
     manifest = artifact.manifest
     file = ModelFile(manifest.entry, manifest.inputs, manifest.outputs, manifest.dynamic_batch)
     inputs = [artifact.golden_input(golden.name) for golden in manifest.goldens]
-    expected = [{manifest.outputs[0].name: artifact.golden_level(golden, "L3")} for golden in manifest.goldens]
+    expected = [artifact.golden_output(golden.name) for golden in manifest.goldens]
     judge = _Judge(artifact.name, artifact.remake, expected, manifest.tolerance, exact=has_qparams(manifest))
     return _execute(get_converter(manifest.target), artifact.path, file, inputs, judge, child)
 
