@@ -252,7 +252,12 @@ def test_verify(capsys, artifact, int8, model, tmp_path):
     words = ["--weights", int8, "--model", model, "--out", tmp_path / "command"]
     shown = _printed(capsys, "verify", artifact.path, *words)
     result = edgevit.verify(artifact, weights=int8, model=model, out=tmp_path / "python")
-    assert [step.name for step in result.drift] == ["float network", "exported graph", "int8 network", "artifact"]
+    assert [step.name for step in result.error_breakdown] == [
+        "float network",
+        "exported graph",
+        "int8 network",
+        "artifact",
+    ]
     assert shown == _masked([json.loads(json.dumps(result.to_json()))])
     _same_files(tmp_path / "command", tmp_path / "python")
 
