@@ -140,7 +140,7 @@ def _accuracy(data: dict[str, Any], source: Source) -> Accuracy:
         checkpoint=checkpoint,
         artifact=artifact,
         agreement=_optional(data["agreement"]),
-        drop_percentage_points=None if None in (trained, artifact) else 100 * (trained - artifact),
+        drop_percentage_points=None if trained is None or artifact is None else 100 * (trained - artifact),
         source=source,
     )
 

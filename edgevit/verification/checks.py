@@ -77,7 +77,9 @@ class DataScore:
     @property
     def drop(self) -> float | None:
         """What the artifact loses to the float network, as a fraction; null where one of them was not scored."""
-        return None if None in (self.float_network, self.artifact) else self.float_network - self.artifact
+        if self.float_network is None or self.artifact is None:
+            return None
+        return self.float_network - self.artifact
 
     def summary(self) -> str:
         """ "mIoU checkpoint 71.2 %, artifact 71.1 %; Dice ...", one clause per score."""
