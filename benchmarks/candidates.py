@@ -23,7 +23,7 @@ from edgevit.errors import DeviceError
 from edgevit.infra.files import write_json
 from edgevit.infra.optional_imports import version
 from edgevit.log import captured_native_output
-from edgevit.profiling.devices.host import load_average
+from edgevit.profiling.devices.host_facts import load_average
 from edgevit.profiling.runner import take_samples
 
 

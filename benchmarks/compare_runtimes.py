@@ -47,7 +47,7 @@ from edgevit.infra import process
 from edgevit.infra.files import atomic_folder, sha256_file, write_json
 from edgevit.infra.provenance import provenance
 from edgevit.log import stage
-from edgevit.profiling.devices.host import describe_host, load_average
+from edgevit.profiling.devices.host_facts import describe_host, load_average
 
 ROOT = Path(__file__).resolve().parent.parent
 RULES = Path(__file__).with_name("compare-runtimes.toml")

@@ -25,7 +25,7 @@ from edgevit.data.datasets import open_dataset, targets
 from edgevit.data.metrics import score
 from edgevit.infra.files import write_json
 from edgevit.infra.provenance import provenance
-from edgevit.profiling.devices.host import describe_host
+from edgevit.profiling.devices.host_facts import describe_host
 from edgevit.spec import Precision
 
 PLAN = Path(__file__).with_suffix(".toml")

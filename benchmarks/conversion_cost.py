@@ -30,7 +30,7 @@ from edgevit.infra.files import write_json
 from edgevit.infra.provenance import provenance
 from edgevit.log import stage
 from edgevit.models import get_spec
-from edgevit.profiling.devices.host import describe_host, load_average
+from edgevit.profiling.devices.host_facts import describe_host, load_average
 
 PLAN = Path(__file__).with_suffix(".toml")
 RESULT = Path(__file__).parent / "results" / "cost.json"

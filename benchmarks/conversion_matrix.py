@@ -27,7 +27,7 @@ from edgevit.checkpoints.checkpoint import load_weights
 from edgevit.errors import EdgevitError, UsageError
 from edgevit.infra.files import write_json
 from edgevit.infra.provenance import provenance
-from edgevit.profiling.devices.host import describe_host
+from edgevit.profiling.devices.host_facts import describe_host
 
 RESULTS = Path(__file__).parent / "results"
 _KEYS = {"models", "seed", "precisions"}

@@ -32,7 +32,7 @@ from edgevit.errors import ParityError
 from edgevit.infra.files import write_json
 from edgevit.infra.provenance import provenance
 from edgevit.log import stage
-from edgevit.profiling.devices.host import describe_host
+from edgevit.profiling.devices.host_facts import describe_host
 from edgevit.quantization.loading import load_quantized_model
 from edgevit.spec import Layout, Precision, Preprocess
 from edgevit.verification.error_breakdown import break_down

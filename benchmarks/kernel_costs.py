@@ -25,7 +25,7 @@ from edgevit.deploy.cost_model import FILE
 from edgevit.export.export_program import export
 from edgevit.infra.files import write_json
 from edgevit.infra.provenance import provenance
-from edgevit.profiling.devices.host import describe_host
+from edgevit.profiling.devices.host_facts import describe_host
 from edgevit.spec import ModelSpec, Preprocess, Task, Tier, image_input, logit_map
 
 _SIZES = ((32, 56), (64, 28), (160, 14))  # channels, pixels of each side

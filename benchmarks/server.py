@@ -34,7 +34,7 @@ from edgevit.graph.capture import example_input
 from edgevit.infra.files import write_json
 from edgevit.infra.provenance import provenance
 from edgevit.log import stage
-from edgevit.profiling.devices.host import describe_host, load_average
+from edgevit.profiling.devices.host_facts import describe_host, load_average
 from edgevit.profiling.latency_statistics import MIN_ROUNDS, median, spread
 from edgevit.profiling.runner import take_samples
 from edgevit.spec import Precision

@@ -19,24 +19,27 @@ from edgevit.reporting.tables import all_tables, device_name, profile_runs, size
 EXPLAINERS = (
     ("Latency p50, p90, p99", "Time of one warm inference, input tensor in to output tensor out, without image "
      "decoding: half, 90 % and 99 % of the runs were at most this long. p50 is the headline. Lower is better."),
-    ("First", "The first inference after loading. Runtimes allocate and compile lazily, so an app's first answer "
+    ("First", "The first inference after loading. Runtimes allocate and compile lazily, so an app's first prediction "
      "takes this long unless it warms up in the background."),
     ("Load", "Opening the artifact until it is ready for the first inference."),
     ("Model memory", "Peak resident memory of the process above what the runtime's own libraries take once imported."),
-    ("Drop", "Accuracy of the checkpoint minus that of the artifact on the same labelled samples, in percentage "
-     "points. Positive means that converting lost accuracy."),
+    ("Float network, checkpoint", "The network as trained, and the one that was converted. For an int8 artifact the "
+     "checkpoint is its int8 network, so that the two differ."),
+    ("Drop", "Accuracy of the float network minus that of the artifact on the same labelled samples, in "
+     "percentage points. Positive means that quantizing and converting lost accuracy."),
     ("Rel. error", "Largest difference between an output of artifact and checkpoint, relative to the largest output "
      "value, of the worst input. fp32 formats reach about 1e-6, fp16 about 1e-3. Lower is better."),
     ("SNR", "Energy of the checkpoint's output over the energy of the difference, in decibels, of the worst input. "
      "Every 20 dB is one decimal digit that agrees. Higher is better; there is none when the outputs are identical."),
     ("Cosine", "Angle between both outputs as vectors: 1 is the same direction."),
-    ("Same answer", "Share of inputs with the same top-1 class, or the mean overlap (IoU) of the two masks."),
-    ("New error, new steps", "What a layer computes differently from the checkpoint's operation on the very same "
-     "values: as SNR, and as the share of values on another step of their int8 grid. So far: what it inherits too."),
+    ("Same prediction", "Share of inputs with the same top-1 class, or the mean overlap (IoU) of the two masks."),
+    ("Local, accumulated SNR", "A layer's output against the reference operation's output on the same inputs; against "
+     "the reference network's own activation, errors of earlier layers included."),
+    ("LSB mismatch", "Share of a quantized layer's values that differ by at least one quantization step, locally."),
     ("Delegated", "Operations that the target's fast back end took, of all in the lowered graph. The rest runs in "
      "plain kernels and is listed by name below."),
     ("Transposes", "Layout changes in the model file. Each moves a whole tensor without computing anything."),
-    ("Interval", "Bootstrap interval of the ratio. If it contains 1, the two are not told apart."),
+    ("Interval", "Bootstrap interval of the ratio. If it contains 1, neither is faster."),
 )  # fmt: skip
 
 

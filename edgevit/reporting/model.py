@@ -59,12 +59,16 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """The task metric of checkpoint and artifact on the same labelled samples, as fractions."""
+    """The task metric of float network, checkpoint and artifact on the same labelled samples, as fractions.
+
+    The checkpoint of an int8 artifact is its int8 network; the drop is from the float network, as trained.
+    """
 
     data: str
     split: str
     samples: int
     metric: str
+    float_network: float | None
     checkpoint: float | None
     artifact: float | None
     agreement: float | None

@@ -130,16 +130,17 @@ def _optional(value: Any) -> float | None:
 
 
 def _accuracy(data: dict[str, Any], source: Source) -> Accuracy:
-    checkpoint, artifact = _optional(data["checkpoint"]), _optional(data["artifact"])
+    trained, checkpoint, artifact = (_optional(data[who]) for who in ("float_network", "checkpoint", "artifact"))
     return Accuracy(
         data=str(data["source"]),
         split=str(data["split"]),
         samples=int(data["samples"]),
         metric=str(data["metric"]),
+        float_network=trained,
         checkpoint=checkpoint,
         artifact=artifact,
         agreement=_optional(data["agreement"]),
-        drop_percentage_points=None if None in (checkpoint, artifact) else 100 * (checkpoint - artifact),
+        drop_percentage_points=None if trained is None or artifact is None else 100 * (trained - artifact),
         source=source,
     )
 

@@ -37,34 +37,53 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A caption, column heads, and rows whose first cell names the row."""
+    """A caption, column heads, rows whose first cell names the row, and what the marks in its cells stand for."""
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[tuple[str, str], ...] = ()
+
+
+class Marks:
+    """Short marks for what is too long for a cell, in the order of a table; the same text has the same mark."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+
+    def of(self, *texts: str) -> str:
+        """ "[1] [2]" for two texts."""
+        self._texts += [text for text in dict.fromkeys(texts) if text not in self._texts]
+        return " ".join(f"[{self._texts.index(text) + 1}]" for text in texts)
+
+    def notes(self) -> tuple[tuple[str, str], ...]:
+        """Each mark with its text."""
+        return tuple((f"[{number}]", text) for number, text in enumerate(self._texts, start=1))
 
 
 def summary(data: ReportData) -> Table:
     """The headline: what was built and what it is worth, one row per artifact."""
     columns = (
-        "Artifact", "Target", "Precision", "Size", "Accuracy of checkpoint", "Accuracy of artifact", "Drop",
-        "Latency p50", "Delegated", "Transposes", "Agreement",
+        "Artifact", "Target", "Precision", "Size", "Float network", "Checkpoint", "Artifact's score",
+        "Drop, percentage points", "Latency p50", "Delegated", "Transposes", "Agreement",
     )  # fmt: skip
-    return Table("Artifacts", columns, tuple(_summary_row(row) for row in data.artifacts))
+    marks = Marks()
+    rows = tuple(_summary_row(row, marks) for row in data.artifacts)
+    return Table("Artifacts", columns, rows, marks.notes())
 
 
 def agreement(data: ReportData) -> Table:
     """How far the outputs are from the checkpoint's, next to the bounds they were held to."""
     columns = (
         "Artifact", "Ran on", "Inputs", "Max abs. error", "Rel. error", "Error bound", "SNR", "SNR bound",
-        "Cosine", "Same answer", "Labelled data", "Same answer there", "Read from",
+        "Cosine", "Same prediction", "Labelled data", "Same prediction there", "Read from",
     )  # fmt: skip
     return Table("Agreement with the checkpoint", columns, tuple(_agreement_row(row) for row in data.artifacts))
 
 
 def error_breakdown(data: ReportData) -> Table:
     """Stage by stage from the trained float network to the file: the error that each stage adds to the outputs."""
-    columns = ("Artifact", "Stage", "Top-1", "Same answer", "SNR", "Cosine", "Max abs. error")
+    columns = ("Artifact", "Stage", "Score", "Same prediction", "SNR", "Cosine", "Max abs. error")
     rows = [_stage_row(row, one, first=i == 0) for row in data.artifacts for i, one in enumerate(row.error_breakdown)]
     return Table("Where accuracy went, each stage against the one before", columns, tuple(rows))
 
@@ -82,14 +101,17 @@ def latency(data: ReportData) -> Table:
         "Artifact", "Device", "Runtime", "On", "Threads", "Batch", "Images/s", "p50", "p90", "p99", "First", "Load",
         "Model memory", "Runs", "Flags", "Read from",
     )  # fmt: skip
-    rows = [_latency_row(row, run) for row in data.artifacts for run in row.latencies or (None,)]
-    return Table("Latency of one inference", columns, tuple(rows))
+    marks = Marks()
+    rows = [_latency_row(row, run, marks) for row in data.artifacts for run in row.latencies or (None,)]
+    return Table("Latency of one inference", columns, tuple(rows), marks.notes())
 
 
 def comparisons(data: ReportData) -> Table:
     """Pairs that were timed against each other in one session."""
     columns = ("A and B", "A p50", "B p50", "A / B", "Interval", "Verdict", "Flags", "Read from")
-    return Table("Head to head", columns, tuple(_comparison_row(pair) for pair in data.comparisons))
+    marks = Marks()
+    rows = tuple(_comparison_row(pair, marks) for pair in data.comparisons)
+    return Table("Head to head", columns, rows, marks.notes())
 
 
 def all_tables(data: ReportData) -> tuple[Table, ...]:
@@ -107,6 +129,7 @@ def markdown(data: ReportData) -> str:
         lines.append("|" + "|".join(_ruler(cell) for cell in table.rows[0]) + "|")
         lines += ["| " + " | ".join(_md_cell(cell) for cell in row) + " |" for row in table.rows]
         lines.append("")
+        lines += [f"- {_md(mark)} {_md(text)}" for mark, text in table.notes] + [""] * bool(table.notes)
     reasons = [f"- {_md(row.name)}: not executed, {_md(row.agreement.reason)}" for row in unexecuted(data)]
     notes = [f"- {note.kind}: {_md(note.subject)}: {_md(note.message)}" for note in data.notes]
     if reasons or notes:
@@ -164,29 +187,33 @@ def percent(value: float | None) -> str:
     return ABSENT if value is None else f"{100 * value:.2f} %"
 
 
-def _summary_row(row: ArtifactRow) -> tuple[Cell, ...]:
+def _summary_row(row: ArtifactRow, marks: Marks) -> tuple[Cell, ...]:
     found, run = row.accuracy, row.latencies[0] if row.latencies else None
     no_data = "edgevit evaluate was not run on labelled data"
+    no_float = (
+        "the float network was not scored: run edgevit evaluate with the artifact's checkpoint" if found else no_data
+    )
     metric = f" {found.metric}" if found else ""
     return (
         Cell(row.name, kind="code", link=f"#artifact-{row.folder}"),
         Cell(row.target),
         Cell(row.precision),
         _number(row.size_bytes, size, ""),
+        _number(found and found.float_network, percent, no_float),
         _number(found and found.checkpoint, lambda v: percent(v) + metric, no_data),
-        _number(found and found.artifact, lambda v: percent(v) + metric, _why_unmeasured(row, no_data)),
-        _number(found and found.drop_percentage_points, lambda v: f"{v:+.2f} points", _why_unmeasured(row, no_data)),
+        _number(found and found.artifact, percent, _why_unmeasured(row, no_data)),
+        _number(found and found.drop_percentage_points, lambda v: f"{v:+.2f}", _why_unmeasured(row, no_float)),
         _number(run and run.p50_ms, milliseconds, _why_no_latency(row)),
         _delegated(row.lowering),
         _number(row.lowering["transposes"], str, "the target's compiler does not count them"),
-        _status(row),
+        _status(row, marks),
     )
 
 
 def _agreement_row(row: ArtifactRow) -> tuple[Cell, ...]:
     found, data = row.agreement, row.accuracy
     why = _why_unmeasured(row, "not recorded")
-    exact = "the outputs are equal to the bit" if found.max_abs_error == 0 else why
+    exact = "the outputs are bit-exact" if found.max_abs_error == 0 else why
     labelled = f"{data.data} {data.split}, {data.samples} samples" if data else ""
     return (
         Cell(row.name, kind="code"),
@@ -206,7 +233,7 @@ def _agreement_row(row: ArtifactRow) -> tuple[Cell, ...]:
 
 
 def _stage_row(row: ArtifactRow, step: ErrorBreakdown, *, first: bool) -> tuple[Cell, ...]:
-    equal = "the first step" if first else "the answers are equal to the bit"
+    equal = "the first step" if first else "the outputs are bit-exact"
     return (
         Cell(row.name, kind="code"),
         Cell(step.name),
@@ -230,7 +257,7 @@ def _layer_row(row: ArtifactRow, layer: WorstLayer) -> tuple[Cell, ...]:
     )
 
 
-def _latency_row(row: ArtifactRow, run: Latency | None) -> tuple[Cell, ...]:
+def _latency_row(row: ArtifactRow, run: Latency | None, marks: Marks) -> tuple[Cell, ...]:
     name = Cell(row.name, kind="code")
     if run is None:
         why = _why_no_latency(row)
@@ -249,12 +276,12 @@ def _latency_row(row: ArtifactRow, run: Latency | None) -> tuple[Cell, ...]:
         _number(run.load_ms, milliseconds, ""),
         _number(run.peak_memory_bytes, size, "the device does not tell a process its memory"),
         _number(len(run.samples_ns), str, ""),
-        Cell("; ".join(run.flags) or "none"),
+        _flags(run.flags, marks),
         _source(run.source),
     )
 
 
-def _comparison_row(pair: Comparison) -> tuple[Cell, ...]:
+def _comparison_row(pair: Comparison, marks: Marks) -> tuple[Cell, ...]:
     return (
         Cell(f"{pair.a} and {pair.b}" + (f", batch {pair.batch}" if pair.batch > 1 else ""), kind="code"),
         _number(pair.a_p50_ms, milliseconds, ""),
@@ -262,7 +289,7 @@ def _comparison_row(pair: Comparison) -> tuple[Cell, ...]:
         _number(pair.ratio, lambda v: f"{v:.3f}", ""),
         Cell(f"{pair.low:.3f} to {pair.high:.3f} ({pair.confidence:.0%})", kind="number"),
         Cell(pair.verdict),
-        Cell("; ".join(pair.flags) or "none"),
+        _flags(pair.flags, marks),
         _source(pair.source),
     )
 
@@ -279,11 +306,16 @@ def _source(source: Source | None) -> Cell:
     return Cell(source.file, f"sha256 {source.sha256}", "code") if source else Cell(ABSENT, "no result for this build")
 
 
-def _status(row: ArtifactRow) -> Cell:
+def _flags(flags: tuple[str, ...], marks: Marks) -> Cell:
+    """Marks for the reasons to doubt a row; they stand below the table."""
+    return Cell(marks.of(*flags), "; ".join(flags)) if flags else Cell("none")
+
+
+def _status(row: ArtifactRow, marks: Marks) -> Cell:
     found = row.agreement
     words = "not executed here" if found.status is Status.NOT_EXECUTED else found.status.value
-    text = f"{SYMBOL.get(found.status, '')} {words}".strip() + (f": {found.reason}" if found.reason else "")
-    return Cell(text, kind="status", status=found.status.name.lower())
+    parts = (SYMBOL.get(found.status, ""), words, marks.of(found.reason) if found.reason else "")
+    return Cell(" ".join(filter(None, parts)), found.reason, "status", status=found.status.name.lower())
 
 
 def _delegated(lowering: dict[str, Any]) -> Cell:
@@ -349,6 +381,7 @@ def _csv_row(row: ArtifactRow) -> dict[str, Any]:
         "cosine": found.cosine,
         "agreement_fraction": found.agreement,
         "metric": data and data.metric,
+        "float_network_fraction": data and data.float_network,
         "checkpoint_fraction": data and data.checkpoint,
         "artifact_fraction": data and data.artifact,
         "drop_percentage_points": data and data.drop_percentage_points,

@@ -33,7 +33,7 @@ from edgevit.quantization import weight_storage
 from edgevit.spec import Layout, Task
 from edgevit.targets.base import INTERPRETER, NotExecutable
 from edgevit.targets.registry import get_converter
-from edgevit.verification.error_breakdown import ARTIFACT, StageError, break_down
+from edgevit.verification.error_breakdown import ARTIFACT, FLOAT, StageError, break_down
 from edgevit.verification.goldens import check_goldens
 from edgevit.verification.parity import NOT_FINITE, Distance, distance, worst
 from edgevit.verification.phone_settings import (
@@ -45,7 +45,7 @@ from edgevit.verification.phone_settings import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from edgevit.data.datasets import LabelledDataset
     from edgevit.targets.base import Session
@@ -59,7 +59,8 @@ class DataScore:
     """Scores of checkpoint and artifact on the same images; null for what was not run.
 
     metric names what checkpoint and artifact count, and the task is judged by; `scores` has all of them, by name and
-    then by who ran.
+    then by who ran. float_network is the metric of the network as trained, which for an artifact in int8, or with int8
+    weights, is not its checkpoint's: what converting cost is the difference to this one.
     """
 
     source: str
@@ -71,6 +72,14 @@ class DataScore:
     agreement: float | None  # share of images, or of pixels, that both give the same class
     scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
     skipped: int = 0  # files that cannot be read: they count neither as right nor as wrong
+    float_network: float | None = None
+
+    @property
+    def drop(self) -> float | None:
+        """What the artifact loses to the float network, as a fraction; null where one of them was not scored."""
+        if self.float_network is None or self.artifact is None:
+            return None
+        return self.float_network - self.artifact
 
     def summary(self) -> str:
         """ "mIoU checkpoint 71.2 %, artifact 71.1 %; Dice ...", one clause per score."""
@@ -213,8 +222,8 @@ def examine(
     data: labelled images to score on; reference: the checkpoint as a function of normalised images
     (N, 3, H, W) to logits, to score and compare on the same images. Without them the stored goldens decide.
     accelerator: by default the one that the artifact was made for.
-    interpreter: also compare the runtime with the reference interpreter, which Core ML artifacts have. ladder: the
-    forms of the checkpoint in order, of `ladder`; each runs on the data, or on the goldens without any.
+    interpreter: also compare the runtime with the reference interpreter, which Core ML artifacts have. stages: the
+    forms of the checkpoint in order, of `stages_of`; each runs on the data, or on the goldens without any.
     settings: also look at how phones' builds of the runtime will treat the file, and run it as they do.
     Raises ContractError if files, format or preprocessing are not what the manifest says. Where this machine has
     no runtime for the format, the parity is NotExecuted and says why.
@@ -230,7 +239,7 @@ def examine(
         qparams = converter.read_qparams(artifact.path, manifest)
         qparams.require_scheme(str(artifact.path))
         checks["qparams"] = qparams.summary()
-    checks["goldens"] = f"{check_goldens(artifact)} images preprocessed to the bit"
+    checks["goldens"] = f"{check_goldens(artifact)} images preprocessed bit-exactly"
     against = goldens = seen = None
     execution = Execution(())
     if settings and (audit := audit_of(artifact)) is not None:
@@ -252,16 +261,17 @@ def examine(
                 against = _against_interpreter(artifact, session)
         finally:
             session.close()
+    breakdown = _error_breakdown(artifact, data, stages or {}, goldens if data is None else outputs)
     return Verification(
         artifact.name,
         artifact.manifest_sha256,
         checks,
         parity,
-        None if data is None else _score(data, split, wanted, outputs, artifact),
+        None if data is None else _score(data, split, wanted, outputs, artifact, breakdown),
         time.perf_counter() - started,
         manifest.compression,
         against,
-        _error_breakdown(artifact, data, stages or {}, goldens if data is None else outputs),
+        breakdown,
         execution.rows,
         _failures(seen, execution.failure),
         manifest.tolerance,
@@ -366,9 +376,14 @@ def _model_form(array: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def _score(
-    data: LabelledDataset, split: str, wanted: np.ndarray | None, outputs: np.ndarray | None, artifact: Artifact
+    data: LabelledDataset,
+    split: str,
+    wanted: np.ndarray | None,
+    outputs: np.ndarray | None,
+    artifact: Artifact,
+    breakdown: Sequence[StageError],
 ) -> DataScore:
-    """All scores of both, and how often they agree. UsageError for data whose truth is of another task."""
+    """All scores of both, and how often they agree. UsageError for data whose targets are of another task."""
     from edgevit.data.datasets import require_task, targets
 
     require_task(artifact.manifest.model.task, data, artifact.name)
@@ -378,9 +393,18 @@ def _score(
     scores = {metric: {who: values.get(metric) for who, values in found.items()} for metric in METRICS[data.task]}
     metric = METRICS[data.task][0]
     agreed = None if wanted is None or outputs is None else agreement(wanted, outputs)
-    source = data.name.removesuffix(f"/{split}")
+    rounded = weight_storage.has_qparams(artifact.manifest)  # then the checkpoint's network is not the float one
+    as_trained = next((stage.score for stage in breakdown if stage.name == FLOAT), None)
     return DataScore(
-        source, split, len(data), metric, **scores[metric], agreement=agreed, scores=scores, skipped=data.skipped
+        source=data.name.removesuffix(f"/{split}"),
+        split=split,
+        samples=len(data),
+        metric=metric,
+        **scores[metric],
+        agreement=agreed,
+        scores=scores,
+        skipped=data.skipped,
+        float_network=as_trained if rounded else scores[metric]["checkpoint"],
     )
 
 

@@ -116,16 +116,16 @@ def _require_classes(artifact: Artifact, images: LabelledDataset) -> None:
 def header(results: Sequence[Verification]) -> tuple[str, ...]:
     """The words above the cells of `row`: two columns per score of the task."""
     scores = [f"{metric} {who}" for metric, values in results[0].data.scores.items() for who in values]
-    return "artifact", "where", *scores, "points", "agreement", "images"
+    return "artifact", "where", *scores, "drop from float", "agreement", "images"
 
 
 def row(result: Verification) -> tuple[str, ...]:
-    """The cells under `header`; "-" for what was not run. Points are of the score that the task is judged by."""
+    """The cells under `header`; "-" for what was not run. The drop is in percentage points of the first score."""
     data = result.data
-    points = "-" if None in (data.checkpoint, data.artifact) else f"{100 * (data.artifact - data.checkpoint):+.2f}"
+    drop = "-" if data.drop is None else f"{100 * data.drop:+.2f}"
     scores = [_percent(share) for values in data.scores.values() for share in values.values()]
     return (
-        result.artifact, _where(result.parity), *scores, points, _percent(data.agreement), str(data.samples)
+        result.artifact, _where(result.parity), *scores, drop, _percent(data.agreement), str(data.samples)
     )  # fmt: skip
 
 

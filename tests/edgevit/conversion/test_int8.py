@@ -147,11 +147,13 @@ def test_scores_are_those_of_the_int8_network(line, artifacts):
     )
     recorded = read_checkpoint(line / "qat.pt").metadata.quantization
     for result in results:
-        _, exported, integers, last = result.error_breakdown
+        floats, exported, integers, last = result.error_breakdown
         names = ["float network", "exported graph", "int8 network", "artifact"]
         assert [step.name for step in result.error_breakdown] == names
         assert exported.snr_db < 60
         assert (integers.score, last.score) == (result.data.checkpoint, result.data.artifact)
+        assert result.data.float_network == floats.score
+        assert result.data.drop == floats.score - last.score
         assert last.snr_db is None or last.snr_db > exported.snr_db
         assert result.data.agreement == 1
         assert result.data.checkpoint == pytest.approx(recorded["score"])

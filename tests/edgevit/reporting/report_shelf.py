@@ -92,6 +92,7 @@ def write_verification(
     *,
     parity: Parity | None = None,
     accuracy: float | None = 0.982,
+    float_network: float | None = 0.984,
     kind: str = "evaluate",
     started_utc: str = "2026-11-20T12:00:00Z",
     error_breakdown: tuple[StageError, ...] = (),
@@ -108,6 +109,7 @@ def write_verification(
         "parity": parity_to_json(parity),
         "data": None if kind == "verify" else {
             "source": "digits", "split": "test", "samples": 500, "metric": "top-1", "checkpoint": 0.984,
+            "float_network": float_network,
             "artifact": accuracy, "agreement": None if accuracy is None else 0.998,
         },
         "error_breakdown": [dataclasses.asdict(stage) for stage in error_breakdown],

@@ -22,7 +22,7 @@ from edgevit.reporting.collect import collect, report
 from edgevit.reporting.figures import figures
 from edgevit.reporting.html import embed_json, html
 from edgevit.reporting.model import ArtifactRow, NoteKind, ReportData, Status
-from edgevit.reporting.tables import csv_text, latency, markdown
+from edgevit.reporting.tables import ABSENT, Marks, csv_text, latency, markdown, summary
 from edgevit.spec import Task
 from edgevit.verification.error_breakdown import StageError
 from edgevit.verification.layer_values import Layer
@@ -154,7 +154,47 @@ def test_unexecuted_artifact_has_its_reason_and_no_numbers(shelf: Path) -> None:
     assert row.agreement.status is Status.NOT_EXECUTED
     assert row.agreement.reason == NO_RUNTIME
     assert (row.agreement.cosine, row.accuracy.artifact, row.accuracy.drop_percentage_points) == (None, None, None)
-    assert f"not executed here: {NO_RUNTIME}" in html(collect(shelf))
+    table = summary(collect(shelf))
+    (cell,) = [row[-1] for row in table.rows if row[0].text == COREML]
+    assert (cell.text, cell.why) == ("not executed here [1]", NO_RUNTIME)
+    assert table.notes == (("[1]", NO_RUNTIME),)
+    assert f"<dt>[1]</dt><dd>{NO_RUNTIME}</dd>" in html(collect(shelf))
+
+
+def test_drop_of_an_int8_artifact_is_from_the_float_network(tmp_path: Path) -> None:
+    artifact = write_artifact(tmp_path, EXECUTORCH)
+    write_verification(artifact, accuracy=0.984, float_network=0.994)  # as its int8 checkpoint, below the float network
+    data = collect(tmp_path)
+    (row,) = data.artifacts
+    assert (row.accuracy.checkpoint, row.accuracy.artifact) == (0.984, 0.984)
+    assert row.accuracy.drop_percentage_points == pytest.approx(1.0)
+    assert [cell.text for cell in summary(data).rows[0][4:8]] == [
+        "99.40 %", "98.40 % top-1", "98.40 %", "+1.00",
+    ]  # fmt: skip
+
+
+def test_drop_is_empty_and_says_why_where_the_float_network_was_not_scored(tmp_path: Path) -> None:
+    write_verification(write_artifact(tmp_path, EXECUTORCH), float_network=None)
+    data = collect(tmp_path)
+    assert data.artifacts[0].accuracy.drop_percentage_points is None
+    trained, checkpoint, _, drop = summary(data).rows[0][4:8]
+    assert checkpoint.text == "98.40 % top-1"
+    assert {trained.text, drop.text} == {ABSENT}
+    assert "the float network was not scored" in drop.why
+
+
+def test_long_flags_are_marks_with_the_explanation_below_the_table(shelf: Path) -> None:
+    table = latency(collect(shelf))
+    flags = {row[0].text: row[14].text for row in table.rows if row[3].text != ABSENT}
+    assert flags == {EXECUTORCH: "none", TFLITE: "[1]"}
+    assert table.notes == (("[1]", "load average above cores"),)
+    assert "- \\[1\\] load average above cores" in markdown(collect(shelf))
+
+
+def test_the_same_text_has_the_same_mark() -> None:
+    marks = Marks()
+    assert [marks.of("slow", "busy"), marks.of("busy"), marks.of("hot", "slow")] == ["[1] [2]", "[2]", "[3] [1]"]
+    assert marks.notes() == (("[1]", "slow"), ("[2]", "busy"), ("[3]", "hot"))
 
 
 def test_device_golden_counts_where_the_verifying_machine_could_not_run(shelf: Path) -> None:
@@ -350,7 +390,7 @@ def test_markdown_tables_are_rectangular(shelf: Path) -> None:
     assert len(tables) == 4
     assert all(len(_columns(table)) == 1 for table in tables)
     assert "| 21.4 ms |" in text
-    assert "+0.20 points" in text
+    assert "| 98.40 % | 98.40 % top-1 | 98.20 % | +0.20 |" in text
 
 
 def test_csv_has_units_in_its_columns_and_nothing_where_nothing_was_measured(shelf: Path) -> None:
@@ -388,7 +428,7 @@ def test_stages_and_worst_layers_are_shown_for_the_build_they_measured(tmp_path)
         StageError("artifact", "top-1", 0.982, 0.998, 34.56, 0.9998, 0.02),
     )
     write_verification(artifact, error_breakdown=steps, started_utc="2026-11-20T10:00:00Z")
-    write_verification(artifact, kind="verify", started_utc="2026-11-20T11:00:00Z")  # takes no ladder back
+    write_verification(artifact, kind="verify", started_utc="2026-11-20T11:00:00Z")  # takes no breakdown back
     layer = Layer("quantize_per_tensor_5", "conv2d_2", "conv2d", "block1.0.attn", QParams(0.5, 3))
     quiet = dataclasses.replace(layer, node="quantize_per_tensor_6", place="block1.1")
     accumulated = ErrorSize(31.25, 0.5, 0.2)

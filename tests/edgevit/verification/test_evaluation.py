@@ -22,7 +22,7 @@ from tests.fakes import CONVERTER, FakeSession, write_artifact
 def _result(**changes) -> Verification:
     parity = Executed("reference interpreter, declared", 12, 0.1, 0.01, 40.0, 1.0, 1.0)
     scores = {"top-1": {"checkpoint": 0.75, "artifact": 0.7}}
-    data = DataScore("photos", "test", 12, "top-1", 0.75, 0.7, 0.9, scores)
+    data = DataScore("photos", "test", 12, "top-1", 0.75, 0.7, 0.9, scores, float_network=0.76)
     return dataclasses.replace(Verification("net-fp16-coreml", "0" * 64, {}, parity, data, 1.0), **changes)
 
 
@@ -32,7 +32,7 @@ def test_row_shows_both_accuracies_their_difference_and_where_it_ran():
         "reference parity (interpreter)",
         "75.00 %",
         "70.00 %",
-        "-5.00",
+        "+6.00",
         "90.00 %",
         "12",
     )
@@ -51,11 +51,11 @@ def test_compressed_weights_are_named_in_the_summary():
 
 def test_segmentation_shows_both_scores():
     scores = {"mIoU": {"checkpoint": 0.75, "artifact": 0.7}, "Dice": {"checkpoint": 0.85, "artifact": None}}
-    result = _result(data=DataScore("tiles", "test", 12, "mIoU", 0.75, 0.7, 0.9, scores))
+    result = _result(data=DataScore("tiles", "test", 12, "mIoU", 0.75, 0.7, 0.9, scores, float_network=0.75))
     assert header([result])[2:7] == (
-        "mIoU checkpoint", "mIoU artifact", "Dice checkpoint", "Dice artifact", "points"
+        "mIoU checkpoint", "mIoU artifact", "Dice checkpoint", "Dice artifact", "drop from float"
     )  # fmt: skip
-    assert row(result)[2:7] == ("75.00 %", "70.00 %", "85.00 %", "-", "-5.00")
+    assert row(result)[2:7] == ("75.00 %", "70.00 %", "85.00 %", "-", "+5.00")
     assert "on 12 images: mIoU checkpoint 75.0 %, artifact 70.0 %; Dice checkpoint 85.0 %" in result.summary()
 
 
