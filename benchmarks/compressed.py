@@ -21,6 +21,7 @@ import edgevit
 from benchmarks import int8
 from edgevit import log
 from edgevit.checkpoints.checkpoint import read_checkpoint
+from edgevit.contract.manifest import Executed
 from edgevit.data.datasets import open_dataset, targets
 from edgevit.data.metrics import score
 from edgevit.infra.files import write_json
@@ -106,7 +107,7 @@ class _Model:
         return self._row(form["name"], target, int8.artifact_outputs(artifact, self._images)) | {
             "size_bytes": manifest.entry_size_bytes,
             "size_ratio": manifest.entry_size_bytes / full.manifest.entry_size_bytes,
-            "parity_db": manifest.parity.snr_db,
+            "parity_db": manifest.parity.snr_db if isinstance(manifest.parity, Executed) else None,
             "runtime": manifest.parity.runtime,
             "delegated": manifest.lowering.delegated,
             "nodes": manifest.lowering.nodes,

@@ -216,7 +216,7 @@ def artifact_outputs(artifact: Artifact, images: LabelledDataset) -> np.ndarray:
     session = artifact.open()
     try:
         with stage("outputs", artifact=artifact.name):
-            tensors = _tensors(images, artifact.manifest.preprocess)
+            tensors = _tensors(images, artifact.manifest.image_preprocess)
             return np.concatenate([artifact.run(tensor, session=session) for tensor in tensors])
     finally:
         session.close()

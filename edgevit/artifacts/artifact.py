@@ -128,14 +128,12 @@ class Artifact:
         from edgevit.data.image_io import as_rgb
         from edgevit.data.preprocess import preprocess
 
-        if self.manifest.preprocess is None or self.manifest.model.task is Task.TENSOR:
-            raise UsageError(
-                f"{self.name} does not tell classes of images", fix="open it and run its session on tensors"
-            )
+        if self.manifest.model.task is Task.TENSOR:
+            raise UsageError(f"{self.name} gives numbers, no classes", fix="run its session on tensors")
         if isinstance(image, np.ndarray) and image.ndim == 4:
             tensor = image
         else:
-            tensor = preprocess(as_rgb(image), self.manifest.preprocess, Layout.NCHW)
+            tensor = preprocess(as_rgb(image), self.manifest.image_preprocess, Layout.NCHW)
         logits = self.run(tensor, session=session)
         if self.manifest.model.task is Task.SEGMENT:
             return postprocess.segment_mask(logits)
@@ -166,7 +164,8 @@ class Artifact:
         if source.color:
             from edgevit.data.preprocess import normalize_table, to_pixels
 
-            table = normalize_table(self.manifest.preprocess.mean, self.manifest.preprocess.std)
+            settings = self.manifest.image_preprocess
+            table = normalize_table(settings.mean, settings.std)
             native = to_pixels(tensor, table)[None]
         else:
             native = to_layout(tensor.astype(source.dtype, copy=False), Layout.NCHW, source.layout)

@@ -106,7 +106,7 @@ def _segmented(artifact: Artifact, image: ImageSource, session: Session, _top: i
         return Segmentation(None, mask, _shares(mask, artifact))
     photo = as_rgb(image)
     mask = artifact.predict(photo, session=session)
-    large = mask_on_photo(mask, geometry(*photo.shape[:2], artifact.manifest.preprocess), photo.shape[:2])
+    large = mask_on_photo(mask, geometry(*photo.shape[:2], artifact.manifest.image_preprocess), photo.shape[:2])
     shares, path = _shares(mask, artifact), _path_of(image)
     if path is None:
         return Segmentation(None, large, shares)
@@ -123,7 +123,7 @@ def _path_of(image: ImageSource) -> str | None:
 
 def mask_labels(artifact: Artifact) -> tuple[str, ...]:
     """What each value of a mask means; a model of one class tells it from background."""
-    return artifact.labels if artifact.manifest.model.num_classes > 1 else (_BACKGROUND, *artifact.labels)
+    return (_BACKGROUND, *artifact.labels) if artifact.manifest.model.num_classes == 1 else artifact.labels
 
 
 def _shares(mask: np.ndarray, artifact: Artifact) -> dict[str, float]:

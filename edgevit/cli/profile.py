@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -54,7 +54,13 @@ def profile(
 ) -> None:
     """Measure latency, memory and parity of artifacts, each in a fresh process."""
     sizes = list(dict.fromkeys(batch or [1]))
-    common = {"device": device, "accelerator": accelerator, "threads": threads, "runs": runs, "out": out}
+    common: dict[str, Any] = {
+        "device": device,
+        "accelerator": accelerator,
+        "threads": threads,
+        "runs": runs,
+        "out": out,
+    }
     if compare:
         comparison = edgevit.compare(*_pair(artifacts, sizes), rounds=rounds, batch=sizes[0], **common)
         if as_json:
@@ -114,7 +120,9 @@ def _delegated(delegation: Delegation) -> str:
     return f"{delegation.delegated}/{delegation.nodes}"
 
 
-def _parity(parity: OutputParity) -> str:
+def _parity(parity: OutputParity | None) -> str:
     """ "ok 8.9e-07"; "differs" out of tolerance; "unjudged" if the manifest states no bound."""
+    if parity is None:
+        return "-"
     word = {True: "ok", False: "differs", None: "unjudged"}[parity.within_tolerance]
     return word if parity.max_relative_error is None else f"{word} {parity.max_relative_error:.1e}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgevit.contract.plain_data import build, plain
+from edgevit.contract.plain_data import build, fields_of
 from edgevit.contract.schema import VERSION, broken, read_document, validate
 from edgevit.errors import UsageError, unknown_name
 
@@ -69,7 +69,7 @@ class Job:
 
     def to_json(self) -> dict[str, Any]:
         """The document as written, timing among the other fields; ContractError if it would break the schema."""
-        fields = plain(self)
+        fields = fields_of(self)
         document = {"schema": "edgevit.job", "schema_version": VERSION, **fields, **fields["timing"]}
         del document["timing"]
         validate(document, "job", f"job {self.token}")

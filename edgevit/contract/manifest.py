@@ -13,10 +13,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from edgevit.contract.plain_data import build, items, optional, plain
+from edgevit.contract.plain_data import build, fields_of, items, optional, plain
 from edgevit.contract.provenance import Provenance
 from edgevit.contract.raw_report import Runtime
 from edgevit.contract.schema import VERSION, broken, read_document, validate
+from edgevit.errors import UsageError
 from edgevit.infra.files import write_json
 from edgevit.spec import Interpolation, Layout, ModelSpec, Precision, Preprocess, Task, TensorSpec, Tier
 
@@ -109,14 +110,14 @@ Parity = Executed | NotExecuted
 
 def parity_to_json(parity: Parity) -> dict[str, Any]:
     """One form for both, as readers have it: `executed` tells them apart, what was not measured is null."""
-    measured = plain(parity)
+    measured = fields_of(parity)
     numbers = {field.name: measured.get(field.name) for field in dataclasses.fields(Executed)}
     return {"executed": isinstance(parity, Executed), **numbers, "samples": measured.get("samples", 0)}
 
 
 def parity_from_json(document: dict[str, Any]) -> Parity:
     """What `parity_to_json` wrote."""
-    return build(Executed if document["executed"] else NotExecuted, document)
+    return build(Executed, document) if document["executed"] else build(NotExecuted, document)
 
 
 class Outcome(StrEnum):
@@ -244,15 +245,22 @@ class Manifest:
         return sum(f.size_bytes for f in self.files if f.path == self.entry or f.path.startswith(self.entry + "/"))
 
     @property
+    def image_preprocess(self) -> Preprocess:
+        """How an image becomes the first input. Raises UsageError where only tensors go in."""
+        if self.preprocess is None:
+            raise UsageError(f"{self.name} takes tensors, not images", fix="run its session on tensors")
+        return self.preprocess
+
+    @property
     def input_size(self) -> int | None:
         """Pixels of each side of the image that goes in, None where only tensors do."""
         return None if self.preprocess is None else self.preprocess.crop[0]
 
     def to_json(self) -> dict[str, Any]:
         """The document as written; raises ContractError if it would break the contract."""
-        body = plain(dataclasses.replace(self, normalize_table=None))
+        body = fields_of(dataclasses.replace(self, normalize_table=None))
         del body["normalize_table"]
-        if self.preprocess is not None:
+        if self.normalize_table is not None:
             body["preprocess"]["normalize_table"] = base64.b64encode(self.normalize_table).decode()
         for golden in body["goldens"]:
             if golden["geometry"] is None:

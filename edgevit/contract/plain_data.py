@@ -28,10 +28,15 @@ def items(make: Callable[[Any], T]) -> Callable[[Any], tuple[T, ...]]:
     return lambda values: tuple(make(value) for value in values)
 
 
+def fields_of(value: Any) -> dict[str, Any]:
+    """A dataclass as an object, everything in it plain."""
+    return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+
+
 def plain(value: Any) -> Any:
     """Dataclasses to objects, tuples to arrays, enums to their values: what a JSON reader would give back."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return fields_of(value)
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from edgevit.contract.plain_data import build, plain
+from edgevit.contract.plain_data import build, fields_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Provenance:
 
     def to_json(self) -> dict[str, Any]:
         """The object in manifest.json; what the weights do not have is left out."""
-        document = plain(self)
+        document = fields_of(self)
         document["weights"] = {key: value for key, value in document["weights"].items() if value is not None}
         return document
 

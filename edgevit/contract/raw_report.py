@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from edgevit.contract.job import Job
-from edgevit.contract.plain_data import build, items, optional, plain
+from edgevit.contract.plain_data import build, fields_of, items, optional
 from edgevit.contract.schema import VERSION, broken, read_document, validate
 
 if TYPE_CHECKING:
@@ -73,11 +73,11 @@ class Runtime:
 
 
 @dataclass(frozen=True, slots=True)
-class AskedUsed:
+class AskedUsed(Generic[T]):
     """What the job asked for, and what the runtime says it used (null if it does not say)."""
 
-    asked: str | int
-    used: str | int | None
+    asked: T
+    used: T | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,8 +239,8 @@ class RawReport:
     started_utc: str
     device: DeviceInfo
     runtime: Runtime
-    accelerator: AskedUsed
-    threads: AskedUsed
+    accelerator: AskedUsed[str]
+    threads: AskedUsed[int]
     load_ns: int | None
     first_ns: int | None
     warmup_ns: tuple[int, ...]
@@ -280,7 +280,7 @@ class RawReport:
 
     def to_json(self) -> dict[str, Any]:
         """The document as written, `complete` last; raises ContractError if it would break the schema."""
-        body = plain(dataclasses.replace(self, outputs=None)) | {"job": self.job.to_json()}
+        body = fields_of(dataclasses.replace(self, outputs=None)) | {"job": self.job.to_json()}
         body["memory"]["peak_above_imports_bytes"] = self.memory.peak_above_imports_bytes
         if self.outputs is not None:
             body["outputs"] = [_tensor_to_json(tensor) for tensor in self.outputs]

@@ -7,7 +7,7 @@ Evaluation, calibration and deployment all come through here; training adds its 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,8 +152,8 @@ def axis_taps(n: int, m: int, interpolation: Interpolation, *, window: tuple[int
     return AxisTaps(np.minimum(source, n - 1), np.where(inside, fixed, 0).astype(np.int32))
 
 
-def normalize_table(mean: tuple[float, float, float], std: tuple[float, float, float]) -> np.ndarray:
-    """float32 (3, 256): what each byte of each channel becomes, (v / 255 - mean) / std in float32 in that order.
+def normalize_table(mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """float32 (channels, 256): what each byte of each channel becomes, (v / 255 - mean) / std in float32 in that order.
 
     A table because v * (1 / 255), or one multiply-add, changes the last bit of 100 to 200 entries.
     """

@@ -46,6 +46,8 @@ _OVERHEAD_S = 300.0
 
 _NS_PER_MS = 1e6
 
+Side = Literal["a", "b"]
+
 
 @dataclass(frozen=True, slots=True)
 class LatencyReport:
@@ -109,7 +111,7 @@ class LatencyReport:
 class Round:
     """One fresh process per artifact, `first` ("a" or "b") before the other."""
 
-    first: Literal["a", "b"]
+    first: Side
     a: RawReport
     b: RawReport
 
@@ -202,8 +204,7 @@ def profile(
 
 def summarize(raw: RawReport, artifact: str, device: str = "host") -> LatencyReport:
     """The statistics of a raw report, wherever it was measured. Raises DeviceError if its times may not be shown."""
-    if raw.why_no_latency:
-        raise DeviceError(f"{artifact} has no latency to show: {raw.why_no_latency}")
+    load_ns, first_ns = _require_latency(raw, artifact)
     samples_ms = [ns / _NS_PER_MS for ns in raw.samples_ns]
     change = stability(samples_ms)
     unstable = (UNSTABLE,) if change is not None and change > MAX_SPREAD else ()
@@ -217,9 +218,9 @@ def summarize(raw: RawReport, artifact: str, device: str = "host") -> LatencyRep
         min_ms=min(samples_ms),
         mean_ms=statistics.fmean(samples_ms),
         std_ms=statistics.stdev(samples_ms) if len(samples_ms) > 1 else None,
-        load_ms=raw.load_ns / _NS_PER_MS,
-        first_ms=raw.first_ns / _NS_PER_MS,
-        load_first_ms=(raw.load_ns + raw.first_ns) / _NS_PER_MS,
+        load_ms=load_ns / _NS_PER_MS,
+        first_ms=first_ns / _NS_PER_MS,
+        load_first_ms=(load_ns + first_ns) / _NS_PER_MS,
         peak_memory_bytes=raw.memory.peak_above_imports_bytes,
         stability=change,
         flags=raw.flags + unstable + partial,
@@ -263,7 +264,7 @@ def compare(
     done: list[Round] = []
     with stage("compare", a=first.name, b=second.name, device=device, rounds=rounds) as running:
         for number in range(rounds):
-            order = ("a", "b") if number % 2 == 0 else ("b", "a")
+            order: tuple[Side, Side] = ("a", "b") if number % 2 == 0 else ("b", "a")
             reports = {side: _run(machine, *sides[side], timeout_s) for side in order}
             done.append(Round(order[0], reports["a"], reports["b"]))
         result = judge(done, first.name, second.name, seed=seed)
@@ -275,6 +276,8 @@ def compare(
 def judge(rounds: Iterable[Round], a: str, b: str, *, seed: int = 0) -> Comparison:
     """The comparison that recorded rounds make."""
     rounds = tuple(rounds)
+    for report, name in (pair for r in rounds for pair in ((r.a, a), (r.b, b))):
+        _require_latency(report, name)
     a_ms = [median(r.a.samples_ns) / _NS_PER_MS for r in rounds]
     b_ms = [median(r.b.samples_ns) / _NS_PER_MS for r in rounds]
     return Comparison(
@@ -343,6 +346,13 @@ def _run(device: Device, artifact: Artifact, job: Job, timeout_s: float | None) 
     """One fresh process, under a token that no earlier report can carry."""
     limit_s = 2 * job.timing.max_s + _OVERHEAD_S if timeout_s is None else timeout_s
     return device.run(artifact, dataclasses.replace(job, token=_token()), limit_s)
+
+
+def _require_latency(raw: RawReport, artifact: str) -> tuple[int, int]:
+    """Load and first inference of a report whose times may be shown, DeviceError for another."""
+    if raw.why_no_latency or raw.load_ns is None or raw.first_ns is None:
+        raise DeviceError(f"{artifact} has no latency to show: {raw.why_no_latency}", fix="measure again")
+    return raw.load_ns, raw.first_ns
 
 
 def _token() -> str:

@@ -204,8 +204,9 @@ def _withheld(results: Results, compared: set[str]) -> list[Note]:
     """Speeds of builds that nobody compared with the checkpoint: named, not shown."""
     timed = [run for runs in results.latencies.values() for run in runs if run.artifact_sha256 not in compared]
     pairs = [pair for pair in results.comparisons if not {pair.a_sha256, pair.b_sha256} <= compared]
+    files = [run.source.file for run in timed] + [pair.source.file for pair in pairs]
     message = "not shown: the outputs of this build were not compared with the checkpoint's"
-    return [Note(NoteKind.WITHHELD, row.source.file, message) for row in (*timed, *pairs)]
+    return [Note(NoteKind.WITHHELD, file, message) for file in files]
 
 
 def _missing(rows: Iterable[ArtifactRow]) -> list[Note]:

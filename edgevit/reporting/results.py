@@ -175,9 +175,10 @@ def _latency(document: dict[str, Any], source: Source) -> Latency:
 def _comparison(document: dict[str, Any], source: Source) -> Comparison:
     numbers = ("a_p50_ms", "b_p50_ms", "ratio", "low", "high", "confidence")
     texts = ("a", "b", "a_sha256", "b_sha256", "verdict")
+    facts: dict[str, Any] = {name: float(document[name]) for name in numbers}
+    facts |= {name: str(document[name]) for name in texts}
     return Comparison(
-        **{name: float(document[name]) for name in numbers},
-        **{name: str(document[name]) for name in texts},
+        **facts,
         flags=tuple(str(flag) for flag in document["flags"]),
         rounds=len(document["rounds"]),
         batch=int(document["rounds"][0]["a"]["job"].get("batch", 1)) if document["rounds"] else 1,
@@ -196,11 +197,13 @@ def _file(row: Verification | Latency | Comparison | RankedLayers, results: Resu
     elif isinstance(row, Latency):
         results.latencies.setdefault(row.artifact_sha256, []).append(row)
     elif isinstance(row, RankedLayers):
-        known = results.worst_layers.get(row.artifact_sha256, ())
-        results.worst_layers[row.artifact_sha256] = (*known, *row.layers)
+        ranked = results.worst_layers.get(row.artifact_sha256, ())
+        results.worst_layers[row.artifact_sha256] = (*ranked, *row.layers)
     else:
         known = results.verifications.get(row.artifact_sha256)
-        older, newer = (row, known) if known is not None and known.started_utc >= row.started_utc else (known, row)
+        older, newer = known, row
+        if known is not None and known.started_utc >= row.started_utc:
+            older, newer = row, known
         if newer.accuracy is None and older is not None:  # parity alone does not take an accuracy back
             newer = replace(newer, accuracy=older.accuracy)
         if older is not None and not newer.error_breakdown:

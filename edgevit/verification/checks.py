@@ -245,6 +245,7 @@ def examine(
     if settings and (audit := audit_of(artifact)) is not None:
         seen, execution = audit.failure(artifact.name, artifact.remake), execution_of(artifact)
         checks |= {"packing": audit.summary, "phone settings": execution.summary()}
+    parity: Parity
     try:
         if execution.rows and execution.rows[0].outcome is Outcome.CRASHED:
             raise NotExecutable(f"it was not run in this process, too: {execution.rows[0].reason}")
@@ -288,7 +289,7 @@ def _error_breakdown(
     tensors = list(_golden_tensors(artifact) if data is None else _tensors(artifact, data))
     forms = {name: np.concatenate([form(tensor) for tensor in tensors]) for name, form in stages.items()}
     return break_down(
-        {**forms, ARTIFACT: outputs}, None if data is None else targets(data, artifact.manifest.preprocess)
+        {**forms, ARTIFACT: outputs}, None if data is None else targets(data, artifact.manifest.image_preprocess)
     )
 
 
@@ -297,7 +298,7 @@ def _golden_tensors(artifact: Artifact) -> Iterator[np.ndarray]:
     from edgevit.data.preprocess import preprocess
 
     for golden in artifact.manifest.goldens:
-        yield preprocess(artifact.golden_level(golden, "L0"), artifact.manifest.preprocess, Layout.NCHW)
+        yield preprocess(artifact.golden_level(golden, "L0"), artifact.manifest.image_preprocess, Layout.NCHW)
 
 
 def _against_interpreter(artifact: Artifact, session: Session) -> Parity:
@@ -341,7 +342,7 @@ def _tensors(artifact: Artifact, data: LabelledDataset) -> Iterator[np.ndarray]:
 
     for start in range(0, len(data), _CHUNK):
         images = (data.images[i] for i in range(start, min(start + _CHUNK, len(data))))
-        yield np.concatenate([preprocess(image, artifact.manifest.preprocess, Layout.NCHW) for image in images])
+        yield np.concatenate([preprocess(image, artifact.manifest.image_preprocess, Layout.NCHW) for image in images])
 
 
 def _parity(
@@ -387,7 +388,7 @@ def _score(
     from edgevit.data.datasets import require_task, targets
 
     require_task(artifact.manifest.model.task, data, artifact.name)
-    target = targets(data, artifact.manifest.preprocess)
+    target = targets(data, artifact.manifest.image_preprocess)
     runs = {"checkpoint": wanted, "artifact": outputs}
     found = {who: {} if logits is None else score(logits, target) for who, logits in runs.items()}
     scores = {metric: {who: values.get(metric) for who, values in found.items()} for metric in METRICS[data.task]}

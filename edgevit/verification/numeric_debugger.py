@@ -191,7 +191,7 @@ def _images(
     manifest = artifact.manifest
     if data is None:
         images = (artifact.golden_level(golden, "L0") for golden in manifest.goldens)
-        return [preprocess(image, manifest.preprocess, Layout.NCHW) for image in images], "its goldens"
+        return [preprocess(image, manifest.image_preprocess, Layout.NCHW) for image in images], "its goldens"
     dataset = open_dataset(data, split)
     source = dataset.images
     count = min(samples, len(source))
@@ -199,7 +199,7 @@ def _images(
         raise UsageError("no images to compare layers on", fix="give --samples 1 or more")
     chosen = (source[len(source) * i // count] for i in range(count))
     name = dataset.name if isinstance(data, LabelledDataset) else str(data)
-    return [preprocess(image, manifest.preprocess, Layout.NCHW) for image in chosen], name
+    return [preprocess(image, manifest.image_preprocess, Layout.NCHW) for image in chosen], name
 
 
 def _compared(

@@ -5,11 +5,21 @@ import numpy as np
 import pytest
 
 from edgevit.contract.job import TimingSettings
-from edgevit.contract.raw_report import Flag, Memory
+from edgevit.contract.raw_report import Failure, Flag, Memory, Phase
 from edgevit.errors import DeviceError, UsageError
 from edgevit.profiling import latency
 from edgevit.profiling.devices.host import HostDevice
-from edgevit.profiling.latency import UNSTABLE, Round, compare, judge, profile, save_comparison, save_profile, summarize
+from edgevit.profiling.latency import (
+    PARTIAL,
+    UNSTABLE,
+    Round,
+    compare,
+    judge,
+    profile,
+    save_comparison,
+    save_profile,
+    summarize,
+)
 from tests.fakes import FakeDevice, install_target, make_job, make_report, write_artifact
 
 MS = 1_000_000
@@ -73,6 +83,25 @@ def test_run_that_slows_down_is_not_valid():
 
 def test_flags_of_the_device_are_kept():
     assert summarize(report_of([10.0], flags=(Flag.LOADED,)), "van").flags == (Flag.LOADED,)
+
+
+def test_times_of_outputs_that_were_not_compared_are_not_shown():
+    blind = report_of([10.0], parity=None)
+    with pytest.raises(DeviceError, match="van has no latency to show: its outputs were not compared"):
+        summarize(blind, "van")
+    with pytest.raises(DeviceError, match="b has no latency to show"):
+        judge([Round("a", report_of([10.0]), blind)], "a", "b")
+
+
+def test_run_that_ended_early_is_marked_partial():
+    ended = report_of([10.0, 10.0], failure=Failure(Phase.SAMPLES, "it crashed"))
+    assert summarize(ended, "van").flags == (PARTIAL,)
+
+
+def test_profiles_of_devices_accelerators_and_threads_lie_side_by_side(tmp_path):
+    report = make_report(make_job(accelerator="gpu", threads=4, batch=8))
+    path = save_profile(summarize(report, "net-fp32-fake", "ssh:user@board.lan"), tmp_path)
+    assert path.name == "net-fp32-fake.ssh-user-board-lan.gpu.t4.batch8.profile.json"
 
 
 def test_profile_sends_the_job_it_was_asked_for(pair, use):
