@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevit.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from edgevit.checkpoints.model_source import LoadedModel, load_model
 from edgevit.errors import QuantizationError
 from edgevit.quantization.quantized_model import Int8Network, ReferenceNetwork, refuse_without_graph, restore
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import fx, nn
 
+    from edgevit.checkpoints.checkpoint import Checkpoint
     from edgevit.spec import ModelSpec
 
 
@@ -58,6 +58,8 @@ def load_quantized_model(
 
     Raises UsageError as `load_model` does, QuantizationError for weights without an int8 part, or with a damaged one.
     """
+    from edgevit.checkpoints.checkpoint import read_checkpoint
+
     checkpoint = None if weights is None else read_checkpoint(weights)
     network = quantized_network(checkpoint)
     loaded = load_model(

@@ -9,7 +9,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgevit.checkpoints.checkpoint import Int8Part
 from edgevit.contract.manifest import AppliedPass, applied_pass_from_json
 from edgevit.deploy.pass_manager import PASSES, deploy
 from edgevit.deploy.passes.channel_scale_to_depthwise import CHANNEL_SCALE_TO_DEPTHWISE
@@ -26,6 +25,7 @@ from edgevit.quantization.qparams import QParams, QParamsTable, QuantizedWeight
 if TYPE_CHECKING:
     from torch import Tensor, fx, nn
 
+    from edgevit.checkpoints.checkpoint import Int8Part
     from edgevit.spec import ModelSpec
 
 # One deployed form for all targets: the quantization parameters belong to its tensors.
@@ -137,6 +137,8 @@ class Int8Network:
 
     def checkpoint_part(self) -> Int8Part:
         """The network as a checkpoint stores it; `restore` reads it. Raises ExportError as `to_json` does."""
+        from edgevit.checkpoints.checkpoint import Int8Part
+
         return Int8Part(self.to_json(), self.tensors())
 
     def digest(self) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgevit.contract.manifest import Parity
+from edgevit.contract.manifest import Executed
 from edgevit.conversion.worker_messages import ProgramFiles, WorkerRequest
 from edgevit.conversion.worker_processes import run_worker, run_workers
 from edgevit.errors import ConversionError, MissingDependency, ParityError, StorageError
@@ -19,7 +19,7 @@ from edgevit.targets import registry
 PLUGIN = '''
 import os, signal, sys, time
 from dataclasses import dataclass
-from edgevit.contract.manifest import Parity
+from edgevit.contract.manifest import Executed
 from edgevit.errors import ConversionError, EdgevitError, MissingDependency, ParityError, StorageError
 
 class UnknownOp(ConversionError):
@@ -40,7 +40,7 @@ RAISED = {
     "missing": lambda: MissingDependency("no compiler", fix="install one"),
     "storage": lambda: StorageError("disk full"),
     "plugin": lambda: UnknownOp("aten.foo", [("conv1", 7), ("conv2", 9)]),
-    "parity": lambda: ParityError("differs", fix="stop", parity=Parity(True, "r", 4, 0.5, 0.25, 12.0, 0.9, 0.75)),
+    "parity": lambda: ParityError("differs", fix="stop", parity=Executed("r", 4, 0.5, 0.25, 12.0, 0.9, 0.75)),
     "runtime": lambda: RuntimeError("kernel 17 is missing"),
     "memory": lambda: MemoryError(),
     "local": local,
@@ -127,7 +127,7 @@ def test_error_of_a_plugin_arrives_with_its_fields(faulty):
 def test_parity_error_arrives_with_its_numbers(faulty):
     error = _failure(faulty, "parity")
     assert type(error) is ParityError
-    assert error.parity == Parity(True, "r", 4, 0.5, 0.25, 12.0, 0.9, 0.75)
+    assert error.parity == Executed("r", 4, 0.5, 0.25, 12.0, 0.9, 0.75)
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,16 @@ import sys
 import pytest
 
 from edgevit import errors
-from edgevit.contract.manifest import Parity
+from edgevit.contract.manifest import Executed
 from edgevit.errors import EdgevitError, ParityError
 from edgevit.infra.error_records import error_from_json, error_text, error_to_json
 from edgevit.targets.base import NotExecutable
 
 OWN = {"edgevit"}
-OWN_ERRORS = [*(kind for kind in vars(errors).values() if isinstance(kind, type)), NotExecutable]
+OWN_ERRORS = [
+    *(kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, EdgevitError)),
+    NotExecutable,
+]
 PLUGIN = '''
 from dataclasses import dataclass
 from edgevit.errors import ConversionError, EdgevitError
@@ -83,11 +86,11 @@ def test_own_error_arrives_as_itself(kind):
 
 
 def test_parity_error_brings_its_numbers():
-    parity = Parity(True, "litert 2", 4, 0.5, math.inf, None, 0.25, 0.75, "wrong")
+    parity = Executed("litert 2", 4, 0.5, math.inf, None, 0.25, 0.75, "wrong")
     found = _sent(ParityError("differs", fix="do not ship it", parity=parity))
     assert type(found) is ParityError
     assert found.parity == parity
-    assert type(found.parity) is Parity
+    assert type(found.parity) is Executed
 
 
 def test_error_of_a_plugin_arrives_with_its_plain_fields(plugin):
@@ -152,7 +155,7 @@ def test_what_is_no_reachable_edgevit_error_is_refused(plugin):
 
 
 def test_field_that_is_no_such_dataclass_is_refused(plugin):
-    record = error_to_json(ParityError("m", parity=Parity(True, "r")))
+    record = error_to_json(ParityError("m", parity=Executed("r", 4, 0.5, 0.25, None, 0.9, 0.75)))
     module, name, fields = record["fields"]["parity"]["dataclass"]
     for wrong in (
         ["faulty_plugin", "Place", fields],
