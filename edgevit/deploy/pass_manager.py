@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from typing import TYPE_CHECKING, Protocol
 
+from edgevit.compat.torch import quiet_tree_specs
 from edgevit.contract.manifest import AppliedPass
 from edgevit.deploy.cost_model import Costs, read_costs
 from edgevit.deploy.passes.decompose_dynamic_conv import DECOMPOSE_DYNAMIC_CONV
@@ -110,8 +110,7 @@ def _captured(module: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...], n
 
 def _own_weights(graph_module: fx.GraphModule) -> fx.GraphModule:
     """Copy the tensors, which the capture shares with the module it came from."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about its tree specs
+    with quiet_tree_specs():
         return copy.deepcopy(graph_module)
 
 

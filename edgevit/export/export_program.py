@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
+from edgevit.compat.torch import quiet_tree_specs
 from edgevit.export.program import Program
 from edgevit.graph.capture import capture, example_input, is_functional, to_functional
 from edgevit.graph.dynamic_batch import OUTPUTS, QDQ_OPS, any_batch
@@ -39,8 +39,7 @@ def export(
     sizes = ((_EXAMPLE_BATCH, *tensor.shape[1:]) if dynamic_batch else tensor.shape for tensor in spec.inputs)
     inputs = tuple(example_input(shape) for shape in sizes)
     captured = capture(module, inputs, spec.name, dynamic_batch=dynamic_batch)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
+    with quiet_tree_specs():
         functional = captured if ready else to_functional(captured)
     functional.graph_module.graph.eliminate_dead_code()  # results that nothing reads, such as a norm's statistics
     _say_strides(functional.graph_module.graph)

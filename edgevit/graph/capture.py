@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, TypeGuard
 
+from edgevit.compat.torch import quiet_tree_specs
 from edgevit.errors import ExportError
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ def capture(
     batch = torch.export.Dim("batch")
     sizes = tuple({0: batch} for _ in inputs) if dynamic_batch else None
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore", FutureWarning)
+        with quiet_tree_specs(), torch.no_grad():
             return torch.export.export(module.eval(), inputs, dynamic_shapes=sizes, strict=False)
     except Exception as error:  # torch.export raises many unrelated types; each means the same to the user
         raise ExportError(
@@ -50,8 +49,7 @@ def functional(exported: ExportedProgram) -> fx.GraphModule:
     """
     from torch import fx
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
+    with quiet_tree_specs():
         unlifted = to_functional(exported).module(check_guards=False)
     plain = fx.GraphModule(unlifted, unlifted.graph)  # export's own kind refuses train() and eval()
     mark_functional(plain)
