@@ -20,11 +20,12 @@ def compile_package(program: Program, accelerator: str, path: Path) -> None:
     The number of threads is that of the process that runs it, not of this one. Raises ConversionError with the last
     line of what the compilers said.
     """
-    import torch
 
     exported = narrowed(program)
     if accelerator != "cpu":
-        exported = torch.export.passes.move_to_device_pass(exported, accelerator)
+        from torch.export.passes import move_to_device_pass
+
+        exported = move_to_device_pass(exported, accelerator)
     settings = {
         "cpp.dynamic_threads": True,
         "aot_inductor.precompile_headers": False,  # takes as long as it saves, once

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgevit.compat.torch import AOTI_MODULE, load_aoti_package
-from edgevit.errors import ContractError, ConversionError, DeviceError, UsageError
+from edgevit.errors import ContractError, ConversionError, DeviceError, EdgevitError, UsageError
 from edgevit.export.program import Program
 from edgevit.infra.optional_imports import require, version
 from edgevit.log import captured_native_output
@@ -31,7 +31,7 @@ ACCELERATORS = ("cpu", "cuda")
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class AOTInductorOptions:
     """accelerator: what the code is compiled for, cpu or cuda; it must be there when converting."""
 
     accelerator: str = field(default="cpu", metadata={"named": True})
@@ -90,9 +90,9 @@ class AOTInductorConverter:
     extra = "aotinductor"
     packages = ("torch",)
     runtime_modules = ("torch", AOTI_MODULE)
-    Options = Options
+    Options = AOTInductorOptions
 
-    def convert(self, program: Program, options: Options, out_dir: Path) -> Converted:
+    def convert(self, program: Program, options: AOTInductorOptions, out_dir: Path) -> Converted:
         """Compile and write model.pt2. Raises ConversionError with what Inductor or the C++ compiler said."""
         from converters.aotinductor.compiler import compile_package
         from edgevit.contract.manifest import Lowering
@@ -160,7 +160,7 @@ class AOTInductorConverter:
         )
 
 
-def _require_cuda(error: type[Exception]) -> None:
+def _require_cuda(error: type[EdgevitError]) -> None:
     import torch
 
     if not torch.cuda.is_available():

@@ -46,7 +46,7 @@ _NAMESPACE = uuid.UUID("9c1ed8b5-9a52-4f6e-8f43-6d0b7c9d9a37")  # of the package
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class CoreMLOptions:
     """How a package is written; the last four fill the fields that Xcode shows.
 
     deployment_target: oldest system that shall run it. image_input: the input is an RGB image, and the program
@@ -82,7 +82,7 @@ class CoreMLConverter:
     """Writes model.mlpackage with float32 inputs and outputs and fp32, fp16 or int8 arithmetic.
 
     In int8 weights are stored as integers and activations quantized where the program says so; between the grids it
-    computes as `Options.int8_compute` says.
+    computes as `CoreMLOptions.int8_compute` says.
     """
 
     name = "coreml"
@@ -95,9 +95,9 @@ class CoreMLConverter:
     extra = "coreml"
     packages = ("coremltools",)
     runtime_modules = ("coremltools",)
-    Options = Options
+    Options = CoreMLOptions
 
-    def convert(self, program: Program, options: Options, out_dir: Path) -> Converted:
+    def convert(self, program: Program, options: CoreMLOptions, out_dir: Path) -> Converted:
         """Write model.mlpackage.
 
         Raises ConversionError naming every op that Core ML has no form for, UsageError for a classifier without labels.
@@ -232,7 +232,7 @@ def _float32(ct: ModuleType, name: str, shape: tuple[int, ...] | None = None) ->
     return ct.TensorType(name=name, shape=shape, dtype=np.float32)
 
 
-def _passes(ct: ModuleType, options: Options) -> Any:
+def _passes(ct: ModuleType, options: CoreMLOptions) -> Any:
     """Those of coremltools but two.
 
     One turns x * a + b into a batch_norm of variance 1 with epsilon 1e-5. That scales every such x by
@@ -264,7 +264,7 @@ def _require_ops(program: Program) -> None:
         )
 
 
-def _describe(model: Any, program: Program, options: Options) -> None:
+def _describe(model: Any, program: Program, options: CoreMLOptions) -> None:
     """Fill what Xcode shows, and the labels and preprocessing that an app without our manifest needs."""
     import dataclasses
 

@@ -24,6 +24,9 @@ def from_pixels(exported: ExportedProgram, contract: Preprocess) -> ExportedProg
     import torch
 
     class FromPixels(torch.nn.Module):
+        scale: torch.Tensor
+        offset: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.network = exported.module(check_guards=False)

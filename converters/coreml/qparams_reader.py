@@ -145,7 +145,7 @@ class _FunctionReader:
         """
         rescaling = self._rescaling(operation)
         data, result = self._read_qparams(operation, "x"), self._written_qparams(operation)
-        if data is None or result is None:
+        if rescaling is None or data is None or result is None:
             return np.array([np.nan], np.float32)
         factor = np.asarray(rescaling[0], np.float32).reshape(-1)
         ends = np.float32(data.scale), np.float32(result.scale)
@@ -175,7 +175,9 @@ class _FunctionReader:
         """
         if operation.type in _WEIGHTED and operation.outputs[0].name in self._whole:
             rescaling = self._rescaling(operation)
-            qparams = None if rescaling is None else self._written_qparams(rescaling[2])
+            if rescaling is None:
+                return None
+            qparams = self._written_qparams(rescaling[2])
             return qparams if qparams is not None and qparams.scale == rescaling[1] else None
         readers = self._readers.get(operation.outputs[0].name, [])
         if len(readers) == 1 and readers[0].type in _FUSED_ACTIVATIONS:
@@ -194,6 +196,8 @@ class _FunctionReader:
     def _qparams(self, operation: Message) -> QParams:
         """Of a quantize or dequantize; unsigned integers, which rectified tensors become, are moved to signed ones."""
         integers = operation if operation.type == "quantize" else self._producer(operation, "input")
+        if integers is None:
+            raise ContractError(f"{operation.outputs[0].name} reads no integers of the program", fix="convert again")
         kind, _ = self._package.tensor_type(integers.outputs[0].type)
         zero = self._constant(operation, "zero_point")
         whole = operation.type == "dequantize" and operation.outputs[0].name in self._whole

@@ -21,6 +21,7 @@ from edgevit.compat import executorch as runtime
 from edgevit.compat.torch import shared_node_origins
 from edgevit.errors import ContractError, ConversionError, DeviceError, UsageError
 from edgevit.export.program import Program
+from edgevit.graph.edit import source_of
 from edgevit.graph.node_names import module_path
 from edgevit.infra.optional_imports import require, version
 from edgevit.log import captured_native_output
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from edgevit.contract.manifest import Lowering, Manifest
     from edgevit.quantization.model_qparams import ModelQParams
+    from edgevit.quantization.qparams import QuantizedWeight
 
 MODEL_FILE = "model.pte"
 # Every weight is a segment of its own. XNNPACK asks 16 bytes of constants and aligns itself what it packs; the default
@@ -45,7 +47,7 @@ _MAGIC = b"ET12"  # file identifier of the program flatbuffer, at byte 4
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ExecuTorchOptions:
     """weight_compression: "int8" stores large weights in int8 and computes with them in float; "none" does not."""
 
     weight_compression: str = field(default=UNCOMPRESSED, metadata={"numeric": True})
@@ -125,10 +127,10 @@ class ExecuTorchConverter:
     extra = "executorch"
     packages = ("executorch",)
     runtime_modules = ("torch", runtime.BINDINGS)
-    Options = Options
+    Options = ExecuTorchOptions
     settings = runtime_settings.SETTINGS
 
-    def convert(self, program: Program, options: Options, out_dir: Path) -> Converted:
+    def convert(self, program: Program, options: ExecuTorchOptions, out_dir: Path) -> Converted:
         """Lower to XNNPACK and write model.pte. Raises ConversionError naming every op without a kernel.
 
         FP16 stores weights as float16; XNNPACK widens them when it loads, so arithmetic is float32 on every processor.
@@ -231,7 +233,8 @@ def _lowered(program: Program, traced: Sequence[str] = ()) -> tuple[bytes, Lower
 
     # Ops outside core ATen are let through here, so that the runtime's own list of kernels decides,
     # and all that it lacks are named at once.
-    exported, qparams = program.exported, {}
+    exported = program.exported
+    qparams: Mapping[bytes, QuantizedWeight] = {}
     if program.precision is not Precision.INT8:
         exported, qparams = take_quantized_weights(exported)
     if traced:
@@ -256,10 +259,10 @@ def _operations(graph: fx.Graph) -> list[fx.Node]:
     return [node for node in graph.nodes if node.op == "call_function" and "getitem" not in str(node.target)]
 
 
-def _delegates(graph_module: fx.GraphModule) -> list[fx.GraphModule]:
+def _delegates(graph_module: fx.GraphModule) -> list[Any]:
     """The lowered submodules that delegate calls of the graph refer to."""
     calls = [node for node in _operations(graph_module.graph) if "executorch_call_delegate" in str(node.target)]
-    return [getattr(graph_module, call.args[0].target) for call in calls]
+    return [getattr(graph_module, str(source_of(call).target)) for call in calls]
 
 
 def _op_name(node: fx.Node) -> str:

@@ -29,8 +29,7 @@ class _Gathering:
         c = self._conv
         height, width = self._shapes[c.output_id][1:3]
         source = self._padded(height, width)
-        rows, columns = ((d * i for i in range(k)) for d, k in self._extents())
-        columns = list(columns)
+        rows, columns = ([d * i for i in range(k)] for d, k in self._extents())
         taps = [self._tap(source, row, column, (height, width)) for row in rows for column in columns]
         return self._joined(taps), self._nodes
 

@@ -11,6 +11,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 from edgevit.compat.executorch import partitioner_configs, prelu_config
+from edgevit.graph.edit import source_of
 
 if TYPE_CHECKING:
     from torch import fx
@@ -21,12 +22,12 @@ def xnnpack_partitioner() -> Any:
     """ExecuTorch's partitioner for XNNPACK, but slopes of PReLU stay outside: XNNPACK reads them in place."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
-    taken_by_xnnpack = prelu_config()
+    taken_by_xnnpack: Any = prelu_config()
 
     class OutsidePreluConfig(taken_by_xnnpack):
         def check_constraints(self, node: fx.Node, ep: ExportedProgram) -> bool:
             # Its passes take channels-last maps alone, and fail on tokens.
-            return node.args[0].meta["val"].dim() == 4 and super().check_constraints(node, ep)
+            return source_of(node).meta["val"].dim() == 4 and super().check_constraints(node, ep)
 
         def get_node_and_deps(self, node: fx.Node, ep: ExportedProgram) -> list[fx.Node]:
             return [node]

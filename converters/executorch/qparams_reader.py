@@ -9,6 +9,7 @@ import numpy as np
 
 from converters.executorch.packing import PACKED
 from converters.executorch.pte_reader import Delegate, Json, KernelCall, read_contents, values_of
+from edgevit.errors import ContractError
 from edgevit.quantization.model_qparams import (
     LayerQParams,
     ModelQParams,
@@ -31,12 +32,16 @@ def read_qparams(path: Path) -> ModelQParams:
     """The grids of the file. Raises ContractError if it is damaged."""
     contents = read_contents(path)
     readers = [_DelegateReader(delegate, index) for index, delegate in enumerate(contents.delegates)]
-    activations, calls = {}, [call for call in contents.calls if "::" in call.name]
+    activations: dict[str, QParams] = {}
+    calls = [call for call in contents.calls if "::" in call.name]
     for reader in readers:
         activations |= reader.activations()
     for index, call in enumerate(calls):
         if call.name in _PAIR_KERNELS:
-            activations[f"call {index}"] = QParams(float(np.float32(call.arguments[1])), int(call.arguments[2]))
+            scale, zero_point = call.arguments[1], call.arguments[2]
+            if scale is None or zero_point is None:
+                raise ContractError(f"{path}: a call of {call.name} has no scale or zero point", fix="convert again")
+            activations[f"call {index}"] = QParams(float(np.float32(scale)), int(zero_point))
     floats = [found for reader in readers for found in reader.float_layers()]
     floats += [(call.name, _LAYER) for call in calls if call.name in _LAYER_KERNELS]
     kinds = [kind for reader in readers for kind in reader.floating()]

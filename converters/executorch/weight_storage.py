@@ -91,7 +91,8 @@ class _Narrowing:
 
     def _quantized(self, node: Any, weight: np.ndarray, quantized: QuantizedWeight) -> list[Any]:
         schema = graph_schema()
-        layer, before = node.xnode_union, []
+        layer = node.xnode_union
+        before: list[Any] = []
         source = layer.input1_id
         if kind(node) == "XNNConv2d":
             source, before = gathered_taps(self._graph, layer)

@@ -30,7 +30,7 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class OnnxOptions:
     """No options yet: a server picks its execution provider when it loads the file."""
 
 
@@ -125,9 +125,9 @@ class OnnxConverter:
     extra = "onnx"
     packages = ("onnx", "onnxscript", "onnxruntime")
     runtime_modules = ("onnxruntime",)
-    Options = Options
+    Options = OnnxOptions
 
-    def convert(self, program: Program, options: Options, out_dir: Path) -> Converted:
+    def convert(self, program: Program, options: OnnxOptions, out_dir: Path) -> Converted:
         """Write model.onnx. Raises ConversionError naming every op without an ONNX form."""
         for module in ("onnx", "onnxscript", "onnxruntime"):
             require(module, "onnx")

@@ -48,6 +48,7 @@ def export_onnx(program: Program, path: Path, nodes: Sequence[str] = ()) -> None
                 optimize=False,
                 verbose=False,
             )
+            assert exported is not None  # as `dynamo` has it
             simplify(exported.model)
         except torch.onnx.OnnxExporterError as error:
             raise ConversionError(

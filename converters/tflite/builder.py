@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from converters.tflite.flatbuffer import Graph, Operator, Quantization, Tensor
 from converters.tflite.layout import (
@@ -32,7 +32,7 @@ _LARGEST_HALF = 65504.0
 _ACTIVATIONS = {"RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}
 _FUSING = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "SUB", "MUL"})
 
-Operand = "Value | torch.Tensor | float"
+Operand: TypeAlias = "Value | torch.Tensor | float"
 
 
 class Unsupported(Exception):
@@ -50,6 +50,12 @@ class Builder:
     _constants: dict[tuple[str, Shape, bytes], int] = field(default_factory=dict)
     _relaid: dict[tuple[int, Shape, Order | None], int] = field(default_factory=dict)
     _producers: dict[int, tuple[Operator, fx.Node | None]] = field(default_factory=dict)
+
+    @property
+    def lowered(self) -> fx.Node:
+        """The ATen node being lowered; only while one is."""
+        assert self.node is not None
+        return self.node
 
     def emit(self, name: str, inputs: list[int], shape: Shape, options: dict[str, Any] | None = None) -> int:
         """Append one operator; `shape` is what it makes, as stored. Returns its output's index."""
@@ -187,8 +193,9 @@ class Builder:
     def activated(self, name: str, value: Value) -> Value:
         """RELU and its kin: inside the operator that made `value` if nothing else reads its plain result."""
         operator, producer = self._producers.get(value.tensor, (None, None))
-        free = operator is not None and operator.name in _FUSING and "fusedActivationFunction" not in operator.options
-        if free and producer is self.node.args[0] and len(producer.users) == 1:
+        alone = producer is not None and producer is self.lowered.args[0] and len(producer.users) == 1
+        fuses = operator is not None and operator.name in _FUSING and "fusedActivationFunction" not in operator.options
+        if operator is not None and fuses and alone:
             operator.options["fusedActivationFunction"] = _ACTIVATIONS[name]
             return value
         return self.unary(name, value)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevit.compat.litert import operators
+from edgevit.compat.litert import Operator, operators
 from edgevit.errors import ContractError, ConversionError, DeviceError, UsageError
 from edgevit.export.program import Program
 from edgevit.infra.optional_imports import require, version
@@ -35,7 +35,7 @@ _DELEGATE = "DELEGATE"  # what LiteRT calls the node that stands for a delegate'
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class TFLiteOptions:
     """weight_compression: "int8" stores large weights in int8 and computes with them in float; "none" does not."""
 
     weight_compression: str = field(default=UNCOMPRESSED, metadata={"numeric": True})
@@ -99,9 +99,9 @@ class TFLiteConverter:
     extra = "tflite"
     packages = ("ai-edge-litert", "flatbuffers")
     runtime_modules = (_INTERPRETER,)
-    Options = Options
+    Options = TFLiteOptions
 
-    def convert(self, program: Program, options: Options, out_dir: Path) -> Converted:
+    def convert(self, program: Program, options: TFLiteOptions, out_dir: Path) -> Converted:
         """Lower every op and write model.tflite. Raises ConversionError naming every op without a counterpart.
 
         FP16 stores weights as float16; LiteRT widens them when it loads, so arithmetic stays float32 on CPUs. INT8
@@ -232,7 +232,7 @@ def _lowering(path: Path) -> Lowering:
     )
 
 
-def _delegated(nodes: list[dict[str, Any]], delegates: list[dict[str, Any]]) -> set[int]:
+def _delegated(nodes: list[Operator], delegates: list[Operator]) -> set[int]:
     """Indices of the nodes that the delegates compute: from a delegate's outputs back to its inputs.
 
     LiteRT keeps the original nodes beside the delegate's, and says nowhere else which of them it replaced.

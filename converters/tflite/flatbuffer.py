@@ -25,50 +25,50 @@ _DTYPES = {"float32": "FLOAT32", "float16": "FLOAT16", "int32": "INT32", "int8":
 
 # Operator -> (its options table or "", operator version: the lowest whose kernel knows the form written here, and that
 # of its form on int8 where it has one of its own).
-_OPERATORS = {
-    "ABS": ("", 1),
-    "ADD": ("AddOptions", 1, 2),
-    "AVERAGE_POOL_2D": ("Pool2DOptions", 1, 2),
-    "BATCH_MATMUL": ("BatchMatMulOptions", 1),
-    "CONCATENATION": ("ConcatenationOptions", 1, 2),
-    "CONV_2D": ("Conv2DOptions", 1, 3),
-    "DEPTHWISE_CONV_2D": ("DepthwiseConv2DOptions", 2, 3),  # 2: dilation
-    "DEQUANTIZE": ("", 3),  # 3: from float16
-    "DIV": ("DivOptions", 1),
-    "ELU": ("", 1),
-    "EXP": ("", 1),
-    "FULLY_CONNECTED": ("FullyConnectedOptions", 2, 12),  # 2: keeps the leading axes
-    "GELU": ("GeluOptions", 1, 2),
-    "HARD_SWISH": ("", 1),
-    "LEAKY_RELU": ("LeakyReluOptions", 1),
-    "LOG": ("", 1),
-    "LOGISTIC": ("", 1, 2),
-    "MAXIMUM": ("", 1),
-    "MAX_POOL_2D": ("Pool2DOptions", 1, 2),
-    "MEAN": ("ReducerOptions", 1, 2),
-    "MINIMUM": ("", 1),
-    "MUL": ("MulOptions", 1, 2),
-    "NEG": ("", 1),
-    "PAD": ("", 1, 2),
-    "PADV2": ("", 1),
-    "POW": ("", 1),
-    "QUANTIZE": ("", 1, 2),
-    "REDUCE_MAX": ("ReducerOptions", 1),
-    "RELU": ("", 1, 2),
-    "RELU6": ("", 1, 2),
-    "RELU_N1_TO_1": ("", 1),
-    "RESHAPE": ("ReshapeOptions", 1),
-    "RESIZE_BILINEAR": ("ResizeBilinearOptions", 3),  # 3: half-pixel centres
-    "RESIZE_NEAREST_NEIGHBOR": ("ResizeNearestNeighborOptions", 1, 2),
-    "RSQRT": ("", 1),
-    "SLICE": ("", 1, 2),
-    "SOFTMAX": ("SoftmaxOptions", 1),
-    "SQRT": ("", 1),
-    "SUB": ("SubOptions", 1, 2),
-    "SUM": ("ReducerOptions", 1),
-    "TANH": ("", 1, 2),
-    "TRANSPOSE": ("", 1, 2),
-    "TRANSPOSE_CONV": ("TransposeConvOptions", 3),  # 3: with a bias
+_OPERATORS: dict[str, tuple[str, tuple[int, ...]]] = {
+    "ABS": ("", (1,)),
+    "ADD": ("AddOptions", (1, 2)),
+    "AVERAGE_POOL_2D": ("Pool2DOptions", (1, 2)),
+    "BATCH_MATMUL": ("BatchMatMulOptions", (1,)),
+    "CONCATENATION": ("ConcatenationOptions", (1, 2)),
+    "CONV_2D": ("Conv2DOptions", (1, 3)),
+    "DEPTHWISE_CONV_2D": ("DepthwiseConv2DOptions", (2, 3)),  # 2: dilation
+    "DEQUANTIZE": ("", (3,)),  # 3: from float16
+    "DIV": ("DivOptions", (1,)),
+    "ELU": ("", (1,)),
+    "EXP": ("", (1,)),
+    "FULLY_CONNECTED": ("FullyConnectedOptions", (2, 12)),  # 2: keeps the leading axes
+    "GELU": ("GeluOptions", (1, 2)),
+    "HARD_SWISH": ("", (1,)),
+    "LEAKY_RELU": ("LeakyReluOptions", (1,)),
+    "LOG": ("", (1,)),
+    "LOGISTIC": ("", (1, 2)),
+    "MAXIMUM": ("", (1,)),
+    "MAX_POOL_2D": ("Pool2DOptions", (1, 2)),
+    "MEAN": ("ReducerOptions", (1, 2)),
+    "MINIMUM": ("", (1,)),
+    "MUL": ("MulOptions", (1, 2)),
+    "NEG": ("", (1,)),
+    "PAD": ("", (1, 2)),
+    "PADV2": ("", (1,)),
+    "POW": ("", (1,)),
+    "QUANTIZE": ("", (1, 2)),
+    "REDUCE_MAX": ("ReducerOptions", (1,)),
+    "RELU": ("", (1, 2)),
+    "RELU6": ("", (1, 2)),
+    "RELU_N1_TO_1": ("", (1,)),
+    "RESHAPE": ("ReshapeOptions", (1,)),
+    "RESIZE_BILINEAR": ("ResizeBilinearOptions", (3,)),  # 3: half-pixel centres
+    "RESIZE_NEAREST_NEIGHBOR": ("ResizeNearestNeighborOptions", (1, 2)),
+    "RSQRT": ("", (1,)),
+    "SLICE": ("", (1, 2)),
+    "SOFTMAX": ("SoftmaxOptions", (1,)),
+    "SQRT": ("", (1,)),
+    "SUB": ("SubOptions", (1, 2)),
+    "SUM": ("ReducerOptions", (1,)),
+    "TANH": ("", (1, 2)),
+    "TRANSPOSE": ("", (1, 2)),
+    "TRANSPOSE_CONV": ("TransposeConvOptions", (3,)),  # 3: with a bias
 }
 _DEQUANTIZE_CHANNELS = 5  # the version that knows a scale per channel
 
@@ -91,6 +91,13 @@ class Tensor:
     dtype: str = "float32"
     data: np.ndarray | None = None
     qparams: Quantization | None = None
+
+    @property
+    def values(self) -> np.ndarray:
+        """What a constant holds. ContractError for a tensor that is computed."""
+        if self.data is None:
+            raise ContractError(f"tensor {self.name} is no constant", fix="convert again")
+        return self.data
 
 
 @dataclass(slots=True)
@@ -198,7 +205,7 @@ def _tensor(schema: ModuleType, tensor: Tensor, buffers: list[Any], vectors: dic
     return table
 
 
-def _quantization(schema: ModuleType, qparams: Quantization, vectors: dict[tuple[str, bytes], int]) -> Any:
+def _quantization(schema: Any, qparams: Quantization, vectors: dict[tuple[str, bytes], int]) -> Any:
     """The table of a grid. `vectors`: where those that were written lie, as equal ones are stored once: the zero points
     of all channels, eight bytes each, would be a tenth of a small file.
     """
@@ -223,7 +230,7 @@ def _quantization(schema: ModuleType, qparams: Quantization, vectors: dict[tuple
     return SharedVectors()
 
 
-def _aligned_buffer(schema: ModuleType, data: bytes) -> Any:
+def _aligned_buffer(schema: Any, data: bytes) -> Any:
     """A Buffer table that packs its bytes at a multiple of 16, which the generated Pack does not."""
 
     class AlignedBuffer(schema.BufferT):
@@ -254,7 +261,7 @@ def _operator(schema: ModuleType, operator: Operator, code: int) -> Any:
 
 def _code(graph: Graph, operator: Operator) -> tuple[str, int]:
     """Name and version of the form of an operator."""
-    versions, source = _OPERATORS[operator.name][1:], graph.tensors[operator.inputs[0]]
+    versions, source = _OPERATORS[operator.name][1], graph.tensors[operator.inputs[0]]
     if operator.name == "DEQUANTIZE" and source.qparams is not None and len(source.qparams.scales) > 1:
         return operator.name, _DEQUANTIZE_CHANNELS
     return operator.name, versions[-1 if source.dtype == "int8" else 0]

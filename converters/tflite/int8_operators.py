@@ -122,7 +122,9 @@ class _Integers:
             scales = self._weight_scales.get(operator.output)
             if scales is None:
                 return operator
-            inputs += self._weights(operator, scales, self._tensor(inputs[0]).qparams)
+            qparams = self._tensor(inputs[0]).qparams
+            assert qparams is not None  # it is among the integers
+            inputs += self._weights(operator, scales, qparams)
         else:
             inputs += operator.inputs[len(data) :]
         self._integers[operator.output] = result
@@ -141,10 +143,10 @@ class _Integers:
 
         weight, bias = (self._tensor(index) for index in operator.inputs[1:])
         axis = WEIGHTED[operator.name]
-        integers = requantize(weight.data, scales, axis)
+        integers = requantize(weight.values, scales, axis)
         products = scales.astype(np.float64) * data.scales[0]
         limits = np.iinfo(np.int32)
-        summed = np.clip(np.rint(bias.data / products), limits.min, limits.max).astype(np.int32)
+        summed = np.clip(np.rint(bias.values / products), limits.min, limits.max).astype(np.int32)
         quantized_weight = Quantization(tuple(map(float, scales)), 0, axis)
         bias_qparams = Quantization(tuple(map(float, products.astype(np.float32))), 0, 0)
         return [

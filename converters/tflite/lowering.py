@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from converters.tflite import int8_operators, weights
 from converters.tflite.builder import Builder, Unsupported
@@ -16,6 +16,7 @@ from converters.tflite.registry import HANDLERS, handle
 from edgevit.compat.torch import map_tree, tree_leaves
 from edgevit.errors import ConversionError
 from edgevit.export.program import Program
+from edgevit.graph.edit import argument, node_of, operation
 from edgevit.graph.node_names import describe, module_path
 from edgevit.spec import Precision
 
@@ -102,7 +103,7 @@ class _Lowering:
             node = self.builder.producer(output)
             weight = node.args[1] if node is not None and len(node.args) > 1 else None
             if _is_node(weight) and str(weight.target) == "quantized_decomposed.dequantize_per_channel.default":
-                scales[output] = self.env[weight.args[1]].numpy()
+                scales[output] = self.env[node_of(weight.args[1])].numpy()
         return scales
 
     def _placeholder(self, node: fx.Node) -> Any:
@@ -122,7 +123,7 @@ class _Lowering:
         args, kwargs = map_tree(lambda a: self.env.get(a, a) if _is_node(a) else a, (node.args, node.kwargs))
         leaves = tree_leaves((args, kwargs))
         if node.target is operator.getitem or not any(isinstance(leaf, Value) for leaf in leaves):
-            return node.target(*args, **kwargs)  # what depends on no input is computed now
+            return operation(node)(*args, **kwargs)  # what depends on no input is computed now
         self.builder.node = node
         self.builder.scope = f"{module_path(node).replace('.', '/')}/{node.name}".lstrip("/")
         try:
@@ -134,14 +135,14 @@ class _Lowering:
             return _stand_in(node)
 
     def _finish(self, node: fx.Node) -> None:
-        for result, spec in zip(node.args[0], self.program.spec.outputs, strict=True):
+        for result, spec in zip(argument(node, 0), self.program.spec.outputs, strict=True):
             value = self.builder.value(self.env[result])
             value = self.builder.relaid(value, _end_order(value.shape))
             self.builder.graph.tensors[value.tensor].name = spec.name
             self.builder.graph.outputs.append(value.tensor)
 
 
-def _is_node(argument: Any) -> bool:
+def _is_node(argument: Any) -> TypeGuard[fx.Node]:
     from torch import fx
 
     return isinstance(argument, fx.Node)

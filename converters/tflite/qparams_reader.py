@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from converters.tflite.flatbuffer import Graph, Operator, Tensor, read_graph
+from converters.tflite.flatbuffer import Graph, Operator, Quantization, Tensor, read_graph
 from edgevit.quantization.model_qparams import (
     LayerQParams,
     ModelQParams,
@@ -34,7 +34,7 @@ def read_qparams(path: Path) -> ModelQParams:
         index = operator.inputs[1]  # behind a TRANSPOSE_CONV's shape, too
         weight = graph.tensors[widened.get(index, index)]
         if weight.dtype == "int8" and weight.qparams is not None:
-            layers.append(_layer(graph, operator, weight))
+            layers.append(_layer(graph, operator, weight, weight.qparams))
         elif operator.name != "DEPTHWISE_CONV_2D" and weight.data is not None and is_average(weight.data):
             averages += 1
         else:
@@ -50,10 +50,10 @@ def read_qparams(path: Path) -> ModelQParams:
     )
 
 
-def _layer(graph: Graph, operator: Operator, weight: Tensor) -> LayerQParams:
+def _layer(graph: Graph, operator: Operator, weight: Tensor, qparams: Quantization) -> LayerQParams:
     result = graph.tensors[operator.output]
     source = graph.tensors[operator.inputs[2 if operator.name == "TRANSPOSE_CONV" else 0]]
-    values, scales = canonical_weight(weight.data, weight.qparams.axis), np.array(weight.qparams.scales, np.float32)
+    values, scales = canonical_weight(weight.values, qparams.axis), np.array(qparams.scales, np.float32)
     return LayerQParams(result.name, QuantizedWeight(values, scales), _qparams(source), _qparams(result))
 
 

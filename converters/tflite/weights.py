@@ -24,7 +24,7 @@ def store_int8(graph: Graph, weight_scales: Mapping[int, np.ndarray]) -> None:
             index = operator.inputs[1]
             if index not in known:
                 half = producers.get(index)  # a float16 constant, widened
-                data = graph.tensors[index if half is None else half.inputs[0]].data
+                data = graph.tensors[index if half is None else half.inputs[0]].values
                 widening = _widened(graph, index, data, weight_scales[operator.output], WEIGHTED[operator.name])
                 operators.append(widening)
                 known[index] = widening.output
@@ -38,7 +38,7 @@ def _single(graph: Graph, producers: Mapping[int, Operator], bias: int) -> int:
     if bias not in producers:
         return bias
     half = graph.tensors[producers[bias].inputs[0]]
-    return graph.add_tensor(Tensor(f"{half.name}_single", half.shape, "float32", half.data.astype("float32")))
+    return graph.add_tensor(Tensor(f"{half.name}_single", half.shape, "float32", half.values.astype("float32")))
 
 
 def _widened(graph: Graph, weight: int, data: np.ndarray, scales: np.ndarray, axis: int) -> Operator:

@@ -155,16 +155,18 @@ def _safetensors(data: bytes) -> tuple[dict[str, Tensor], None, None]:
 def _torch_weights(data: bytes, ema: bool) -> tuple[dict[str, Tensor], CheckpointMetadata | None, Int8Part | None]:
     file = read_torch_file(data)
     stored = _find_weights(file.content, ema)
-    metadata = _metadata(file.content)
-    int8 = file.content.get(_INT8_KEY, {}) if metadata is not None else {}
-    if _PROGRESS_KEY in file.content:
+    content = file.content
+    assert isinstance(content, dict)  # or it would have no weights
+    metadata = _metadata(content)
+    int8 = content.get(_INT8_KEY, {}) if metadata is not None else {}
+    if _PROGRESS_KEY in content:
         stored = {name.removeprefix(_PROGRESS_PREFIX): value for name, value in stored.items()}
     odd = [name for name, value in (*stored.items(), *int8.items()) if not isinstance(value, StoredTensor)]
     if odd:
         raise TorchFileError(f"these entries are no dense tensors: {_listing(odd)}", _GIVE_WEIGHTS)
     part = None
     if int8:
-        graph = file.content.get(_INT8_GRAPH_KEY, "")
+        graph = content.get(_INT8_GRAPH_KEY, "")
         part = Int8Part(graph if isinstance(graph, str) else "", _materialise(file, int8, len(data)))
     return _strip_wrapper(_materialise(file, stored, len(data))), metadata, part
 
@@ -172,10 +174,10 @@ def _torch_weights(data: bytes, ema: bool) -> tuple[dict[str, Tensor], Checkpoin
 def _find_weights(content: object, ema: bool) -> dict[str, Any]:
     """The mapping of names to tensors inside `content`, looking through at most `_MAX_NESTING` containers."""
     order = (*_EMA_CONTAINERS, *_CONTAINERS) if ema else (*_CONTAINERS, *_EMA_CONTAINERS)
+    if not isinstance(content, dict):
+        raise TorchFileError("it holds a pickled object, not weights", _GIVE_WEIGHTS)
     for _ in range(_MAX_NESTING):
-        if not isinstance(content, dict):
-            raise TorchFileError("it holds a pickled object, not weights", _GIVE_WEIGHTS)
-        inner = next((content[key] for key in order if isinstance(content.get(key), dict)), None)
+        inner: dict[Any, Any] | None = next((content[key] for key in order if isinstance(content.get(key), dict)), None)
         if inner is None:
             break
         content = inner

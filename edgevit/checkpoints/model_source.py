@@ -189,14 +189,14 @@ def _build_seeded(model: str, num_classes: int | None, input_size: int | None) -
 def _build(model: str, num_classes: int | None, input_size: int | None) -> tuple[nn.Module, ModelSpec]:
     if not is_file_model(model):
         spec = get_spec(model).for_task(num_classes, input_size)
-        return spec.build(spec.num_classes, spec.input_size), spec
+        return spec.instantiate(), spec
     path, attribute = split_factory(model)
     if not attribute:
         raise UsageError(f"{model} names no factory", fix=f"write {model}:build, a function that returns an nn.Module")
     target = _import_attribute(path, attribute)
     if isinstance(target, ModelSpec):
         spec = target.for_task(num_classes, input_size)
-        return spec.build(spec.num_classes, spec.input_size), spec
+        return spec.instantiate(), spec
     size = input_size or _DEFAULT_SIZE
     module = _call_factory(target, model, num_classes, size)
     name = attribute if attribute not in ("build", "model", "create") else path.stem
@@ -207,11 +207,13 @@ def _import_attribute(path: Path, attribute: str) -> Any:
     """Run a user's own Python file and take one name from it."""
     if not path.is_file():
         raise UsageError(f"no file {path}", fix="give path/to/file.py:factory, or a name of `edgevit list`")
-    loader = importlib.util.spec_from_file_location(f"edgevit_user_{path.stem}", path)
-    module = importlib.util.module_from_spec(loader)
+    found = importlib.util.spec_from_file_location(f"edgevit_user_{path.stem}", path)
+    if found is None or found.loader is None:
+        raise UsageError(f"{path} is no Python file", fix="give path/to/file.py:factory")
+    module = importlib.util.module_from_spec(found)
     sys.path.insert(0, str(path.resolve().parent))  # so that the file can import its neighbours
     try:
-        loader.loader.exec_module(module)
+        found.loader.exec_module(module)
     except Exception as error:
         raise UsageError(
             f"{path} fails when imported: {type(error).__name__}: {error}", fix="run it on its own first"

@@ -16,7 +16,7 @@ import pickletools
 import struct
 import zipfile
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -113,16 +113,18 @@ class _Allowed(_Sealed):
         return self._function(*args)
 
 
-def _is_index(values: object) -> bool:
+def _is_index(values: object) -> TypeGuard[tuple[int, ...]]:
     return type(values) is tuple and all(type(value) is int and value >= 0 for value in values)
 
 
 def _stored(storage: object, offset: object, shape: object, stride: object, dtype: object) -> StoredTensor | Inert:
     """A reference to a dense tensor, or Inert for anything that is not one."""
-    dense = isinstance(storage, _Storage) and _is_index((offset,)) and _is_index(shape) and _is_index(stride)
-    if not dense or len(shape) != len(stride) or not isinstance(dtype, torch.dtype):
+    if not isinstance(storage, _Storage) or not isinstance(dtype, torch.dtype):
         return Inert()
-    return StoredTensor(storage, offset, shape, stride, dtype)
+    first = (offset,)
+    if not _is_index(first) or not _is_index(shape) or not _is_index(stride) or len(shape) != len(stride):
+        return Inert()
+    return StoredTensor(storage, first[0], shape, stride, dtype)
 
 
 def _rebuild_v2(storage: object, offset: object, shape: object, stride: object, *_: object) -> StoredTensor | Inert:
@@ -206,7 +208,7 @@ def _scan(stream: io.BytesIO) -> bytes:
     tuples = 0
     for opcode, argument, _ in pickletools.genops(stream):
         tuples += "TUPLE" in opcode.name
-        if tuples > _MAX_TUPLES or ("PUT" in opcode.name and argument > stream.tell()):
+        if tuples > _MAX_TUPLES or ("PUT" in opcode.name and isinstance(argument, int) and argument > stream.tell()):
             raise TorchFileError("its pickle is built to exhaust memory", "do not use this file")
         if opcode.name.startswith("EXT"):
             raise TorchFileError("its pickle uses an extension registry", _RESAVE)

@@ -44,7 +44,8 @@ def open_coremltools() -> ModuleType:
     if "coremltools" in sys.modules:
         return sys.modules["coremltools"]
     hidden = [name for name in _NOT_NEEDED if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # None makes an import fail, as on a machine without it
+    absent: dict[str, Any] = dict.fromkeys(hidden)  # None makes an import fail, as on a machine without it
+    sys.modules.update(absent)
     try:
         with quiet_coremltools():
             return require("coremltools", "coreml")

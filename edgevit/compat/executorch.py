@@ -111,8 +111,9 @@ def rewritten_graphs(rewrite: Callable[[Any, Any], None]) -> Iterator[None]:
     store: a NamedDataStore with the bytes behind the graph's constants. ExecuTorch has no hook there, so the function
     and the store that its preprocessing calls are wrapped.
     """
-    preprocess = require(f"{_XNNPACK}.xnnpack_preprocess", "executorch")
-    serialize, store_type = preprocess.serialize_xnnpack_binary, preprocess.NamedDataStore
+    preprocess: Any = require(f"{_XNNPACK}.xnnpack_preprocess", "executorch")
+    serialize = preprocess.serialize_xnnpack_binary
+    store_type: Any = preprocess.NamedDataStore
     stores: list[Any] = []
 
     class RecordedStore(store_type):

@@ -30,14 +30,15 @@ def open_nncf(module: str = "nncf") -> ModuleType:
     """
     with quiet_nncf():
         if "nncf" not in sys.modules:
-            known = sys.modules.get(_TELEMETRY)
-            sys.modules[_TELEMETRY] = None  # what Python finds there it takes for a missing module
+            loaded: dict[str, Any] = sys.modules
+            known = loaded.get(_TELEMETRY)
+            loaded[_TELEMETRY] = None  # what Python finds there it takes for a missing module
             try:
                 require("nncf", "quantize")
             finally:
-                del sys.modules[_TELEMETRY]
+                del loaded[_TELEMETRY]
                 if known is not None:
-                    sys.modules[_TELEMETRY] = known
+                    loaded[_TELEMETRY] = known
         return require(module, "quantize")
 
 

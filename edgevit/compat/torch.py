@@ -99,11 +99,12 @@ def shared_node_origins() -> Iterator[None]:
     if hasattr(NodeSource, "__deepcopy__"):
         yield
         return
-    NodeSource.__deepcopy__ = lambda self, memo: self
+    record: Any = NodeSource
+    record.__deepcopy__ = lambda self, memo: self
     try:
         yield
     finally:
-        del NodeSource.__deepcopy__
+        del record.__deepcopy__
 
 
 def fake_quantize_per_tensor(
@@ -146,7 +147,8 @@ def notified_of_casts(module_type: _Module) -> _Module:
         self.after_cast()
         return self
 
-    module_type._apply = _apply
+    changed: Any = module_type
+    changed._apply = _apply
     return module_type
 
 

@@ -54,17 +54,20 @@ class ArtifactCache:
             if name != Path(name).name:
                 raise ValueError(f"{name!r} is no artifact's name")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            return self._drop(entry, inode, f"{entry / _FACTS}: {error}")
+            self._drop(entry, inode, f"{entry / _FACTS}: {error}")
+            return None
         if not unchanged(dependencies):
             return None
         try:
             artifact = _place(entry / name, out / name)
         except ContractError as error:
-            return self._drop(entry, inode, error.message)
+            self._drop(entry, inode, error.message)
+            return None
         except StorageError as error:
             if getattr(error.__cause__, "errno", None) in _OUTPUT_TROUBLE:
                 raise
-            return self._drop(entry, inode, error.message)
+            self._drop(entry, inode, error.message)
+            return None
         with contextlib.suppress(OSError):
             os.utime(entry / _FACTS)
         return artifact

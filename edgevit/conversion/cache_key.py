@@ -98,9 +98,10 @@ def code_digest(package: str) -> str:
 def package_folders(package: str) -> list[Path]:
     """Where a top-level package lies: its folders, or the one file of a plain module."""
     spec = importlib.util.find_spec(package)
-    if spec.submodule_search_locations is None:
-        return [Path(spec.origin)]
-    return [Path(folder) for folder in spec.submodule_search_locations]
+    assert spec is not None  # it holds an installed converter
+    if spec.submodule_search_locations is not None:
+        return [Path(folder) for folder in spec.submodule_search_locations]
+    return [] if spec.origin is None else [Path(spec.origin)]
 
 
 def _distributions() -> list[str]:

@@ -34,7 +34,7 @@ class CheckpointOutputs:
 
     def save(self, path: Path) -> None:
         """Write an .npz file."""
-        arrays = {"probes": self.probes, "probe_logits": self.probe_logits}
+        arrays: dict[str, Any] = {"probes": self.probes, "probe_logits": self.probe_logits}
         for golden in self.goldens:
             arrays |= {f"{golden.name}.{part}": getattr(golden, part) for part in _PARTS}
         buffer = io.BytesIO()

@@ -62,7 +62,16 @@ def _result(request: WorkerRequest, folder: Path, timeout_s: float, stop: thread
     target = request.target
     asked, answered = (folder / f"{target}.{kind}.json" for kind in ("request", "result"))
     request.save(asked)
-    argv = [sys.executable, "-W", "ignore", "-m", "edgevit.conversion.worker", asked, answered, str(os.getpid())]
+    argv: list[str | Path] = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "edgevit.conversion.worker",
+        asked,
+        answered,
+        str(os.getpid()),
+    ]
     try:
         completed = process.run(argv, timeout_s=timeout_s, env=_environment(), stop=stop)
     except process.TimedOut:

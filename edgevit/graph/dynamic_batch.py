@@ -76,7 +76,8 @@ def sum_alone(module: fx.GraphModule) -> None:
             continue
         parted = [argument in depending for argument in node.args]
         with module.graph.inserting_before(node):
-            call = module.graph.call_function(_each_alone, (operation(node), parted, *node.args), node.kwargs)
+            arguments: Any = (operation(node), parted, *node.args)  # torch's stub takes no functions among them
+            call = module.graph.call_function(_each_alone, arguments, node.kwargs)
         node.replace_all_uses_with(call)
         module.graph.erase_node(node)
         depending.add(call)

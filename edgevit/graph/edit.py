@@ -55,9 +55,9 @@ class Graph:
             raise TypeError(f"{node} is no constant of the graph")
         return value
 
-    def parameter(self, node: fx.Node) -> Tensor:
+    def parameter(self, node: Argument) -> Tensor:
         """The tensor of a constant node itself, for who changes it."""
-        return self._attribute(str(node.target))
+        return self._attribute(str(node_of(node).target))
 
     def constant(self, value: Tensor, name: str) -> fx.Node:
         """A new parameter of the network, cast to float32; `name` may be a module path and is made unique."""

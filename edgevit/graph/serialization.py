@@ -209,10 +209,11 @@ class _Builder:
             raise ValueError(f"{operation!r} is no operation of a deployed graph")
         arguments = tuple(self._argument(value) for value in document["arguments"])
         keywords = {str(key): self._argument(value) for key, value in document.get("keywords", {}).items()}
-        node = self._graph.create_node("call_function", _target(operation), arguments, keywords, name=name)
+        target = _target(operation)
+        node = self._graph.create_node("call_function", target, arguments, keywords, name=name)
         try:
             on_meta = {"device": "meta"} if operation in _MAKES_TENSORS else {}
-            node.meta["val"] = node.target(*_values(arguments), **_values(keywords), **on_meta)
+            node.meta["val"] = target(*_values(arguments), **_values(keywords), **on_meta)
         except Exception as error:  # torch raises many unrelated types for arguments that do not fit
             raise ValueError(f"{operation} does not take the arguments of {name!r}") from error
         for value in node.meta["val"] if isinstance(node.meta["val"], (tuple, list)) else (node.meta["val"],):

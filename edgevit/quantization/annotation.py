@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from edgevit.graph.edit import Graph, is_call, only_user, place
+from edgevit.graph.edit import Graph, argument, is_call, only_user, place, source_of
 
 if TYPE_CHECKING:
     from torch import fx
@@ -90,7 +90,10 @@ class _Annotator:
         self._int8: set[fx.Node] = set()  # nodes whose result is int8 wherever it goes
 
     def run(self) -> Annotation:
-        weighted, integer, floating, computed = [], [], [], []
+        weighted: list[fx.Node] = []
+        integer: list[fx.Node] = []
+        floating: list[fx.Node] = []
+        computed: list[fx.Node] = []
         for node in self._graph.nodes:
             if node.op == "placeholder":
                 self._int8.add(node)
@@ -187,7 +190,7 @@ def is_move(node: fx.Node) -> bool:
 def origin(node: fx.Node) -> fx.Node:
     """The node whose elements a result holds, behind all data movement."""
     while is_move(node):
-        node = node.args[0]
+        node = source_of(node)
     return node
 
 
@@ -198,18 +201,18 @@ def norm_members(graph: Graph) -> frozenset[fx.Node]:
     aten = torch.ops.aten
     members: set[fx.Node] = set()
     for root in graph.calls(aten.rsqrt.default):
-        variance = root.args[0]
+        variance = source_of(root)
         steps = [root]
         while is_call(variance, aten.add.Tensor, aten.reshape.default):
             steps.append(variance)
-            variance = variance.args[0]
-        squares = variance.args[0] if _is_mean(graph, variance) else None
+            variance = source_of(variance)
+        squares = source_of(variance) if _is_mean(graph, variance) else None
         if not (is_call(squares, aten.mul.Tensor) and squares.args[0] is squares.args[1]):
             continue
-        centred = squares.args[0]
+        centred = source_of(squares)
         steps += [variance, squares, centred]
         if is_call(centred, aten.sub.Tensor):
-            steps += [source for source in centred.args if _is_mean(graph, source)]
+            steps += [source for source in centred.all_input_nodes if _is_mean(graph, source)]
         members.update(steps)
         members.update(user for user in root.users if is_call(user, aten.mul.Tensor))
     return frozenset(members)
@@ -237,7 +240,7 @@ def _operands(node: fx.Node) -> list[Any]:
 
     aten = torch.ops.aten
     if is_call(node, aten.cat.default):
-        return list(node.args[0])
+        return list(argument(node, 0))
     two = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor)
     return list(node.args[:2]) if is_call(node, *two) else [node.args[0]]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.compat.nncf import quantize_at
 from edgevit.errors import QuantizationError
-from edgevit.graph.edit import Graph, shape
+from edgevit.graph.edit import Graph, argument, node_of, shape
 from edgevit.quantization.annotation import Annotation, annotate
 from edgevit.quantization.qparams import QParams, QParamsTable, QuantizedWeight
 
@@ -50,7 +50,7 @@ def calibrate(
         _take_bias(graph, node, measured[node.name])
     table = QParamsTable(
         activations={name: QParams.over(*ends) for name, ends in ranges.items()},
-        weights={node.name: QuantizedWeight.of(graph.value(node.args[1])) for node in annotation.weighted},
+        weights={node.name: QuantizedWeight.of(graph.constant_value(node.args[1])) for node in annotation.weighted},
     )
     return graph.module, coarse_enough(graph.module, annotation, table)
 
@@ -123,7 +123,7 @@ def _quantized_by_nncf(
 def _range(node: fx.Node) -> Range:
     """What NNCF found a node's result to span, from the quantize node behind it."""
     (stored,) = (user for user in node.users if "quantize_per_tensor" in str(user.target))
-    _, scale, zero_point, low, high, _ = stored.args
+    scale, zero_point, low, high = (argument(stored, position) for position in (1, 2, 3, 4))
     return scale * (low - zero_point), scale * (high - zero_point)
 
 
@@ -134,7 +134,7 @@ def _take_bias(graph: Graph, node: fx.Node, corrected: fx.Node) -> None:
     bias = node.args[2] if len(node.args) > 2 else None
     if bias is not None:
         with torch.no_grad():
-            graph.parameter(bias).copy_(corrected.args[2].meta["val"].reshape(-1))
+            graph.parameter(bias).copy_(node_of(corrected.args[2]).meta["val"].reshape(-1))
 
 
 def _tensor(module: fx.GraphModule, target: str) -> Tensor:

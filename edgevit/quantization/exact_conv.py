@@ -22,7 +22,8 @@ def plain_sums(weight: Tensor, strides: Sequence[int]) -> Iterator[None]:
     if weight.shape[1] == 1 or weight[0, 0].numel() == 1 or max(strides) > 1:
         yield
         return
-    before, mkldnn.enabled = mkldnn.enabled, False
+    # mkldnn.flags would set more than this one; torch declares its properties as if they belonged to the class.
+    before, mkldnn.enabled = mkldnn.enabled, False  # type: ignore[assignment]
     try:
         with nnpack.flags(enabled=False):
             yield

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from edgevit.compat.torch import qdq_operations
-from edgevit.graph.edit import Graph, is_call, only_user
+from edgevit.graph.edit import Graph, argument, is_call, node_of, only_user, source_of
 from edgevit.quantization.annotation import is_move, origin
 from edgevit.quantization.model_qparams import LayerQParams, ModelQParams, count_kinds, is_average
 from edgevit.quantization.qparams import QParams, QuantizedWeight
@@ -24,8 +24,8 @@ def network_qparams(network: Int8Network) -> ModelQParams:
     activations = dict(table.activations)
 
     def layer(node: fx.Node) -> LayerQParams:
-        result = node if node.name in activations else only_user(node)  # behind a fused activation
-        ends = activations[origin(node.args[0]).name], activations[result.name]
+        result = node if node.name in activations else next(iter(node.users))  # behind a fused activation
+        ends = activations[origin(source_of(node)).name], activations[result.name]
         return LayerQParams(node.name, table.weights[node.name], *ends)
 
     floats = [node for node in _weighted(graph.nodes) if node not in annotation.weighted]
@@ -61,25 +61,24 @@ class _ProgramReader:
         for node in _weighted(self._nodes):
             if is_call(node.args[1], self._operations.dequantize_per_channel.default):
                 layers.append(self._layer(node))
-            elif _averages(self._constants.get(node.args[1].name)):
+            elif _averages(self._constants.get(node_of(node.args[1]).name)):
                 averages += 1
             else:
                 floats.append(node.name)
         stores = (node for node in self._nodes if is_call(node, self._operations.quantize_per_tensor.default))
         return ModelQParams(
             layers=tuple(layers),
-            activations={n.args[0].name: QParams(*n.args[1:3]) for n in stores if not is_move(n.args[0])},
+            activations={source_of(n).name: _numbers(n) for n in stores if not is_move(source_of(n))},
             float_layers=tuple(floats),
             averages=averages,
             floating={},
         )
 
     def _layer(self, node: fx.Node) -> LayerQParams:
-        values, scales = (self._constants[constant.name].numpy() for constant in node.args[1].args[:2])
-        source = node.args[0]
-        reads = None
-        if is_call(source, self._operations.dequantize_per_tensor.default):
-            reads = QParams(*source.args[1:3])
+        stored = node_of(node.args[1]).all_input_nodes[:2]
+        values, scales = (self._constants[constant.name].numpy() for constant in stored)
+        source = source_of(node)
+        reads = _numbers(source) if is_call(source, self._operations.dequantize_per_tensor.default) else None
         return LayerQParams(node.name, QuantizedWeight(values, scales), reads, self._written(node))
 
     def _written(self, node: fx.Node) -> QParams | None:
@@ -89,8 +88,12 @@ class _ProgramReader:
         user = only_user(node)
         if is_call(user, aten.relu.default, aten.relu6.default, aten.hardtanh.default):
             return self._written(user)
-        stored = is_call(user, self._operations.quantize_per_tensor.default)
-        return QParams(*user.args[1:3]) if stored else None
+        return _numbers(user) if is_call(user, self._operations.quantize_per_tensor.default) else None
+
+
+def _numbers(pair: fx.Node) -> QParams:
+    """What a quantize or dequantize node says."""
+    return QParams(argument(pair, 1), argument(pair, 2))
 
 
 def _weighted(nodes: Any) -> Iterator[fx.Node]:

@@ -8,6 +8,7 @@ compiler has to be on the machine, as for NNCF's own kernels.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +17,11 @@ from edgevit.compat.nncf import quantizer_spec, quantizer_type
 from edgevit.compat.torch import fake_quantize_per_channel, fake_quantize_per_tensor
 from edgevit.quantization.qparams import HIGH, LOW, SMALLEST_SCALE, WEIGHT_HIGH, WEIGHT_LOW, QParams, QuantizedWeight
 
+_Asymmetric: Any = quantizer_type(symmetric=False)
+_Symmetric: Any = quantizer_type(symmetric=True)
 
-class ActivationQuantizer(quantizer_type(symmetric=False)):
+
+class ActivationQuantizer(_Asymmetric):
     """A tensor on a trained int8 grid: float32 in, float32 on the grid out, any shape."""
 
     def __init__(self, qparams: QParams) -> None:
@@ -46,7 +50,7 @@ class ActivationQuantizer(quantizer_type(symmetric=False)):
         return scale, LOW - self.input_low / scale
 
 
-class WeightQuantizer(quantizer_type(symmetric=True)):
+class WeightQuantizer(_Symmetric):
     """A weight (O, ...) on trained int8 grids, one per output channel."""
 
     def __init__(self, weight: Tensor, quantized: QuantizedWeight) -> None:

@@ -64,11 +64,12 @@ def integer_sites(deployed: fx.GraphModule, annotation: Annotation) -> tuple[Sit
     for node in Graph(deployed).calls(*operations):
         weighted = node.name in weights
         read = node.args[: 2 if is_call(node, *binary) else 1]
-        inputs = [origin(one) if isinstance(one, fx.Node) else one for one in read]
-        output = node
-        if node.name not in quantized and is_call(only_user(node), *fused_activations()):  # which the kernel applies
-            output = only_user(node)
-        if output.name in quantized and not node.kwargs and all(_on(one, quantized) for one in inputs):
+        inputs = [origin(one) for one in read if isinstance(one, fx.Node)]
+        output, user = node, only_user(node)
+        if node.name not in quantized and is_call(user, *fused_activations()):  # which the kernel applies
+            output = user
+        on_grids = len(inputs) == len(read) and all(_on(one, quantized) for one in inputs)
+        if output.name in quantized and not node.kwargs and on_grids:
             sites.append(Site(node.name, tuple(one.name for one in inputs), output.name, weighted))
     return tuple(sites)
 
@@ -145,7 +146,7 @@ class IntegerKernel(nn.Module):
         self._operation = operation
         self._scales = scales
         aten = torch.ops.aten
-        kernels = {
+        kernels: dict[Any, Callable[..., Tensor]] = {
             aten.add.Tensor: _sum,
             aten.sub.Tensor: _difference,
             aten.mul.Tensor: _product,
@@ -239,7 +240,7 @@ def _grown(
     scales: list[Tensor],
 ) -> Tensor:
     """(N, C, H, W) at another size, on its own grid: first along rows, then along columns, rounded once."""
-    height, width = size or [int(x.shape[axis] * factor) for axis, factor in zip((2, 3), factors, strict=True)]
+    height, width = size or [int(x.shape[axis] * factor) for axis, factor in zip((2, 3), factors or (), strict=True)]
     (left, right, across), (top, bottom, down) = (
         neighbours(x.shape[axis], length, align_corners, x.device) for axis, length in ((3, width), (2, height))
     )

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgevit.compat.torch import qdq_operations
-from edgevit.graph.edit import is_call, only_user
+from edgevit.graph.edit import argument, is_call, node_of, only_user, source_of
 from edgevit.quantization.annotation import fused_activations
 from edgevit.quantization.integer_arithmetic import RESIZE_BITS, fixed_point, neighbours, whole_bias
 from edgevit.quantization.qparams import HIGH, LOW, WEIGHT_HIGH, WEIGHT_LOW
@@ -86,19 +86,21 @@ def _kernel(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     if result is None or node.kwargs:
         return None
     if is_call(node, _aten.conv2d.default, _aten.linear.default):
-        source, weight, *rest = node.args
+        source, weight = source_of(node), node.args[1]
         if not _is_read(source) or not is_call(weight, _quantized.dequantize_per_channel.default):
             return None
-        constants = [_constant(module, one) for one in (*weight.args[:2], *rest[:1])]
-        return _Weighted(node.target, _qparams(source), result, constants, rest[1:])
+        values, scales = (_constant(module, node_of(one)) for one in weight.args[:2])
+        bias = argument(node, 2)
+        constants = values, scales, None if bias is None else _constant(module, bias)
+        return _Weighted(node.target, _qparams(source), result, constants, node.args[3:])
     if is_call(node, _aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor) and all(map(_is_read, node.args)):
-        first, second = map(_qparams, node.args)
+        first, second = (_qparams(node_of(read)) for read in node.args)
         if node.target is _aten.mul.Tensor:
             return _Product(first, second, result)
         return _Sum(first, second, result, sign=1 if node.target is _aten.add.Tensor else -1)
     if is_call(node, _aten.upsample_bilinear2d.vec) and _is_read(node.args[0]):
-        source, _, align_corners, *_ = node.args
-        return _Growth(source.meta["val"].shape, node.meta["val"].shape, _qparams(source), align_corners)
+        source = source_of(node)
+        return _Growth(source.meta["val"].shape, node.meta["val"].shape, _qparams(source), argument(node, 2))
     return None
 
 
@@ -107,7 +109,7 @@ def _is_read(node: Any) -> bool:
 
 
 def _qparams(read: fx.Node) -> _QParams:
-    return read.args[1], read.args[2]
+    return argument(read, 1), argument(read, 2)
 
 
 def _written_scale(node: fx.Node) -> float | None:
@@ -115,13 +117,11 @@ def _written_scale(node: fx.Node) -> float | None:
     user = only_user(node)
     if is_call(user, *fused_activations()):
         user = only_user(user)
-    return user.args[1] if is_call(user, _quantized.quantize_per_tensor.default) else None
+    return argument(user, 1) if is_call(user, _quantized.quantize_per_tensor.default) else None
 
 
-def _constant(module: fx.GraphModule, node: fx.Node | None) -> Tensor | None:
-    if node is None:
-        return None
-    owner, _, name = node.target.rpartition(".")
+def _constant(module: fx.GraphModule, node: fx.Node) -> Tensor:
+    owner, _, name = str(node.target).rpartition(".")
     return getattr(module.get_submodule(owner), name).detach()
 
 
@@ -133,11 +133,20 @@ def _steps(stored: Tensor, zero_point: int) -> Tensor:
 class _Weighted(nn.Module):
     """A convolution or linear layer. constants: its values, their scales, and a bias or none."""
 
+    values: Tensor
+    bias: Tensor | None
+    factor: Tensor
+
     def __init__(
-        self, operation: Any, qparams: _QParams, result: float, constants: Sequence[Tensor | None], rest: Sequence[Any]
+        self,
+        operation: Any,
+        qparams: _QParams,
+        result: float,
+        constants: tuple[Tensor, Tensor, Tensor | None],
+        rest: Sequence[Any],
     ) -> None:
         super().__init__()
-        values, scales, bias = (*constants, None)[:3]
+        values, scales, bias = constants
         data, self._zero_point = qparams
         self._operation, self._result, self._rest = operation, result, tuple(rest)
         self.register_buffer("values", values)
@@ -168,9 +177,9 @@ class _Sum(nn.Module):
     def __init__(self, first: _QParams, second: _QParams, result: float, *, sign: int) -> None:
         super().__init__()
         self._zero_points, self._result = (first[1], second[1]), result
-        *factors, one = fixed_point(*(torch.tensor(scale) for scale in (first[0], second[0], result)))
-        self._one = float(one) / _HALF
-        factors = float(factors[0]) / _HALF, sign * float(factors[1]) / _HALF
+        fixed = fixed_point(*(torch.tensor(scale) for scale in (first[0], second[0], result)))
+        to_first, to_second, self._one = (float(number) / _HALF for number in fixed)
+        factors = to_first, sign * to_second
         self._upper = [math.floor(factor) for factor in factors]
         self._lower = [factor - math.floor(factor) for factor in factors]
 
@@ -183,6 +192,13 @@ class _Sum(nn.Module):
 
 class _Growth(nn.Module):
     """Bilinear, first along rows, then along columns, rounded once."""
+
+    down_first: Tensor
+    down_second: Tensor
+    down_weights: Tensor
+    across_first: Tensor
+    across_second: Tensor
+    across_weights: Tensor
 
     def __init__(self, before: torch.Size, after: torch.Size, qparams: _QParams, align_corners: bool) -> None:
         super().__init__()

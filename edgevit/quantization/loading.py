@@ -73,8 +73,7 @@ def load_quantized_model(
         float_part=True,
     )
     _require_input(network, loaded.spec)
-    facts = {"state_sha256": network.digest(), "quantization": checkpoint.metadata.quantization["method"]}
-    facts = loaded.weights | facts
+    facts = loaded.weights | {"state_sha256": network.digest(), "quantization": _method(checkpoint)}
     return QuantizedModel(
         network,
         network.module(),
@@ -96,6 +95,12 @@ def quantized_network(checkpoint: Checkpoint | None) -> Int8Network:
     if not checkpoint.int8.graph:
         raise refuse_without_graph(checkpoint.path)
     return restore(checkpoint.int8)
+
+
+def _method(checkpoint: Checkpoint | None) -> Any:
+    """How the int8 network was made: "PTQ", "QAT"."""
+    facts = None if checkpoint is None or checkpoint.metadata is None else checkpoint.metadata.quantization
+    return None if facts is None else facts["method"]
 
 
 def _require_input(network: Int8Network, spec: ModelSpec) -> None:

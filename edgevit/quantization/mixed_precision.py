@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from edgevit.data.metrics import score
 from edgevit.errors import QuantizationError
 from edgevit.graph.dynamic_batch import any_batch
-from edgevit.graph.edit import place
+from edgevit.graph.edit import node_of, place
 from edgevit.quantization.annotation import Annotation, origin
 from edgevit.quantization.qat_model import quantizer_name, simulated
 from edgevit.quantization.quantized_model import Int8Network
@@ -178,7 +178,7 @@ def _absorbed_by(node: fx.Node, annotation: Annotation) -> fx.Node | None:
 def _quantizers(annotation: Annotation) -> set[str]:
     """The submodules of a trainable network that put weights and tensors on their grids."""
     return {quantizer_name(node) for node in annotation.quantized} | {
-        quantizer_name(node.args[1]) for node in annotation.weighted
+        quantizer_name(node_of(node.args[1])) for node in annotation.weighted
     }
 
 
@@ -187,4 +187,4 @@ def _around(node: fx.Node, annotation: Annotation) -> set[str]:
     ends = [origin(source) for source in node.all_input_nodes]
     ends += [node, *(user for user in node.users if _absorbed_by(user, annotation) is node)]
     names = {quantizer_name(end) for end in ends if end in annotation.quantized}
-    return names | ({quantizer_name(node.args[1])} if node in annotation.weighted else set())
+    return names | ({quantizer_name(node_of(node.args[1]))} if node in annotation.weighted else set())

@@ -6,7 +6,7 @@ import copy
 from typing import TYPE_CHECKING
 
 from edgevit.graph.dynamic_batch import QDQ_OPS, any_batch
-from edgevit.graph.edit import Graph
+from edgevit.graph.edit import Graph, node_of
 from edgevit.quantization.annotation import annotate
 from edgevit.quantization.fake_quantize import ActivationQuantizer, WeightQuantizer
 from edgevit.quantization.integer_arithmetic import in_integers, integer_sites
@@ -26,11 +26,9 @@ def trainable(network: Int8Network) -> fx.GraphModule:
     """
     module = simulated(network)
     annotation = network.annotation()
-    scales = (
-        {node.name: _quantizer(module, node).scale_now for node in annotation.quantized},
-        {node.name: _quantizer(module, node.args[1]).scale_now for node in annotation.weighted},
-    )
-    return in_integers(module, integer_sites(network.deployed, annotation), *scales)
+    activations = {node.name: _activation(module, node).scale_now for node in annotation.quantized}
+    weights = {node.name: _weight(module, node).scale_now for node in annotation.weighted}
+    return in_integers(module, integer_sites(network.deployed, annotation), activations, weights)
 
 
 def simulated(network: Int8Network) -> fx.GraphModule:
@@ -45,9 +43,9 @@ def simulated(network: Int8Network) -> fx.GraphModule:
                 graph.parameter(constant).requires_grad_(True)
         weight = graph.parameter(node.args[1])
         quantizer = WeightQuantizer(weight, network.table.weights[node.name])
-        _insert(module, node.args[1], [node], quantizer)
+        _insert(module, node_of(node.args[1]), [node], quantizer)
     shared = {name: min(group) for group in annotation.shared for name in group}
-    quantizers: dict[str, nn.Module] = {}
+    quantizers: dict[str, ActivationQuantizer] = {}
     for node in annotation.quantized:
         owner = shared.get(node.name, node.name)
         if owner not in quantizers:
@@ -73,11 +71,11 @@ def finished(trained: fx.GraphModule, network: Int8Network) -> Int8Network:
         for constant in node.args[1:3]:
             if constant is not None:
                 with torch.no_grad():
-                    graph.parameter(constant).copy_(source.parameter(own[constant.target]))
-        weights[node.name] = _quantizer(trained, node.args[1]).quantized(graph.parameter(node.args[1]))
+                    graph.parameter(constant).copy_(source.parameter(own[node_of(constant).target]))
+        weights[node.name] = _weight(trained, node).quantized(graph.parameter(node.args[1]))
         with torch.no_grad():
             graph.parameter(node.args[1]).copy_(torch.from_numpy(weights[node.name].dequantize()))
-    qparams = {node.name: _quantizer(trained, node).qparams() for node in annotation.quantized}
+    qparams = {node.name: _activation(trained, node).qparams() for node in annotation.quantized}
     return Int8Network.settled(deployed, QParamsTable(qparams, weights, network.table.float_fallback), network.passes)
 
 
@@ -97,5 +95,15 @@ def _insert(module: fx.GraphModule, node: fx.Node, users: list[fx.Node], quantiz
         user.replace_input_with(node, call)
 
 
-def _quantizer(module: fx.GraphModule, node: fx.Node) -> nn.Module:
-    return module.get_submodule(quantizer_name(node))
+def _activation(module: fx.GraphModule, node: fx.Node) -> ActivationQuantizer:
+    """What quantizes the result of a node."""
+    found = module.get_submodule(quantizer_name(node))
+    assert isinstance(found, ActivationQuantizer)  # of the same annotation
+    return found
+
+
+def _weight(module: fx.GraphModule, node: fx.Node) -> WeightQuantizer:
+    """What quantizes the weight of a node."""
+    found = module.get_submodule(quantizer_name(node_of(node.args[1])))
+    assert isinstance(found, WeightQuantizer)  # of the same annotation
+    return found

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.compat.torch import qdq_operations
 from edgevit.errors import QuantizationError
-from edgevit.graph.edit import Graph, place
+from edgevit.graph.edit import Graph, node_of, place, source_of
 from edgevit.quantization.annotation import annotate, is_move
 from edgevit.quantization.qparams import HIGH, LOW, WEIGHT_HIGH, WEIGHT_LOW, QParams, QParamsTable, QuantizedWeight
 
@@ -33,8 +33,8 @@ def insert_qdq(deployed: fx.GraphModule, table: QParamsTable) -> fx.GraphModule:
         store_weight(graph, node, table.weights[node.name])
     known = {node: table.activations[node.name] for node in annotation.quantized}
     for node in graph.nodes:
-        if is_move(node) and node.args[0] in known:
-            known[node] = known[node.args[0]]
+        if is_move(node) and source_of(node) in known:
+            known[node] = known[source_of(node)]
     for node, qparams in known.items():
         _quantize(graph, node, qparams)
     graph.tidy()
@@ -46,7 +46,8 @@ def store_weight(graph: Graph, node: fx.Node, weight: QuantizedWeight) -> None:
     import torch
 
     quantized = qdq_operations()
-    stem = node.args[1].name
+    constant = node_of(node.args[1])
+    stem = constant.name
     first = next(iter(graph.module.graph.nodes))
     stored = []
     values, scales = torch.from_numpy(weight.int_repr), torch.from_numpy(weight.scales)
@@ -60,7 +61,7 @@ def store_weight(graph: Graph, node: fx.Node, weight: QuantizedWeight) -> None:
     real = graph.call(
         quantized.dequantize_per_channel.default, *stored, 0, WEIGHT_LOW, WEIGHT_HIGH, torch.int8, like=node
     )
-    node.replace_input_with(node.args[1], real)
+    node.replace_input_with(constant, real)
 
 
 def _quantize(graph: Graph, node: fx.Node, qparams: QParams) -> None:

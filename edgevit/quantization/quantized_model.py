@@ -16,7 +16,7 @@ from edgevit.deploy.passes.decompose_silu import DECOMPOSE_SILU
 from edgevit.deploy.passes.isolate_concat_inputs import ISOLATE_CONCAT_INPUTS
 from edgevit.errors import QuantizationError
 from edgevit.graph.dynamic_batch import QDQ_OPS, any_batch, sum_alone
-from edgevit.graph.edit import Graph
+from edgevit.graph.edit import Graph, node_of, source_of
 from edgevit.graph.serialization import graph_from_json, graph_to_json
 from edgevit.quantization.annotation import Annotation, annotate, keep_annotation, origin
 from edgevit.quantization.qdq import insert_qdq
@@ -24,6 +24,7 @@ from edgevit.quantization.qparams import QParams, QParamsTable, QuantizedWeight
 
 if TYPE_CHECKING:
     from torch import Tensor, fx, nn
+    from torch.fx.node import Argument
 
     from edgevit.checkpoints.checkpoint import Int8Part
     from edgevit.spec import ModelSpec
@@ -59,9 +60,9 @@ class Int8Network:
         for node in annotate(graph, table.float_fallback).weighted:
             bias = node.args[2] if len(node.args) > 2 else None
             if bias is not None:
-                scale = table.activations[origin(node.args[0]).name].scale
+                scale = table.activations[origin(source_of(node)).name].scale
                 scales = torch.from_numpy(table.weights[node.name].scales)
-                _write(graph, bias, quantize_bias(graph.value(bias), scale, scales))
+                _write(graph, bias, quantize_bias(graph.constant_value(bias), scale, scales))
         return cls(deployed, table, passes)
 
     def module(self) -> fx.GraphModule:
@@ -110,14 +111,14 @@ class Int8Network:
         import torch
 
         graph = Graph(self.deployed)
-        weighted = {node.args[1].target for node in self.annotation().weighted}
+        weighted = {node_of(node.args[1]).target for node in self.annotation().weighted}
         stored = {}
         for name, weight in self.table.weights.items():
             stored[f"{name}.int_repr"] = torch.from_numpy(weight.int_repr)
             stored[f"{name}.scales"] = torch.from_numpy(weight.scales)
         for node in graph.nodes:
             if node.op == "get_attr" and node.target not in weighted:
-                stored[f"float.{node.target}"] = graph.value(node).clone()
+                stored[f"float.{node.target}"] = graph.constant_value(node).clone()
         return stored
 
     def to_json(self) -> str:
@@ -239,7 +240,7 @@ def _require_weight(name: str, weight: QuantizedWeight) -> None:
         raise ValueError(f"the weight of {name} is not symmetric int8 with a float16 scale per output channel")
 
 
-def _write(graph: Graph, node: fx.Node, value: Tensor) -> None:
+def _write(graph: Graph, node: Argument, value: Tensor) -> None:
     import torch
 
     with torch.no_grad():

@@ -42,7 +42,7 @@ def round_weights(deployed: fx.GraphModule) -> fx.GraphModule:
             fix="leave the weights option out",
         )
     for node in nodes:
-        store_weight(graph, node, QuantizedWeight.of(graph.value(node.args[1])))
+        store_weight(graph, node, QuantizedWeight.of(graph.constant_value(node.args[1])))
     graph.tidy()
     return graph.module
 

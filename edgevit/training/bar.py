@@ -10,9 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
-
-    from edgevit.training.module import Learner
+    from lightning.pytorch import LightningModule, Trainer
 
 
 class EpochBar(Callback):
@@ -22,7 +20,7 @@ class EpochBar(Callback):
         self._console = console or Console(file=sys.stderr)
         self._bar: Progress | None = None
 
-    def on_train_epoch_start(self, trainer: Trainer, module: Learner) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Begin at zero."""
         if not (self._console.is_terminal and trainer.is_global_zero):
             return
@@ -33,16 +31,18 @@ class EpochBar(Callback):
         )
         self._bar.start()
 
-    def on_train_batch_end(self, trainer: Trainer, module: Learner, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any = None, batch: Any = None, batch_idx: int = 0
+    ) -> None:
         """One batch further."""
         if self._bar is not None:
             self._bar.advance(self._bar.task_ids[0])
 
-    def on_train_epoch_end(self, trainer: Trainer, module: Learner) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Make room for the epoch's line, which the module writes after its callbacks."""
         self._stop()
 
-    def on_exception(self, trainer: Trainer, module: Learner, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         """Leave the terminal as it was."""
         self._stop()
 

@@ -76,7 +76,8 @@ class Shuffled(Sampler[int]):
 def norm_statistics(model: nn.Module) -> list[Tensor]:
     """What the batch norms of a network remember of the batches that they saw."""
     norms = [module for module in model.modules() if is_batch_norm(module) and module.track_running_stats]
-    return [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]
+    statistics = (statistic for norm in norms for statistic in (norm.running_mean, norm.running_var))
+    return [statistic for statistic in statistics if isinstance(statistic, Tensor)]
 
 
 def agree_on(tensors: Iterable[Tensor]) -> None:

@@ -25,6 +25,8 @@ from edgevit.training.distributed import agree_on, norm_statistics, share_of
 from edgevit.training.recipe import Recipe
 
 if TYPE_CHECKING:
+    from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+
     from edgevit.training.augment import Mixture
 
 log = logging.getLogger(__name__)
@@ -76,7 +78,8 @@ class Learner(LightningModule):
         self.generator = torch.Generator().manual_seed(recipe.seed)
         self.share = ALONE
         self._loss = MeanMetric()
-        self._metrics = nn.ModuleDict(metrics)
+        self._metrics = metrics
+        self._registered = nn.ModuleDict(metrics)  # so that they move along to a device
         self._start = time.perf_counter()
         if recipe.drop_path is not None:
             set_drop_path(model, recipe.drop_path)
@@ -157,12 +160,12 @@ class Learner(LightningModule):
         for metric in (self._loss, *self._metrics.values()):
             metric.reset()
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         # Decay pulls weights to zero; for norms, biases and layer scales (1-D) that would only hold learning back.
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         matrices = [parameter for parameter in trained if parameter.ndim > 1]
         vectors = [parameter for parameter in trained if parameter.ndim <= 1]
-        groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay)
         total = int(self.trainer.estimated_stepping_batches)
         warmup = total * self.recipe.warmup_epochs // self.recipe.epochs

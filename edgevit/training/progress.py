@@ -16,7 +16,7 @@ from edgevit.training.distributed import gathered
 from edgevit.training.module import EpochResult, Learner
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
+    from lightning.pytorch import LightningModule, Trainer
 
 _KEY = "edgevit_progress"  # by which `read_checkpoint` knows the file
 
@@ -33,7 +33,7 @@ class KeepProgress(Checkpoint):
         self._run = run
         self._shuffle = shuffle
 
-    def on_train_epoch_end(self, trainer: Trainer, module: Learner) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """After the module's own hook: Lightning calls checkpoint callbacks last."""
         partial = self.path.with_name(f"{self.path.name}.partial")
         with storage_errors(self.path):
@@ -41,16 +41,16 @@ class KeepProgress(Checkpoint):
             if trainer.is_global_zero:
                 os.replace(partial, self.path)
 
-    def on_save_checkpoint(self, trainer: Trainer, module: Learner, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning does not know."""
         checkpoint[_KEY] = {
             "run": self._run,
-            "curve": [dataclasses.asdict(result) for result in module.curve],
+            "curve": [dataclasses.asdict(result) for result in _learner(module).curve],
             "generators": [generator.get_state() for generator in self._common(module)],
             "own_generators": gathered(torch.random.get_rng_state()),
         }
 
-    def on_load_checkpoint(self, trainer: Trainer, module: Learner, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Continue the curve and every stream of random numbers. UsageError for the progress of another run."""
         kept = checkpoint[_KEY]
         if kept["run"] != self._run:
@@ -58,11 +58,17 @@ class KeepProgress(Checkpoint):
                 f"{self.path} is the progress of another run",
                 fix="give the arguments and starting weights of that run, or start anew without --resume",
             )
-        module.curve[:] = [EpochResult(**result) for result in kept["curve"]]
+        _learner(module).curve[:] = [EpochResult(**result) for result in kept["curve"]]
         for generator, state in zip(self._common(module), kept["generators"], strict=True):
             generator.set_state(state)
         torch.random.set_rng_state(kept["own_generators"][trainer.global_rank])
 
-    def _common(self, module: Learner) -> list[torch.Generator]:
+    def _common(self, module: LightningModule) -> list[torch.Generator]:
         """Those that are alike in all processes."""
-        return [self._shuffle, module.generator]
+        return [self._shuffle, _learner(module).generator]
+
+
+def _learner(module: LightningModule) -> Learner:
+    """What a Trainer of ours trains."""
+    assert isinstance(module, Learner)
+    return module

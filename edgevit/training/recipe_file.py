@@ -46,14 +46,14 @@ def open_recipe(recipe: str | Path) -> Recipe:
 def _checked(given: dict[str, Any], kind: type, where: str, start: dict[str, Any]) -> dict[str, Any]:
     """What a table gives for the fields of a dataclass; `start` holds the values that a part of it stands over."""
     hints = {name: fix for name, fix in typing.get_type_hints(kind).items() if name != "name"}
-    checked = {}
+    checked: dict[str, Any] = {}
     for key, value in given.items():
         if key not in hints:
             raise unknown_name(f"{where} key", key, hints)
-        wanted = hints[key]
+        wanted: Any = hints[key]
         if isinstance(wanted, types.UnionType):
             (wanted,) = set(typing.get_args(wanted)) - {types.NoneType}
-        if dataclasses.is_dataclass(wanted):
+        if isinstance(wanted, type) and dataclasses.is_dataclass(wanted):
             _require(isinstance(value, dict), where, key, value, "a table")
             part = _values(start[key]) if key in start else {}
             checked[key] = wanted(**(part | _checked(value, wanted, key, {})))

@@ -27,7 +27,7 @@ def _view(b: Builder, x: Value, shape: Sequence[int]) -> Value:
 
 @lowers("flatten.using_ints", "unsqueeze.default", "squeeze.dim", "squeeze.dims", "squeeze.default")
 def _reshape_to_result(b: Builder, x: Value, *_: Any) -> Value:
-    return b.reshaped(x, tuple(b.node.meta["val"].shape))
+    return b.reshaped(x, tuple(b.lowered.meta["val"].shape))
 
 
 @lowers("permute.default")
@@ -52,13 +52,13 @@ def _t(b: Builder, x: Value) -> Value:
 def _expand(b: Builder, x: Value, sizes: Sequence[int]) -> Value:
     import torch
 
-    ones = torch.ones(()).expand(tuple(b.node.meta["val"].shape))
+    ones = torch.ones(()).expand(tuple(b.lowered.meta["val"].shape))
     return x if ones.shape == x.shape else b.binary("MUL", x, ones.contiguous())
 
 
 @lowers("cat.default")
 def _cat(b: Builder, tensors: Sequence[Value | torch.Tensor], dim: int = 0) -> Value:
-    shape = tuple(b.node.meta["val"].shape)
+    shape = tuple(b.lowered.meta["val"].shape)
     order = b.common_order(list(tensors), len(shape))
     inputs = [b.relaid(x, order).tensor if isinstance(x, Value) else b.laid(x, order) for x in tensors]
     options = {"axis": order.index(dim % len(shape))}

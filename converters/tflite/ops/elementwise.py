@@ -114,7 +114,7 @@ def _hardtanh(b: Builder, x: Value, low: float = -1.0, high: float = 1.0) -> Val
 
 @lowers("clamp.default")
 def _clamp(b: Builder, x: Value, low: float | None = None, high: float | None = None) -> Value:
-    known = {(0, 6): "RELU6", (-1, 1): "RELU_N1_TO_1", (0, None): "RELU"}
+    known: dict[tuple[float | None, float | None], str] = {(0, 6): "RELU6", (-1, 1): "RELU_N1_TO_1", (0, None): "RELU"}
     if (low, high) in known:
         return b.activated(known[low, high], x)
     if low is not None:

@@ -26,7 +26,7 @@ def conv2d(
     """x (N, I, H, W), weight (O, I / groups, kH, kW) -> (N, O, H', W')."""
     if not is_constant(weight) or not is_constant(bias):
         raise Unsupported("a weight that is computed")
-    shape = tuple(b.node.meta["val"].shape)
+    shape = tuple(b.lowered.meta["val"].shape)
     stride, dilation = _pair(stride), _pair(dilation)
     kernel = tuple(weight.shape[2:])
     extent = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True))
@@ -111,7 +111,8 @@ def _adaptive_avg_pool2d(b: Builder, x: Value, size: Any) -> Value:
 
 
 def _pooled(b: Builder, name: str, x: Value, kernel: Any, stride: Any, padding: Any, fill: float) -> Value:
-    shape = tuple(b.node.meta["val"][0].shape if isinstance(b.node.meta["val"], tuple) else b.node.meta["val"].shape)
+    result = b.lowered.meta["val"]
+    shape = tuple(result[0].shape if isinstance(result, tuple) else result.shape)
     if b.never_negative(x):
         fill = 0.0  # XNNPACK pads with zeros only, and no maximum notices them here
     x, scheme = _windowed(b, x, shape, kernel, stride, padding, fill)
@@ -131,8 +132,8 @@ def _upsample_nearest(b: Builder, x: Value, size: Any, *_: Any) -> Value:
 
 
 def _resized(b: Builder, name: str, x: Value, options: dict[str, bool]) -> Value:
-    scales = [s for s in b.node.args[2:] if isinstance(s, (list, tuple))] or [()]
-    shape = tuple(b.node.meta["val"].shape)
+    scales: list[Any] = [s for s in b.lowered.args[2:] if isinstance(s, (list, tuple))] or [()]
+    shape = tuple(b.lowered.meta["val"].shape)
     if any(size * s != new for size, s, new in zip(x.shape[2:], scales[0], shape[2:], strict=False)):
         raise Unsupported(f"resizing {x.shape[2:]} by {scales[0]}, which gives no whole size")
     x = b.relaid(x, CHANNELS_LAST)

@@ -43,7 +43,7 @@ def matmul(b: Builder, left: Value | torch.Tensor, right: Value | torch.Tensor) 
     The product is made as it is, or as its transpose (right^T @ left^T) with the axes relabelled: whichever moves
     fewer elements, counting those of a softmax that follows.
     """
-    if isinstance(left, Value) and is_constant(right) and right.dim() == 2:
+    if isinstance(left, Value) and not isinstance(right, Value) and right.dim() == 2:
         return linear(b, left, right.T)
     left, right = b.value(left), b.value(right)
     rank = len(left.shape)
@@ -51,7 +51,7 @@ def matmul(b: Builder, left: Value | torch.Tensor, right: Value | torch.Tensor) 
         raise Unsupported(f"a product of {left.shape} and {right.shape}")
     shape = left.shape[:-1] + right.shape[-1:]
     straight, swapped = identity(rank), (*identity(rank)[:-2], rank - 1, rank - 2)
-    wanted = _softmax_axis(b.node, rank)
+    wanted = _softmax_axis(b.lowered, rank)
 
     def elements_moved(first: Value, first_order: Order, second: Value, product_order: Order) -> int:
         moves = math.prod(first.shape) * moves_data(first.shape, first.order, first_order)

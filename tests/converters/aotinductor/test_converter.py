@@ -12,7 +12,7 @@ import pytest
 
 import edgevit
 from converters.aotinductor import package
-from converters.aotinductor.converter import CONVERTER, MODEL_FILE, Options
+from converters.aotinductor.converter import CONVERTER, MODEL_FILE, AOTInductorOptions
 from converters.aotinductor.package import missing_here, read_facts
 from edgevit.artifacts.artifact import Artifact
 from edgevit.contract.job import TimingSettings
@@ -71,13 +71,13 @@ def test_code_for_one_accelerator_runs_on_no_other(made):
     with pytest.raises(UsageError, match="-O accelerator=cuda"):
         made.open("cuda")
     with pytest.raises(UsageError, match="unknown accelerator 'npu'"):
-        Options(accelerator="npu")
+        AOTInductorOptions(accelerator="npu")
 
 
 def test_cuda_needs_a_cuda_device(made, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ConversionError, match="no CUDA device"):
-        CONVERTER.convert(None, Options(accelerator="cuda"), tmp_path)
+        CONVERTER.convert(None, AOTInductorOptions(accelerator="cuda"), tmp_path)
 
 
 def test_instructions_that_a_machine_lacks_are_named_before_any_code_runs(made, monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from converters.coreml import deduplicate
-from converters.coreml.converter import CONVERTER, PROGRAM_FILE, Options
+from converters.coreml.converter import CONVERTER, PROGRAM_FILE, CoreMLOptions
 from edgevit.artifacts.artifact import file_entries
 from edgevit.compat.coremltools import message_classes
 from edgevit.deploy.pass_manager import deploy
@@ -34,7 +34,7 @@ LABELS = ("ant", "bee", "cat", "dog", "eel")
 def _convert(folder, precision, **options):
     module, _ = deploy(seeded(TinyClassifier), classifier_spec(), kernels="coreml")
     program = export(module, classifier_spec(), precision=precision, labels=LABELS)
-    chosen = Options(**options)
+    chosen = CoreMLOptions(**options)
     result = CONVERTER.convert(program, chosen, folder)
     manifest = make_manifest()
     return dataclasses.replace(
@@ -179,7 +179,7 @@ class _Affine(torch.nn.Module):
 def test_affine_maps_are_not_scaled_by_an_epsilon(tmp_path):
     spec = dataclasses.replace(classifier_spec(3), name="affine")
     manifest = make_manifest()
-    result = CONVERTER.convert(export(_Affine(), spec), Options(), tmp_path)
+    result = CONVERTER.convert(export(_Affine(), spec), CoreMLOptions(), tmp_path)
     facts = dataclasses.replace(manifest, entry=result.entry, inputs=result.inputs, outputs=result.outputs)
     x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(6))
     output = CONVERTER.open(tmp_path, facts, accelerator=INTERPRETER).run({"image": x.numpy()})["logits"]
@@ -196,6 +196,6 @@ def test_other_accelerators_need_a_mac(half):
 
 def test_ops_without_a_form_are_all_named_with_their_modules(tmp_path):
     with pytest.raises(ConversionError, match="no form for 2 op") as caught:
-        CONVERTER.convert(export(Untranslatable().eval(), classifier_spec()), Options(), tmp_path)
+        CONVERTER.convert(export(Untranslatable().eval(), classifier_spec()), CoreMLOptions(), tmp_path)
     for word in ("special_bessel_j0", "digamma"):
         assert word in caught.value.message

@@ -11,7 +11,7 @@ import torch
 
 import edgevit
 from converters.coreml.compression import TOLERANCES, palette
-from converters.coreml.converter import CONVERTER, PROGRAM_FILE, Options
+from converters.coreml.converter import CONVERTER, PROGRAM_FILE, CoreMLOptions
 from converters.coreml.sessions import CoreMLSession
 from edgevit.artifacts.artifact import Artifact
 from edgevit.compat.coremltools import message_classes, open_coremltools
@@ -49,7 +49,7 @@ def _convert(folder, precision=Precision.FP32, build=WideClassifier, labels=LABE
     """The artifact of a tiny network, not executed."""
     spec = segmenter_spec() if build is TinySegmenter else classifier_spec()
     module, _ = deploy(seeded(build), spec, kernels="coreml")
-    chosen = Options(**options)
+    chosen = CoreMLOptions(**options)
     program = export(module, spec, precision=precision, labels=labels)
     if chosen.weights == INT8:
         program = rounded_program(program)
@@ -259,7 +259,7 @@ def test_nothing_to_compress_is_an_error(tmp_path):
 )
 def test_impossible_options_are_refused_at_once(wrong):
     with pytest.raises(UsageError):
-        Options(**wrong)
+        CoreMLOptions(**wrong)
 
 
 def test_palette_finds_separated_values_and_their_indices():

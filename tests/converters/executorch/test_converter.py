@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import converters.executorch.converter as converter_module
-from converters.executorch.converter import CONVERTER, Options, shared_node_origins
+from converters.executorch.converter import CONVERTER, ExecuTorchOptions, shared_node_origins
 from edgevit.artifacts.artifact import file_entries
 from edgevit.deploy.cost_model import read_costs
 from edgevit.deploy.pass_manager import deploy
@@ -28,7 +28,7 @@ def converted(tmp_path_factory):
     """Folder, Converted and manifest of TinyClassifier."""
     folder = tmp_path_factory.mktemp("executorch")
     module, _ = deploy(seeded(TinyClassifier), classifier_spec())
-    result = CONVERTER.convert(export(module, classifier_spec()), Options(), folder)
+    result = CONVERTER.convert(export(module, classifier_spec()), ExecuTorchOptions(), folder)
     manifest = dataclasses.replace(
         make_manifest(),
         inputs=result.inputs,
@@ -46,7 +46,7 @@ def test_shared_node_origins_change_no_byte_and_leave_torch_as_it_was(converted,
     assert not hasattr(NodeSource, "__deepcopy__")
     monkeypatch.setattr(converter_module, "shared_node_origins", contextlib.nullcontext)
     module, _ = deploy(seeded(TinyClassifier), classifier_spec())
-    CONVERTER.convert(export(module, classifier_spec()), Options(), tmp_path)
+    CONVERTER.convert(export(module, classifier_spec()), ExecuTorchOptions(), tmp_path)
     assert (tmp_path / "model.pte").read_bytes() == (folder / "model.pte").read_bytes()
 
 
@@ -125,7 +125,7 @@ def test_truncated_file_is_a_device_error(converted, tmp_path):
 def test_ops_without_a_kernel_are_all_named_with_their_modules(tmp_path):
     program = export(Untranslatable().eval(), classifier_spec())
     with pytest.raises(ConversionError, match="no kernel for 2 op") as caught:
-        CONVERTER.convert(program, Options(), tmp_path)
+        CONVERTER.convert(program, ExecuTorchOptions(), tmp_path)
     for word in ("special_bessel_j0", "digamma", "at "):
         assert word in caught.value.message
     assert list(tmp_path.iterdir()) == []

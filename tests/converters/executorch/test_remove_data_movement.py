@@ -23,7 +23,7 @@ from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import (
 )
 from torch import nn
 
-from converters.executorch.converter import CONVERTER, Options
+from converters.executorch.converter import CONVERTER, ExecuTorchOptions
 from converters.executorch.remove_data_movement import Moves, simplify
 from converters.executorch.serializing import rewritten
 from edgevit.deploy.pass_manager import deploy
@@ -253,7 +253,7 @@ def test_pixels_of_a_map_are_never_moved(tmp_path, deployed, monkeypatch):
     torch.manual_seed(0)
     model, spec = _PixelAttention().eval(), classifier_spec()
     program = export(deploy(model, spec)[0] if deployed else model, spec)
-    result = CONVERTER.convert(program, Options(), tmp_path)
+    result = CONVERTER.convert(program, ExecuTorchOptions(), tmp_path)
     assert result.lowering.regions == 1
     assert result.lowering.outside == {}
     assert result.lowering.transposes == 1  # the input, which is given in NCHW
@@ -264,4 +264,4 @@ def test_pixels_of_a_map_are_never_moved(tmp_path, deployed, monkeypatch):
     assert np.abs(output - expected).max() <= 1e-5 * np.abs(expected).max()
     # Without the rewrites of the delegate's graph the same program moves every map to NCHW and back.
     monkeypatch.setattr("converters.executorch.remove_data_movement.simplify", lambda graph: None)
-    assert CONVERTER.convert(program, Options(), tmp_path).lowering.transposes > 3
+    assert CONVERTER.convert(program, ExecuTorchOptions(), tmp_path).lowering.transposes > 3

@@ -24,7 +24,7 @@ onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 
-from converters.onnx.converter import CONVERTER, MODEL_FILE, Options  # noqa: E402 - after the skips
+from converters.onnx.converter import CONVERTER, MODEL_FILE, OnnxOptions  # noqa: E402 - after the skips
 from converters.onnx.export import OPSET  # noqa: E402 - after the skips
 from converters.onnx.simplify import simplify  # noqa: E402 - after the skips
 
@@ -87,7 +87,7 @@ class _Tokens(nn.Module):
 )
 def test_every_image_of_any_batch_gets_its_output(build, spec, tmp_path):
     model = seeded(build)
-    CONVERTER.convert(_program(model, spec), Options(), tmp_path)
+    CONVERTER.convert(_program(model, spec), OnnxOptions(), tmp_path)
     session = pytest.importorskip("onnxruntime").InferenceSession(str(tmp_path / MODEL_FILE))
     for count in (1, 4):
         images = torch.randn(count, 3, 32, 32)
@@ -107,7 +107,7 @@ def test_file_tells_nothing_of_the_machine_that_made_it(made):
 def test_untranslatable_ops_are_all_named(tmp_path):
     spec = classifier_spec()
     with pytest.raises(ConversionError, match=r"no form of 2 op\(s\).*first.*second"):
-        CONVERTER.convert(_program(Untranslatable(), spec), Options(), tmp_path)
+        CONVERTER.convert(_program(Untranslatable(), spec), OnnxOptions(), tmp_path)
 
 
 @pytest.mark.parametrize(

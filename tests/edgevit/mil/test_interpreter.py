@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from converters.coreml.converter import CONVERTER, Options
+from converters.coreml.converter import CONVERTER, CoreMLOptions
 from edgevit.compat.coremltools import open_coremltools, quiet_coremltools
 from edgevit.deploy.pass_manager import deploy
 from edgevit.errors import ConversionError, UsageError
@@ -44,7 +44,7 @@ def snr_db(ours, reference):
 def packaged(network, spec, precision, folder):
     """The network as our converter writes it."""
     module, _ = deploy(network, spec)
-    CONVERTER.convert(export(module, spec, precision=precision), Options(), folder)
+    CONVERTER.convert(export(module, spec, precision=precision), CoreMLOptions(), folder)
     return folder / "model.mlpackage"
 
 
