@@ -93,7 +93,12 @@ def train(
     stand over its own. input_size: pixels of each side, by default the model's own. weights: a checkpoint to start
     from, with a new head where its class count differs; without it a named model starts from random weights.
     teacher: a network for the same classes and images, whose outputs are learned as the recipe's distillation says; a
-    name or "file.py:factory" comes with teacher_weights. The rest is as in `train_network`.
+    name or "file.py:factory" comes with teacher_weights. amp: "bf16" or, on GPUs, "fp16" for mixed precision. threads:
+    CPU threads, by default all cores. devices: GPUs, or processes on the CPU, that share each batch; Lightning starts
+    the calling program once more for each, and torchrun's processes are taken as they are. logs: a folder for
+    metrics.csv and TensorBoard, by default none. resume: go on with a run that was killed, given the same arguments;
+    until a run ends its progress lies beside `out`. The same seed, machine and thread count give the same weights on a
+    CPU.
     Raises UsageError for arguments, images and weights that do not fit, EdgevitError when training diverges and
     StorageError; then `out` is as it was.
     """
@@ -146,14 +151,9 @@ def train_network(
 ) -> TrainingResult:
     """Train spec's model, score it on the test set after each epoch, and write the checkpoint `out`.
 
-    spec already has the set's class count (`ModelSpec.for_task`). weights are the start, with a new head when their
-    class count differs; without them training starts from random weights. teacher: a network for the same classes and
-    images, whose answers are learned as the recipe's distillation says. threads bounds the CPU threads. devices: GPUs,
-    or processes on the CPU; Lightning starts the calling program once more for each, and torchrun's processes are
-    taken as they are. amp: "bf16" or, on GPUs, "fp16" for mixed precision. logs: a folder for metrics.csv and
-    TensorBoard. The same seed on the same machine and thread count gives the same weights on a CPU, also when a run was
-    killed and goes on with `resume`: until it ends, its progress lies beside `out`. Raises UsageError for sets, weights
-    or progress that do not fit, EdgevitError when training diverges and StorageError; then `out` is as it was.
+    spec already has the set's class count (`ModelSpec.for_task`). The rest is as in `train`, whose names and paths are
+    open here. Raises UsageError for sets, weights or progress that do not fit, EdgevitError when training diverges and
+    StorageError; then `out` is as it was.
     """
     check_sets(spec, train_set, test_set)
     start = time.perf_counter()
