@@ -80,9 +80,12 @@ _HOMES = {
     "verify": "verification.verifier",
 }
 __all__ = sorted(_HOMES)
+_RENAMED = {"scales": "qparams"}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        raise AttributeError(f"edgevit.{name} is called edgevit.{_RENAMED[name]} now")
     if name not in _HOMES:
         raise AttributeError(f"module 'edgevit' has no attribute {name!r}")
     return getattr(importlib.import_module(f"edgevit.{_HOMES[name]}"), name)

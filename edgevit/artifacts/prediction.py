@@ -87,25 +87,28 @@ def predict(
     no runtime for it, StorageError.
     """
     one = opened(artifact)
-    run = _segmented if one.manifest.model.task is Task.SEGMENT else _classified
+    several = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
     session = one.open(accelerator, threads)
     try:
-        several = images if isinstance(images, (list, tuple)) else [images]
-        return [run(one, image, session, top, Path(out)) for image in several]
+        if one.manifest.model.task is Task.SEGMENT:
+            return [_segmented(one, image, session, Path(out)) for image in several]
+        return [_classified(one, image, session, top) for image in several]
     finally:
         session.close()
 
 
-def _classified(artifact: Artifact, image: ImageSource, session: Session, top: int, _out: Path) -> Classification:
-    return Classification(_path_of(image), artifact.predict(image, session=session, top=top))
+def _classified(artifact: Artifact, image: ImageSource, session: Session, top: int) -> Classification:
+    classes = artifact.predict(image, session=session, top=top)
+    assert isinstance(classes, list)  # what `Artifact.predict` gives for this task
+    return Classification(_path_of(image), classes)
 
 
-def _segmented(artifact: Artifact, image: ImageSource, session: Session, _top: int, out: Path) -> Segmentation:
+def _segmented(artifact: Artifact, image: ImageSource, session: Session, out: Path) -> Segmentation:
     if isinstance(image, np.ndarray) and image.ndim == 4:  # preprocessed already: the mask is of the model's size
-        mask = artifact.predict(image, session=session)
+        mask = _mask_of(artifact, image, session)
         return Segmentation(None, mask, _shares(mask, artifact))
     photo = as_rgb(image)
-    mask = artifact.predict(photo, session=session)
+    mask = _mask_of(artifact, photo, session)
     large = mask_on_photo(mask, geometry(*photo.shape[:2], artifact.manifest.image_preprocess), photo.shape[:2])
     shares, path = _shares(mask, artifact), _path_of(image)
     if path is None:
@@ -115,6 +118,12 @@ def _segmented(artifact: Artifact, image: ImageSource, session: Session, _top: i
     clear = [index for index, label in enumerate(mask_labels(artifact)) if label.casefold() == _BACKGROUND]
     save_png(overlay(photo, large, clear=clear), overlay_file)
     return Segmentation(path, large, shares, mask_file, overlay_file)
+
+
+def _mask_of(artifact: Artifact, image: np.ndarray, session: Session) -> np.ndarray:
+    mask = artifact.predict(image, session=session)
+    assert isinstance(mask, np.ndarray)  # what `Artifact.predict` gives for this task
+    return mask
 
 
 def _path_of(image: ImageSource) -> str | None:

@@ -79,7 +79,7 @@ def convert(
     The same input, converted by the same code and tools, is taken from a cache: ~/.cache/edgevit (or XDG_CACHE_HOME,
     or EDGEVIT_CACHE), at most 5 GB (EDGEVIT_CACHE_GB).
     """
-    artifacts = edgevit.convert(
+    made = edgevit.convert(
         model,
         target=target,
         precision=precision,
@@ -95,6 +95,7 @@ def convert(
         timeout_s=timeout,
         cache=not no_cache,
     )
+    artifacts = made if isinstance(made, list) else [made]
     for artifact in artifacts:
         print_executed(artifact.name, artifact.manifest.executed, aside=True)
     if as_json:
@@ -120,7 +121,8 @@ def parse_options(assignments: list[str]) -> dict[str, str]:
 
 def explanation(manifests: Sequence[Manifest]) -> list[str]:
     """Lines on the passes behind some artifacts, once for targets that share them, and on what each target made."""
-    lines, groups = [], {}
+    lines: list[str] = []
+    groups: dict[tuple[AppliedPass, ...], list[Manifest]] = {}
     for manifest in manifests:
         groups.setdefault(manifest.deploy, []).append(manifest)
     for applied, group in groups.items():
@@ -157,7 +159,7 @@ def _pass_row(applied: AppliedPass) -> tuple[str, ...]:
     return (applied.name, str(applied.changes), *changes, f"{applied.probe_error:.0e}", shown + more)
 
 
-def _row(artifact: object) -> tuple[str, str, str]:
+def _row(artifact: edgevit.Artifact) -> tuple[str, str, str]:
     from edgevit.verification.checks import describe_parity
 
     manifest = artifact.manifest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -54,35 +54,43 @@ def profile(
 ) -> None:
     """Measure latency, memory and parity of artifacts, each in a fresh process."""
     sizes = list(dict.fromkeys(batch or [1]))
-    common: dict[str, Any] = {
-        "device": device,
-        "accelerator": accelerator,
-        "threads": threads,
-        "runs": runs,
-        "out": out,
-    }
     if compare:
-        comparison = edgevit.compare(*_pair(artifacts, sizes), rounds=rounds, batch=sizes[0], **common)
+        _require_pair(artifacts, sizes)
+        comparison = edgevit.compare(
+            *artifacts,
+            device=device,
+            accelerator=accelerator,
+            threads=threads,
+            batch=sizes[0],
+            rounds=rounds,
+            runs=runs,
+            out=out,
+        )
         if as_json:
             print_json(comparison.to_json())
         else:
             print(describe_comparison(comparison))
         return
-    reports = [edgevit.profile(artifact, batch=size, **common) for artifact in artifacts for size in sizes]
+    reports = [
+        edgevit.profile(
+            artifact, device=device, accelerator=accelerator, threads=threads, batch=size, runs=runs, out=out
+        )
+        for artifact in artifacts
+        for size in sizes
+    ]
     if as_json:
         print_json({"schema": "edgevit.profiles", "profiles": [report.to_json() for report in reports]})
     else:
         print(profile_table(reports))
 
 
-def _pair(artifacts: Sequence[Path], sizes: Sequence[int]) -> Sequence[Path]:
+def _require_pair(artifacts: Sequence[Path], sizes: Sequence[int]) -> None:
     from edgevit.errors import UsageError
 
     if len(artifacts) != 2:
         raise UsageError(f"--compare takes two artifacts, not {len(artifacts)}", fix="name both folders")
     if len(sizes) != 1:
         raise UsageError(f"--compare takes one --batch, not {len(sizes)}", fix="compare once for each")
-    return artifacts
 
 
 def profile_table(reports: list[LatencyReport]) -> str:
@@ -121,7 +129,7 @@ def _delegated(delegation: Delegation) -> str:
 
 
 def _parity(parity: OutputParity | None) -> str:
-    """ "ok 8.9e-07"; "differs" out of tolerance; "unjudged" if the manifest states no bound."""
+    """ "ok 8.9e-07"; "differs" out of tolerance; "unjudged" if the manifest states no bound; "-" if not compared."""
     if parity is None:
         return "-"
     word = {True: "ok", False: "differs", None: "unjudged"}[parity.within_tolerance]

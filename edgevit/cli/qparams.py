@@ -40,8 +40,7 @@ def qparams(
 def _rows(report: QParamsReport) -> list[tuple[str, ...]]:
     """One per layer; by the checkpoint's names where it was compared with one. Float layers come last."""
     names = report.comparison.names if report.comparison else {}
-    floats = [(name, "float", "-", "float", "float") for name in report.qparams.float_layers]
-    return [
+    rows: list[tuple[str, ...]] = [
         (
             names.get(layer.name, layer.name),
             "x".join(map(str, layer.weight.int_repr.shape)),
@@ -50,4 +49,5 @@ def _rows(report: QParamsReport) -> list[tuple[str, ...]]:
             str(layer.result or "float"),
         )
         for layer in report.qparams.layers
-    ] + floats
+    ]
+    return rows + [(name, "float", "-", "float", "float") for name in report.qparams.float_layers]

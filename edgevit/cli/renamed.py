@@ -17,6 +17,6 @@ def refuse_renamed(command: str, arguments: Sequence[str]) -> None:
         raise UsageError(f"`edgevit {command}` is called `edgevit {new}` now", fix=f"write edgevit {new}")
     for argument in arguments:
         option = argument.partition("=")[0]
-        new = OPTIONS.get((command, option))
-        if new is not None:
+        if (command, option) in OPTIONS:
+            new = OPTIONS[command, option]
             raise UsageError(f"{option} of `edgevit {command}` is called {new} now", fix=f"write {new}")

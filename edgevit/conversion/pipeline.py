@@ -70,7 +70,11 @@ def convert(
 
     model: a name of `edgevit list`, "file.py:factory", or an nn.Module (with `spec` unless create_model made it).
     target: a name, several names, which are converted side by side, or "all": the targets of phones, or for a model of
-    the server tier those of servers. options: of the converter, by name.
+    the server tier those of servers. precision: fp32, fp16, bf16, or int8 from an int8 checkpoint.
+    weights: a checkpoint, without which the weights are random. num_classes, input_size (pixels of each side): by
+    default the checkpoint's, or the published ones. labels: one for each class, or a text file with one a line, by
+    default the checkpoint's. replace_head: keep a new classifier where the class counts differ.
+    options: of the converter, by name; "TARGET.NAME" is for that target alone.
     goldens: more images to store as golden inputs beside the two built-in ones. deploy: rewrite the graph exactly.
     timeout_s: for each target; one that takes longer fails alone. cache: reuse what was made from the same input
     by the same code and tools (see edgevit.conversion.cache); a model in memory is always converted.

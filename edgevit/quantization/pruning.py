@@ -55,8 +55,10 @@ def prune(
 ) -> Pruned:
     """Set a share of a trained network's weights to zero, train the others, and write an ordinary float checkpoint.
 
+    model: a name of `edgevit list` or "file.py:factory". weights: its float checkpoint. data: "digits", "photos",
+    "tiles", a folder (see `open_dataset`), or a training and a test set. out: the pruned checkpoint.
     sparsity: share of the weights of all convolutions and linear layers, above 0 and below 1; NNCF's global magnitude
-    mode chooses them, each layer measured by its own norm. What training learns are the answers of the float network.
+    mode chooses them, each layer measured by its own norm. Training learns the outputs of the float network.
     The zeros are single weights: NNCF has no structured pruning for PyTorch, so files that store zeros and kernels
     that multiply them gain nothing; Core ML stores them away with the option weight_compression=sparse. Epochs and the
     peak learning rate are those of the recipe "prune" unless given; `resume` goes on with a killed run as in `qat`.

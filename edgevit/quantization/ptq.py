@@ -68,12 +68,14 @@ def quantize(
 ) -> Quantized:
     """Find the quantization parameters of a trained network by NNCF's PTQ, and write an int8 checkpoint.
 
-    model: a name of `edgevit list` or "file.py:factory". data: "digits", "photos" or a folder; up to `samples` of its
-    training split set the ranges, its test split scores float and int8 network. The checkpoint holds both networks;
-    `convert` with precision "int8" takes it to every target with these very scales.
-    max_drop: points of top-1, or of mIoU, that int8 may cost on training images which set no ranges; where it costs
-    more, the layers that cost most stay in float, in every target.
-    Raises UsageError for weights and data that do not fit, QuantizationError where none can be found.
+    model: a name of `edgevit list` or "file.py:factory". weights: its float checkpoint. data: "digits", "photos",
+    "tiles", a folder (see `open_dataset`), or a training and a test set; up to `samples` of the training images set the
+    ranges, the test images score float and int8 network. out: the int8 checkpoint; it holds both networks, and
+    `convert` with precision "int8" takes it to every target with these very quantization parameters. input_size: pixels
+    of each side, by default the checkpoint's.
+    max_drop: percentage points of top-1, or of mIoU, that int8 may cost on training images which set no ranges; where
+    it costs more, the layers that cost most are kept in float, in every target.
+    Raises UsageError for weights and data that do not fit, QuantizationError where none can be found, StorageError.
     """
     source = load_model(model, weights=weights, input_size=input_size)
     training, test = open_splits(data)

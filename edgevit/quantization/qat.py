@@ -46,13 +46,14 @@ def qat(
 
     It learns the outputs of its float network: int8 shall lose nothing, and need not find anything new.
 
-    weights: a float checkpoint, whose ranges are first set by up to `samples` training images, or an int8 one to go
-    on from. data: "digits" or a folder with train/ and test/. Epochs and the peak learning rate are those of the
-    recipe "qat" unless given; devices and logs as in `train`; augmentation is that of the float training where the
-    checkpoint knows it. The scores are those of the int8 network, which `convert` with precision "int8" takes to every
-    target unchanged. A killed run goes on with `resume` and the same arguments, and ends with the same weights on a
-    CPU. max_drop: percentage points of top-1 that the int8 network may lose on training images; where it loses more,
-    the layers that cost most are kept in float, with their quantized weights.
+    model: a name of `edgevit list` or "file.py:factory". weights: a float checkpoint, whose ranges are first set by up
+    to `samples` training images, or an int8 one to go on from. data: "digits", "photos", "tiles", a folder (see
+    `open_dataset`), or a training and a test set. out: the int8 checkpoint. Epochs and the peak learning rate are those
+    of the recipe "qat" unless given; threads, devices and logs as in `train`; augmentation is as in the float training
+    where the checkpoint knows it. The scores are those of the int8 network, which `convert` with precision "int8" takes
+    to every target unchanged. A killed run goes on with `resume` and the same arguments, and ends with the same weights
+    on a CPU. max_drop: percentage points of top-1, or of mIoU, that the int8 network may lose on training images; where
+    it loses more, the layers that cost most are kept in float, with their quantized weights.
     Raises UsageError for weights and data that do not fit, QuantizationError where no range can be found, EdgevitError
     when training diverges; then `out` is as it was.
     """

@@ -11,10 +11,10 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Trainer
@@ -45,8 +45,12 @@ from edgevit.training.teacher import open_teacher
 
 log = logging.getLogger(__name__)
 
-_AMP = {"bf16": "bf16-mixed", "fp16": "16-mixed"}
-_LEARNERS: dict[Task, type[Learner]] = {Task.CLASSIFY: Classifier, Task.SEGMENT: Segmenter}
+_LightningPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
+_AMP: dict[str, _LightningPrecision] = {"bf16": "bf16-mixed", "fp16": "16-mixed"}
+_LEARNERS: dict[Task, Callable[[nn.Module, Recipe, int, nn.Module | None], Learner]] = {
+    Task.CLASSIFY: Classifier,
+    Task.SEGMENT: Segmenter,
+}
 _KEEP_BYTES = 512 << 20  # preprocessed sets up to this size stay in memory
 
 
@@ -89,11 +93,16 @@ def train(
     stand over its own. input_size: pixels of each side, by default the model's own. weights: a checkpoint to start
     from, with a new head where its class count differs; without it a named model starts from random weights.
     teacher: a network for the same classes and images, whose outputs are learned as the recipe's distillation says; a
-    name or "file.py:factory" comes with teacher_weights. The rest is as in `train_network`.
+    name or "file.py:factory" comes with teacher_weights. amp: "bf16" or, on GPUs, "fp16" for mixed precision. threads:
+    CPU threads, by default all cores. devices: GPUs, or processes on the CPU, that share each batch; Lightning starts
+    the calling program once more for each, and torchrun's processes are taken as they are. logs: a folder for
+    metrics.csv and TensorBoard, by default none. resume: go on with a run that was killed, given the same arguments;
+    until a run ends its progress lies beside `out`. The same seed, machine and thread count give the same weights on a
+    CPU.
     Raises UsageError for arguments, images and weights that do not fit, EdgevitError when training diverges and
     StorageError; then `out` is as it was.
     """
-    if isinstance(teacher, str) == (teacher_weights is None):
+    if isinstance(teacher, str) != (teacher_weights is not None):
         raise UsageError(
             "a teacher and its weights belong together",
             fix="give both --teacher and --teacher-weights (teacher and teacher_weights in Python), or neither",
@@ -101,11 +110,12 @@ def train(
     chosen = adjusted(recipe if isinstance(recipe, Recipe) else open_recipe(recipe), epochs, learning_rate)
     train_set, test_set = map(readable, open_splits(data))
     described = _spec_to_train(model, spec, len(train_set.labels), input_size)
-    if isinstance(teacher, str):
-        teacher = open_teacher(teacher, teacher_weights, described, train_set.labels)
+    network = None if isinstance(teacher, str) else teacher
+    if isinstance(teacher, str) and teacher_weights is not None:
+        network = open_teacher(teacher, teacher_weights, described, train_set.labels)
     with stage("train", model=described.name, data=train_set.name, recipe=chosen.name) as running:
         result = train_network(
-            described, train_set, test_set, chosen, out, weights=weights, teacher=teacher, threads=threads,
+            described, train_set, test_set, chosen, out, weights=weights, teacher=network, threads=threads,
             devices=devices, amp=amp, logs=logs, resume=resume,
         )  # fmt: skip
         running.result = f"{describe_scores(result.curve[-1].scores)} on {len(test_set)} held-out images"
@@ -141,14 +151,9 @@ def train_network(
 ) -> TrainingResult:
     """Train spec's model, score it on the test set after each epoch, and write the checkpoint `out`.
 
-    spec already has the set's class count (`ModelSpec.for_task`). weights are the start, with a new head when their
-    class count differs; without them training starts from random weights. teacher: a network for the same classes and
-    images, whose answers are learned as the recipe's distillation says. threads bounds the CPU threads. devices: GPUs,
-    or processes on the CPU; Lightning starts the calling program once more for each, and torchrun's processes are
-    taken as they are. amp: "bf16" or, on GPUs, "fp16" for mixed precision. logs: a folder for metrics.csv and
-    TensorBoard. The same seed on the same machine and thread count gives the same weights on a CPU, also when a run was
-    killed and goes on with `resume`: until it ends, its progress lies beside `out`. Raises UsageError for sets, weights
-    or progress that do not fit, EdgevitError when training diverges and StorageError; then `out` is as it was.
+    spec already has the set's class count (`ModelSpec.for_task`). The rest is as in `train`, whose names and paths are
+    open here. Raises UsageError for sets, weights or progress that do not fit, EdgevitError when training diverges and
+    StorageError; then `out` is as it was.
     """
     check_sets(spec, train_set, test_set)
     start = time.perf_counter()
@@ -276,7 +281,7 @@ def fit(
     return learner.curve
 
 
-def lightning_precision(amp: str | None) -> str:
+def lightning_precision(amp: str | None) -> _LightningPrecision:
     """Lightning's name for a mixed precision, None for none. UsageError where the machine cannot have it."""
     if amp is None:
         return "32-true"

@@ -15,7 +15,7 @@ from edgevit.infra.files import write_json
 from edgevit.log import stage
 from edgevit.quantization import weight_storage
 from edgevit.targets.registry import get_converter
-from edgevit.verification.checks import Verification, examine
+from edgevit.verification.checks import DataScore, Verification, examine
 from edgevit.verification.error_breakdown import INT8, ROUNDED
 from edgevit.verification.reference_model import load_source, remembering
 from edgevit.verification.reference_stages import stages_of
@@ -85,9 +85,10 @@ def _references(
     source = load_source(list(artifacts), weights, model)
     plain = remembering(source.run)
     known: dict[tuple[str, str], Mapping[str, Reference]] = {}
-    found = []
+    found: list[tuple[Reference | None, Mapping[str, Reference]]] = []
     for artifact in artifacts:
-        manifest, stages = artifact.manifest, {}
+        manifest = artifact.manifest
+        stages: Mapping[str, Reference] = {}
         if weight_storage.has_qparams(manifest):
             key = manifest.compression, get_converter(manifest.target).kernels
             if key not in known:
@@ -115,18 +116,24 @@ def _require_classes(artifact: Artifact, images: LabelledDataset) -> None:
 
 def header(results: Sequence[Verification]) -> tuple[str, ...]:
     """The words above the cells of `row`: two columns per score of the task."""
-    scores = [f"{metric} {who}" for metric, values in results[0].data.scores.items() for who in values]
+    scores = [f"{metric} {who}" for metric, values in _data(results[0]).scores.items() for who in values]
     return "artifact", "where", *scores, "drop from float", "agreement", "images"
 
 
 def row(result: Verification) -> tuple[str, ...]:
     """The cells under `header`; "-" for what was not run. The drop is in percentage points of the first score."""
-    data = result.data
+    data = _data(result)
     drop = "-" if data.drop is None else f"{100 * data.drop:+.2f}"
     scores = [_percent(share) for values in data.scores.values() for share in values.values()]
     return (
         result.artifact, _where(result.parity), *scores, drop, _percent(data.agreement), str(data.samples)
     )  # fmt: skip
+
+
+def _data(result: Verification) -> DataScore:
+    if result.data is None:
+        raise ValueError(f"{result.artifact} was scored on no data")
+    return result.data
 
 
 def _percent(share: float | None) -> str:

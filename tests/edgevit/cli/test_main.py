@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+import edgevit
 from edgevit.cli.main import COMMANDS, main
 from edgevit.data.synthetic_images import sample_images
 from edgevit.targets import registry
@@ -333,3 +334,8 @@ def test_info_of_a_large_model_leaves_phones_alone(capsys):
 )
 def test_old_words_are_refused_by_the_new_one(capsys, words, says):
     fails(capsys, *words, code=2, says=says)
+
+
+def test_old_function_is_refused_by_the_new_one():
+    with pytest.raises(AttributeError, match=r"edgevit\.scales is called edgevit\.qparams now"):
+        edgevit.scales  # noqa: B018

@@ -75,5 +75,5 @@ def test_the_float_network_is_followed_by_the_layers_of_the_int8_one(program, ne
     made = trace.follow(IMAGE, recorded)
     gelu = next(layer for layer in layers if layer.operation == "gelu")
     inside = (recorded[gelu.node] > -128) & (recorded[gelu.node] < 127)  # beyond its ends a grid has no nearest step
-    rounded = (gelu.qparams.real(recorded[gelu.node]) - made[gelu.node])[inside]
+    rounded = (gelu.qparams.dequantize(recorded[gelu.node]) - made[gelu.node])[inside]
     assert 0 < np.abs(rounded).max() <= gelu.qparams.scale / 2 * 1.01
