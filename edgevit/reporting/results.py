@@ -51,7 +51,7 @@ class Results:
 
 
 def read_results(folder: Path, builds: Collection[str]) -> tuple[Results, list[Note]]:
-    """Read all results of a folder, distinguished by their endings; `builds` are the manifest hashes that are present."""
+    """Read all results of a folder, by their endings; `builds` are the manifest hashes that are present."""
     results, notes = Results(), []
     for path in sorted((folder / RESULTS_FOLDER).glob("*.json")):
         kind = path.suffixes[-2] if len(path.suffixes) > 1 else ""
