@@ -10,12 +10,13 @@ import pytest
 from benchmarks.conversion_matrix import seeded_model
 from edgevit.checkpoints.model_source import load_model
 from edgevit.contract.manifest import Tolerance
-from edgevit.contract.tolerances import TOLERANCES, check_parity, measure
+from edgevit.contract.tolerances import TOLERANCES
 from edgevit.deploy.pass_manager import deploy
 from edgevit.export.export_program import export
 from edgevit.graph.capture import example_input
 from edgevit.spec import Precision
 from edgevit.targets.registry import get_converter
+from edgevit.verification.checks import check_parity, measure
 from tests.converters.running import run_once
 
 MODELS = ("van_b0", "mobile_former_26m", "mobile_former_294m", "vt_resnet18", "segnetr_64", "segnetr_32")
