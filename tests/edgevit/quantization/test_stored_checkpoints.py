@@ -1,0 +1,122 @@
+"""Int8 checkpoints outlive the version that wrote them: committed ones load and convert, whatever passes there are."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import edgevit
+from edgevit.checkpoints.checkpoint import read_checkpoint
+from edgevit.deploy import pass_manager
+from edgevit.errors import QuantizationError
+from edgevit.graph import capture
+from edgevit.graph.capture import example_input
+from edgevit.quantization import quantized_model
+from edgevit.quantization.loading import quantized_network
+from edgevit.targets.registry import get_converter
+from tests.golden.make_int8_checkpoints import FOLDER, SIZES
+
+pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
+
+
+class _Renaming:
+    """A pass of a later version: it leaves no node the name that it had."""
+
+    name = "rename_everything"
+
+    def apply(self, graph, costs):
+        for index, node in enumerate(graph.module.graph.nodes):
+            if node.op not in ("placeholder", "output"):
+                node.name = f"later_{index}"
+        return []
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """Every way to a deployed graph gives other names, and refuses to be asked where a checkpoint has its own."""
+    monkeypatch.setattr(pass_manager, "PASSES", (_Renaming(), *pass_manager.PASSES))
+    monkeypatch.setattr(quantized_model, "INT8_PASSES", (_Renaming(), *quantized_model.INT8_PASSES))
+    functional = capture.functional
+
+    def renamed(exported):
+        module = functional(exported)
+        for index, node in enumerate(module.graph.nodes):
+            if node.op == "call_function":
+                node.name = f"other_{index}"
+        return module
+
+    monkeypatch.setattr(capture, "functional", renamed)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_stored_checkpoint_converts_to_the_same_network(name, later, tmp_path):
+    facts = json.loads((FOLDER / f"{name}.json").read_text())
+    path = _unpacked(name, tmp_path)
+    network = quantized_network(read_checkpoint(path))
+    assert {key: [q.scale, q.zero_point] for key, q in network.table.activations.items()} == facts["activations"]
+    image = example_input((1, 3, SIZES[name], SIZES[name]), seed=facts["input_seed"])
+    with torch.no_grad():
+        outputs = network.reference()(image).flatten()[:64].numpy()
+    wanted = np.array(facts["outputs"], np.float32)
+    assert np.abs(outputs - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    artifact = edgevit.convert(name, weights=path, target="tflite", precision="int8", out=tmp_path)
+    held = get_converter("tflite").read_qparams(artifact.path, artifact.manifest)
+    stored = {(q.scale, q.zero_point) for q in held.activations.values()}
+    assert stored == {(scale, zero_point) for scale, zero_point in facts["activations"].values()}
+    session = artifact.open()
+    try:
+        layout = artifact.manifest.inputs[0].layout
+        given = image.numpy().transpose(0, 2, 3, 1) if layout == "NHWC" else image.numpy()
+        (result,) = session.run({artifact.manifest.inputs[0].name: np.ascontiguousarray(given)}).values()
+    finally:
+        session.close()
+    if artifact.manifest.outputs[0].layout == "NHWC":
+        result = result.transpose(0, 3, 1, 2)
+    noise = np.square(result.flatten()[:64] - wanted).sum()
+    assert 10 * np.log10(np.square(wanted).sum() / max(noise, 1e-30)) > 25
+
+
+def test_int8_checkpoint_without_its_graph_is_refused_in_one_line(tmp_path):
+    (name, *_) = SIZES
+    content = torch.load(_unpacked(name, tmp_path), weights_only=True)
+    del content["edgevit_int8_graph"]
+    content["edgevit_card"] = content.pop("edgevit_metadata")
+    torch.save(content, tmp_path / "old.pt")
+    with pytest.raises(
+        QuantizationError, match=r"old\.pt is an int8 checkpoint of an edgevit that did not store"
+    ) as old:
+        edgevit.convert(name, weights=tmp_path / "old.pt", target="tflite", precision="int8", out=tmp_path)
+    assert "edgevit quantize MODEL" in old.value.fix
+    assert "\n" not in str(old.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"format": 1', '"format": 2', "has format 2, this edgevit reads 1"),
+        ("aten.conv2d.default", "aten.from_file.default", "no operation of a deployed graph"),
+        ("aten.conv2d.default", "aten.add_.Tensor", "no operation of a deployed graph"),
+        ('{"node": "', '{"node": "stranger_', "an argument is"),
+        ('{"name": ', '{"nome": ', "damaged"),
+        ("{", "[", "damaged"),
+    ],
+)
+def test_graph_that_was_changed_is_refused(old, new, says, tmp_path):
+    (name, *_) = SIZES
+    content = torch.load(_unpacked(name, tmp_path), weights_only=True)
+    assert old in content["edgevit_int8_graph"]
+    content["edgevit_int8_graph"] = content["edgevit_int8_graph"].replace(old, new)
+    torch.save(content, tmp_path / "changed.pt")
+    with pytest.raises(QuantizationError, match=says):
+        quantized_network(read_checkpoint(tmp_path / "changed.pt"))
+
+
+def _unpacked(name: str, folder: Path) -> Path:
+    path = folder / f"{name}.pt"
+    path.write_bytes(lzma.decompress((FOLDER / f"{name}.pt.xz").read_bytes()))
+    return path
