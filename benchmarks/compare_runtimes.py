@@ -40,7 +40,7 @@ from benchmarks.comparison import (
 )
 from benchmarks.conversion_matrix import seeded_model
 from edgevit import log
-from edgevit.checkpoints.model_source import state_digest
+from edgevit.checkpoints.model_source import spec_of, state_digest
 from edgevit.errors import DeviceError, EdgevitError
 from edgevit.graph.capture import example_input
 from edgevit.infra import process
@@ -138,7 +138,7 @@ def prepare_setup(model: str, seed: int) -> Path:
     ours = seeded_model(model, seed)
     setup = {
         "model": model,
-        "classes": ours.edgevit_spec.outputs[0].shape[1],
+        "classes": spec_of(ours).outputs[0].shape[1],
         "weights": state_digest(ours),
         "reference": _hash_files(("benchmarks/reference",)),
     }
@@ -148,7 +148,7 @@ def prepare_setup(model: str, seed: int) -> Path:
     with atomic_folder(folder) as building:
         torch.save(ours.state_dict(), building / "weights.pt")
         write_json(building / "setup.json", setup)
-        image = example_input(ours.edgevit_spec.inputs[0].shape, seed=seed)
+        image = example_input(spec_of(ours).inputs[0].shape, seed=seed)
         with torch.inference_mode():
             expected = baseline_network(building)(image)
         np.save(building / "input.npy", image.numpy())
@@ -176,7 +176,19 @@ def run_conversion(folder: Path, conversion: str, out: Path, peers: Path) -> tup
     elif conversion == FLOAT:
         model = json.loads((folder / "setup.json").read_text())["model"]
         weights = folder / "weights.pt"
-        argv = ["-m", "edgevit", "convert", model, "--weights", weights, "--target", "all", "--no-cache", "--out", out]
+        argv: list[str | Path] = [
+            "-m",
+            "edgevit",
+            "convert",
+            model,
+            "--weights",
+            weights,
+            "--target",
+            "all",
+            "--no-cache",
+            "--out",
+            out,
+        ]
     else:
         argv = ["-m", "benchmarks.baseline_conversions", conversion, folder, "--out", out]
     python = peers if conversion in PEER_CONVERSIONS else sys.executable
@@ -245,7 +257,7 @@ def time_operations(folder: Path, rules: Rules, right: set[str], peers: Path) ->
             continue
         options = {"threads": rules.timing.threads, "rounds": plan.rounds, "runs": plan.runs}
         flags = [part for key, value in options.items() for part in (f"--{key}", str(value))]
-        argv = [*(candidate_file(name, folder) for name in names), *more, *flags]
+        argv: list[str | Path] = [*(candidate_file(name, folder) for name in names), *more, *flags]
         with stage("operations", model=folder.name, tool=tool):
             report = run_worker(f"benchmarks.{tool}", argv, python, rules.timing.threads)
         known = {"model": folder.name, "error": report.get("error", "")}
