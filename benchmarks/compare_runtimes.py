@@ -171,24 +171,13 @@ def convert(folder: Path, conversion: str, peers: Path) -> dict[str, Any]:
 
 def run_conversion(folder: Path, conversion: str, out: Path, peers: Path) -> tuple[float, str]:
     """Wall seconds of one conversion in a fresh process, imports included, and why it failed or ""."""
+    argv: list[str | Path]
     if conversion == INT8:
         argv = ["-m", "benchmarks.train_int8", folder, "--out", out]
     elif conversion == FLOAT:
         model = json.loads((folder / "setup.json").read_text())["model"]
         weights = folder / "weights.pt"
-        argv: list[str | Path] = [
-            "-m",
-            "edgevit",
-            "convert",
-            model,
-            "--weights",
-            weights,
-            "--target",
-            "all",
-            "--no-cache",
-            "--out",
-            out,
-        ]
+        argv = ["-m", "edgevit", "convert", model, "--weights", weights, "--target", "all", "--no-cache", "--out", out]
     else:
         argv = ["-m", "benchmarks.baseline_conversions", conversion, folder, "--out", out]
     python = peers if conversion in PEER_CONVERSIONS else sys.executable
@@ -247,11 +236,12 @@ def time_operations(folder: Path, rules: Rules, right: set[str], peers: Path) ->
     """Time per kind of operation of the candidates whose outputs are right; a tool that fails leaves its error."""
     plan = rules.operations
     rows: list[dict[str, Any]] = []
-    for tool, python, wanted, more in (
+    tools: tuple[tuple[str, Path, tuple[str, ...], list[str | Path]], ...] = (
         ("xnnpack_replay", Path(sys.executable), plan.executorch, ["--setup", folder]),
         ("litert_profile", Path(sys.executable), plan.litert, []),
         ("onnxruntime_profile", peers, plan.onnxruntime, []),
-    ):
+    )
+    for tool, python, wanted, more in tools:
         names = [name for name in wanted if name in right]
         if not names:
             continue
