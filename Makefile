@@ -66,6 +66,7 @@ test-fast: $(READY)  ## tests without the full-size models
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 docs: $(READY)  ## docs/_build/html/: the documents as pages; a warning is an error, nothing is fetched
 	$(BIN)/python -m sphinx -W -n --keep-going -q -b html docs docs/_build/html

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import gc
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -183,7 +183,12 @@ def open_candidate(name: str, folder: Path, threads: int) -> Engine:
     runtime = CANDIDATES[name].runtime
     if CANDIDATES[name].conversion is None:
         return _Torch(folder, threads, compiled=runtime == "torch_compile")
-    engines = {"executorch": _ExecuTorch, "litert": _LiteRT, "onnxruntime": _OnnxRuntime, "openvino": _OpenVino}
+    engines: dict[str, Callable[[Path, int], Engine]] = {
+        "executorch": _ExecuTorch,
+        "litert": _LiteRT,
+        "onnxruntime": _OnnxRuntime,
+        "openvino": _OpenVino,
+    }
     return engines[runtime](candidate_file(name, folder), threads)
 
 

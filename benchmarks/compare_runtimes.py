@@ -40,7 +40,7 @@ from benchmarks.comparison import (
 )
 from benchmarks.conversion_matrix import seeded_model
 from edgevit import log
-from edgevit.checkpoints.model_source import state_digest
+from edgevit.checkpoints.model_source import spec_of, state_digest
 from edgevit.errors import DeviceError, EdgevitError
 from edgevit.graph.capture import example_input
 from edgevit.infra import process
@@ -138,7 +138,7 @@ def prepare_setup(model: str, seed: int) -> Path:
     ours = seeded_model(model, seed)
     setup = {
         "model": model,
-        "classes": ours.edgevit_spec.outputs[0].shape[1],
+        "classes": spec_of(ours).outputs[0].shape[1],
         "weights": state_digest(ours),
         "reference": _hash_files(("benchmarks/reference",)),
     }
@@ -148,7 +148,7 @@ def prepare_setup(model: str, seed: int) -> Path:
     with atomic_folder(folder) as building:
         torch.save(ours.state_dict(), building / "weights.pt")
         write_json(building / "setup.json", setup)
-        image = example_input(ours.edgevit_spec.inputs[0].shape, seed=seed)
+        image = example_input(spec_of(ours).inputs[0].shape, seed=seed)
         with torch.inference_mode():
             expected = baseline_network(building)(image)
         np.save(building / "input.npy", image.numpy())
@@ -171,6 +171,7 @@ def convert(folder: Path, conversion: str, peers: Path) -> dict[str, Any]:
 
 def run_conversion(folder: Path, conversion: str, out: Path, peers: Path) -> tuple[float, str]:
     """Wall seconds of one conversion in a fresh process, imports included, and why it failed or ""."""
+    argv: list[str | Path]
     if conversion == INT8:
         argv = ["-m", "benchmarks.train_int8", folder, "--out", out]
     elif conversion == FLOAT:
@@ -235,17 +236,18 @@ def time_operations(folder: Path, rules: Rules, right: set[str], peers: Path) ->
     """Time per kind of operation of the candidates whose outputs are right; a tool that fails leaves its error."""
     plan = rules.operations
     rows: list[dict[str, Any]] = []
-    for tool, python, wanted, more in (
+    tools: tuple[tuple[str, Path, tuple[str, ...], list[str | Path]], ...] = (
         ("xnnpack_replay", Path(sys.executable), plan.executorch, ["--setup", folder]),
         ("litert_profile", Path(sys.executable), plan.litert, []),
         ("onnxruntime_profile", peers, plan.onnxruntime, []),
-    ):
+    )
+    for tool, python, wanted, more in tools:
         names = [name for name in wanted if name in right]
         if not names:
             continue
         options = {"threads": rules.timing.threads, "rounds": plan.rounds, "runs": plan.runs}
         flags = [part for key, value in options.items() for part in (f"--{key}", str(value))]
-        argv = [*(candidate_file(name, folder) for name in names), *more, *flags]
+        argv: list[str | Path] = [*(candidate_file(name, folder) for name in names), *more, *flags]
         with stage("operations", model=folder.name, tool=tool):
             report = run_worker(f"benchmarks.{tool}", argv, python, rules.timing.threads)
         known = {"model": folder.name, "error": report.get("error", "")}

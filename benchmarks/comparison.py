@@ -84,11 +84,12 @@ class Rules:
         recorded = (*self.operations.executorch, *self.operations.litert, *self.operations.onnxruntime)
         judged = (name for one in self.thresholds for name in (*one.ours, *one.against))
         named = {self.control, *self.candidates, *recorded, *judged}
+        compared = {*self.conversion.models, *(model for one in self.thresholds for model in one.models)}
         for kind, wanted, known in (
             ("candidate", named, CANDIDATES),
             ("candidate", named, self.candidates),
             ("conversion", self.conversion.baseline, CONVERSIONS),
-            ("model", {name for part in (self.conversion, *self.thresholds) for name in part.models}, self.models),
+            ("model", compared, self.models),
         ):
             if unknown := sorted(set(wanted) - set(known)):
                 raise UsageError(f"the rules name an unknown {kind} {unknown[0]!r}", fix=f"one of: {', '.join(known)}")

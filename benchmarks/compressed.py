@@ -12,6 +12,8 @@ import argparse
 import json
 import os
 import tomllib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,8 @@ import numpy as np
 
 import edgevit
 from benchmarks import int8
+from benchmarks.converted import single
 from edgevit import log
-from edgevit.checkpoints.checkpoint import read_checkpoint
 from edgevit.contract.manifest import Executed
 from edgevit.data.datasets import open_dataset, targets
 from edgevit.data.metrics import score
@@ -70,33 +72,37 @@ class _Model:
         self._name, self._data, self._plan = model.model, model.data, plan
         self._weights = int8.float_checkpoint(model, checkpoints)
         self._images = open_dataset(model.data, "test")
-        self._target = targets(self._images, read_checkpoint(self._weights).metadata.preprocess)
+        self._target = targets(self._images, int8.metadata_of(self._weights).preprocess)
         self._float: np.ndarray | None = None
 
-    def steps(self) -> list[tuple[tuple[str, str, str], Any]]:
+    def steps(self) -> list[tuple[tuple[str, str, str], Callable[[], Row]]]:
         """(model, form, target) and the function that measures it: the networks first, then every artifact."""
-        found = [((self._name, form, ""), lambda form=form: self._network(form)) for form in ("float", "pruned")]
+        found: list[tuple[tuple[str, str, str], Callable[[], Row]]] = [
+            ((self._name, form, ""), partial(self._network, form)) for form in ("float", "pruned")
+        ]
         for target in self._plan["targets"]:
             for form in self._plan["forms"]:
                 if target in form.get("targets", self._plan["targets"]):
                     key = self._name, form["name"], target
-                    found.append((key, lambda form=form, target=target: self._artifact(form, target)))
+                    found.append((key, partial(self._artifact, form, target)))
         return found
 
     def _network(self, form: str) -> Row:
         weights = self._pruned() if form == "pruned" else self._weights
         outputs = int8.network_outputs(self._name, weights, self._images, Precision.FP32)
-        return self._row(form, "", outputs) | {"training": read_checkpoint(weights).metadata.training}
+        return self._row(form, "", outputs) | {"training": int8.metadata_of(weights).training}
 
     def _artifact(self, form: Row, target: str) -> Row:
         full, artifact = (
-            edgevit.convert(
-                self._name,
-                weights=self._pruned() if form.get("pruned") else self._weights,
-                target=target,
-                precision=precision,
-                options=options,
-                out=WORK / ("pruned" if form.get("pruned") else "float"),
+            single(
+                edgevit.convert(
+                    self._name,
+                    weights=self._pruned() if form.get("pruned") else self._weights,
+                    target=target,
+                    precision=precision,
+                    options=options,
+                    out=WORK / ("pruned" if form.get("pruned") else "float"),
+                )
             )
             for precision, options in (
                 ("fp32", {}),

@@ -56,7 +56,7 @@ def main() -> None:
     rows = json.loads(RESULT.read_text())["rows"] if arguments.only and RESULT.is_file() else []
     for name in arguments.only or plan["models"]:
         rows = [row for row in rows if row["model"] != name] + measure_model(name, plan["targets"], plan["seed"])
-        document = {
+        document: dict[str, Any] = {
             "schema": "edgevit.cost",
             "cpu": describe_host().cpu,
             "cores": os.cpu_count(),

@@ -21,9 +21,11 @@ from typing import Any
 import torch
 
 import edgevit
+from benchmarks.converted import single
 from edgevit import log
 from edgevit.artifacts.artifact import Artifact
 from edgevit.checkpoints.checkpoint import load_weights
+from edgevit.checkpoints.model_source import spec_of
 from edgevit.errors import EdgevitError, UsageError
 from edgevit.infra.files import write_json
 from edgevit.infra.provenance import provenance
@@ -94,7 +96,7 @@ def seeded_model(name: str, seed: int, input_size: int | None = None) -> torch.n
     """A network with seeded weights whose BatchNorms have seen four random images."""
     torch.manual_seed(seed)
     model = edgevit.create_model(name, input_size=input_size)
-    size = model.edgevit_spec.input_size
+    size = spec_of(model).input_size
     model.train()
     with torch.no_grad():
         model(torch.randn(4, 3, size, size))
@@ -114,7 +116,7 @@ def _measure(
     }
     started = time.perf_counter()
     try:
-        artifact = edgevit.convert(model, target=target, precision=precision, options=options, out=out)
+        artifact = single(edgevit.convert(model, target=target, precision=precision, options=options, out=out))
     except EdgevitError as error:
         return row | {"error": str(error)}
     return row | {"total_s": round(time.perf_counter() - started, 1)} | _facts(artifact)

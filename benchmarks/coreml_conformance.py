@@ -10,7 +10,6 @@ Apple expects; it does not say what a device computes.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from typing import Any
 
 from benchmarks.coreml_conformance_plugin import EXCLUDED_FILES, EXCLUDED_OPS
 from edgevit.infra.files import write_json
+from edgevit.infra.optional_imports import require
 from edgevit.infra.provenance import provenance
 from edgevit.mil.interpreter import MODES
 
@@ -71,7 +71,7 @@ def main() -> None:
 
 def run(processes: int, mode: str, select: str) -> list[dict[str, Any]]:
     """The plugin's lines of all processes; each runs its share of the tests."""
-    package = importlib.util.find_spec("coremltools").submodule_search_locations[0]
+    (package,) = require("coremltools", "coreml").__path__
     command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-W", "ignore", "-p", "no:cacheprovider"]
     command += ["-c", os.devnull]  # else pytest takes the configuration of the project whose .venv holds the wheel
     command += ["-p", "benchmarks.coreml_conformance_plugin", "-k", select, str(Path(package) / _TESTS)]

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import edgevit
+from benchmarks.converted import single
 from benchmarks.coreml_mutators import FILES, GRAPH, NotApplicableError, Subject
 from edgevit import log
 from edgevit.artifacts.artifact import Artifact, load_artifact
@@ -194,7 +195,8 @@ def _tiny(out: Path, **options: Any) -> Artifact:
     from tests.tiny import TinyClassifier, classifier_spec, seeded
 
     module = seeded(TinyClassifier)
-    return edgevit.convert(module, spec=classifier_spec(), target="coreml", labels=_LABELS, out=out, options=options)
+    spec = classifier_spec()
+    return single(edgevit.convert(module, spec=spec, target="coreml", labels=_LABELS, out=out, options=options))
 
 
 def _images(out: Path) -> Artifact:
@@ -205,7 +207,7 @@ def _images(out: Path) -> Artifact:
 def _van(out: Path) -> Artifact:
     torch.manual_seed(0)
     labels = tuple(f"class {index}" for index in range(10))
-    return edgevit.convert("van_b0", target="coreml", num_classes=10, labels=labels, input_size=64, out=out)
+    return single(edgevit.convert("van_b0", target="coreml", num_classes=10, labels=labels, input_size=64, out=out))
 
 
 def _mixed(out: Path) -> Artifact:
@@ -224,7 +226,7 @@ def _mixed(out: Path) -> Artifact:
         paper="",
         size_multiple=4,
     )
-    return edgevit.convert(module, spec=spec, target="coreml", labels=_LABELS, out=out)
+    return single(edgevit.convert(module, spec=spec, target="coreml", labels=_LABELS, out=out))
 
 
 SUBJECTS: dict[str, Callable[[Path], Artifact]] = {

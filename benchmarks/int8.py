@@ -21,9 +21,11 @@ from typing import Any
 import numpy as np
 
 import edgevit
+from benchmarks.converted import single
 from edgevit import log
 from edgevit.artifacts.artifact import Artifact
 from edgevit.checkpoints.checkpoint import read_checkpoint
+from edgevit.checkpoints.metadata import CheckpointMetadata
 from edgevit.checkpoints.model_source import load_model
 from edgevit.data.datasets import LabelledDataset, open_dataset, targets
 from edgevit.data.metrics import METRICS, MIOU, agreement, confusion, overlap_scores, score
@@ -104,7 +106,7 @@ def measure_model(experiment: Experiment, work: Path) -> dict[str, Any]:
     test = open_dataset(experiment.data, "test")
     files = _checkpoints(experiment, work)
     quantized = [form for form in files if form != "float"]
-    target = targets(test, read_checkpoint(files["float"]).metadata.preprocess)
+    target = targets(test, metadata_of(files["float"]).preprocess)
     floats, int8, refused = _artifacts(experiment, files, work)
     outputs = {
         "float": network_outputs(name, files["float"], test, Precision.FP32),
@@ -113,7 +115,11 @@ def measure_model(experiment: Experiment, work: Path) -> dict[str, Any]:
     }
     rows = []
     for form, logits in outputs.items():
-        row = {"form": form, "scores": score(logits, target), "drop": drop(outputs["float"], logits, target)}
+        row: dict[str, Any] = {
+            "form": form,
+            "scores": score(logits, target),
+            "drop": drop(outputs["float"], logits, target),
+        }
         if form in int8:
             manifest = int8[form].manifest
             row |= against(logits, outputs["qat"], target)
@@ -134,9 +140,9 @@ def measure_model(experiment: Experiment, work: Path) -> dict[str, Any]:
         "agreement": {
             f"{one}, {other}": agreement(outputs[one], outputs[other]) for one, other in itertools.combinations(int8, 2)
         },
-        "training": read_checkpoint(files["float"]).metadata.training,
+        "training": metadata_of(files["float"]).training,
         "quantization": {
-            form: {k: v for k, v in read_checkpoint(files[form]).metadata.quantization.items() if k != "activations"}
+            form: {k: v for k, v in (metadata_of(files[form]).quantization or {}).items() if k != "activations"}
             for form in quantized
         },
     }
@@ -186,20 +192,30 @@ def _artifacts(
         target=sorted({form.target for form in experiment.forms.values()}),
         out=work,
     )
+    assert isinstance(floats, list)  # of several targets
     int8, refused = {}, {}
     for name, form in experiment.forms.items():
         try:
-            int8[name] = edgevit.convert(
-                experiment.model,
-                weights=files["qat"],
-                target=form.target,
-                precision="int8",
-                options=form.options,
-                out=work,
+            int8[name] = single(
+                edgevit.convert(
+                    experiment.model,
+                    weights=files["qat"],
+                    target=form.target,
+                    precision="int8",
+                    options=form.options,
+                    out=work,
+                )
             )
         except ParityError as error:  # a finding of this benchmark
             refused[name] = error.message
     return {artifact.manifest.target: artifact for artifact in floats}, int8, refused
+
+
+def metadata_of(weights: Path) -> CheckpointMetadata:
+    """What a checkpoint of ours says of itself."""
+    metadata = read_checkpoint(weights).metadata
+    assert metadata is not None  # edgevit wrote it
+    return metadata
 
 
 def network_outputs(name: str, weights: Path, images: LabelledDataset, precision: Precision) -> np.ndarray:
@@ -229,7 +245,8 @@ def _tensors(images: LabelledDataset, contract: Preprocess) -> list[np.ndarray]:
 def drop(before: np.ndarray, after: np.ndarray, target: np.ndarray) -> dict[str, float]:
     """Percentage points of the task's score lost, with the 95 % interval of a paired bootstrap over the images."""
     tallies = [_tallies(logits, target) for logits in (before, after)]
-    lost = 100 * np.subtract(*(_judged(tally.sum(axis=0)) for tally in tallies))
+    first, second = (_judged(tally.sum(axis=0)) for tally in tallies)
+    lost = 100 * (first - second)
     random = np.random.default_rng(0)
     count = len(target)
     drawn = [np.bincount(random.integers(0, count, count), minlength=count) for _ in range(_RESAMPLES)]

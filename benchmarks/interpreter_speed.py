@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from converters.coreml.converter import CONVERTER, Options
+from converters.coreml.converter import CONVERTER, CoreMLOptions
+from edgevit.checkpoints.model_source import spec_of
 from edgevit.deploy.pass_manager import deploy
 from edgevit.export.export_program import export
 from edgevit.infra.files import write_json
@@ -50,12 +51,12 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     network = create_model(name).eval()
-    spec = network.edgevit_spec
+    spec = spec_of(network)
     image = torch.randn(spec.inputs[0].shape)
     with tempfile.TemporaryDirectory() as folder:
         module, _ = deploy(network, spec, kernels=CONVERTER.kernels)
         program = export(module, spec, precision=Precision.FP32)
-        CONVERTER.convert(program, Options(), Path(folder))
+        CONVERTER.convert(program, CoreMLOptions(), Path(folder))
         started = time.perf_counter_ns()
         interpreter = Interpreter(Path(folder) / "model.mlpackage")
         load_ns = time.perf_counter_ns() - started

@@ -169,8 +169,8 @@ def read_layers(path: Path) -> list[Layer]:
         shapes = [tuple(graph.Tensors(i).ShapeAsNumpy()) for i in operator.InputsAsNumpy()[:2] if i >= 0]
         text = f"{name} " + ", ".join("x".join(map(str, shape)) for shape in shapes)
         if name in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-            kernel = tuple(int(side) for side in shapes[1][1:3])  # (O, kH, kW, I)
-            layers.append(Layer(convolution_kind(kernel, depthwise=name != "CONV_2D"), text))
+            height, width = (int(side) for side in shapes[1][1:3])  # (O, kH, kW, I)
+            layers.append(Layer(convolution_kind((height, width), depthwise=name != "CONV_2D"), text))
         elif name == "TRANSPOSE_CONV":
             layers.append(Layer(CONVOLUTION, text))
         elif name in ("FULLY_CONNECTED", "BATCH_MATMUL"):

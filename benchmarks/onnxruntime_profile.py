@@ -34,8 +34,8 @@ _EVENT = "_kernel_time"  # what an operation's name ends with
 def operation_kind(name: str, shapes: Sequence[Sequence[int]]) -> str:
     """The kind of an operation; shapes are of its inputs, the weight (O, I / groups, kH, kW) second."""
     if "Conv" in name and len(shapes) > 1 and len(shapes[1]) == 4:
-        outputs, inputs, *kernel = shapes[1]
-        return convolution_kind(tuple(kernel), depthwise=inputs == 1 and outputs > 1)
+        outputs, inputs, height, width = shapes[1]
+        return convolution_kind((height, width), depthwise=inputs == 1 and outputs > 1)
     return next((kind for kind, names in _KINDS if name in names), ELEMENTWISE)
 
 

@@ -16,6 +16,7 @@ from edgevit import log
 from edgevit.data.bundled.tiles import TEST_PER_IMAGE
 from edgevit.data.datasets import open_dataset
 from edgevit.data.postprocess import overlay, save_png
+from edgevit.data.segmentation_datasets import MaskSet
 
 RESULT = Path(__file__).parent / "results" / "tiles.png"
 _ENLARGED, _MARGIN = 2, 4  # times, and white pixels between tiles
@@ -34,10 +35,11 @@ def main() -> None:
 def sheet(artifacts: list[edgevit.Artifact]) -> np.ndarray:
     """uint8 (H, W, 3): the middle test tile of each photograph, its target and the predictions."""
     tiles = open_dataset("tiles", "test")
+    assert isinstance(tiles, MaskSet)
     rows = []
     for index in range(TEST_PER_IMAGE // 2, len(tiles), TEST_PER_IMAGE):
         tile = np.asarray(tiles.images[index])
-        masks = [tiles.masks[index], *(artifact.predict(tile) for artifact in artifacts)]
+        masks = [tiles.masks[index], *(np.asarray(artifact.predict(tile)) for artifact in artifacts)]
         rows.append(_beside([tile, *(overlay(tile, mask, clear=[_BACKGROUND]) for mask in masks)]))
     return np.concatenate(rows)
 

@@ -29,6 +29,7 @@ from benchmarks.compare_runtimes import ROOT, run_worker
 from benchmarks.comparison import CONTROL, Round, Timing, interval_json, paired_ratio, round_medians
 from benchmarks.conversion_matrix import seeded_model
 from edgevit import log
+from edgevit.checkpoints.model_source import spec_of
 from edgevit.errors import EdgevitError, UsageError
 from edgevit.graph.capture import example_input
 from edgevit.infra.files import write_json
@@ -38,6 +39,7 @@ from edgevit.profiling.devices.host_facts import describe_host, load_average
 from edgevit.profiling.latency_statistics import MIN_ROUNDS, median, spread
 from edgevit.profiling.runner import take_samples
 from edgevit.spec import Precision
+from edgevit.targets.base import Session
 from edgevit.targets.registry import get_converter
 
 PLAN = Path(__file__).with_suffix(".toml")
@@ -103,7 +105,7 @@ def read_plan(path: Path) -> Plan:
             Setting(**entry | {"precision": Precision(entry["precision"])}) for entry in document.pop("settings")
         )
         timing = Timing(**document.pop("timing"))
-        lists = {key: tuple(document.pop(key)) for key in ("models", "batches")}
+        lists: dict[str, Any] = {key: tuple(document.pop(key)) for key in ("models", "batches")}
         return Plan(**lists, **document, settings=settings, timing=timing)
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path}: {error}", fix="its keys are those of benchmarks/server.toml") from error
@@ -137,7 +139,7 @@ def prepare_setup(model: str, setting: Setting, plan: Plan) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     network = seeded_model(model, plan.seed)
     torch.save(network.state_dict(), folder / "weights.pt")
-    sizes = network.edgevit_spec.inputs[0].shape[1:]
+    sizes = spec_of(network).inputs[0].shape[1:]
     images = example_input((max(plan.batches), *sizes), seed=plan.seed)
     with torch.inference_mode():
         np.save(folder / "expected.npy", network.eval()(images).numpy())
@@ -164,7 +166,16 @@ def _run_round(folder: Path, setting: Setting, batch: int, number: int, plan: Pl
     reports = {}
     for name in order if number % 2 == 0 else reversed(order):
         candidate = "eager" if name == CONTROL else name
-        argv = ["time", candidate, folder, "--accelerator", setting.accelerator, "--batch", str(batch), *flags]
+        argv: list[str | Path] = [
+            "time",
+            candidate,
+            folder,
+            "--accelerator",
+            setting.accelerator,
+            "--batch",
+            str(batch),
+            *flags,
+        ]
         reports[name] = run_worker("benchmarks.server", argv, Path(sys.executable), plan.timing.threads)
     return reports
 
@@ -224,7 +235,7 @@ class _Network:
         network = edgevit.create_model(setup["model"])
         network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
         self._format = torch.channels_last if accelerator == "cuda" else torch.contiguous_format
-        network = network.eval().to(accelerator, self._dtype, memory_format=self._format)
+        network = network.eval().to(accelerator, self._dtype).to(memory_format=self._format)  # type: ignore[call-overload]  # torch takes it
         self._network = torch.compile(network) if name == "compile" else network
         self.runtime = f"torch {torch.__version__}"
 
@@ -239,6 +250,7 @@ def time_candidate(job: argparse.Namespace) -> dict[str, Any]:
     """Load, warm up and time one candidate: nanoseconds of a whole batch, and the relative error of its output."""
     images, wanted = (np.load(job.folder / f"{name}.npy")[: job.batch] for name in ("input", "expected"))
     load_before, clock = load_average(), time.perf_counter_ns
+    session: _Network | Session
     if job.name in NETWORKS:
         session = _Network(job.name, job.folder, job.accelerator, job.threads)
     else:

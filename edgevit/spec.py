@@ -132,10 +132,12 @@ class ModelSpec:
 
     @property
     def num_classes(self) -> int:
+        """Classes of the output."""
         return self.outputs[0].shape[1]
 
     @property
     def input_size(self) -> int:
+        """Pixels of each side of the input."""
         return self.inputs[0].shape[-1]
 
     def instantiate(self) -> nn.Module:

@@ -54,6 +54,8 @@ def seeded(build: type[nn.Module], **arguments: int) -> nn.Module:
     model = build(**arguments)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2.0)
             module.weight.data.uniform_(0.5, 1.5)
@@ -141,7 +143,7 @@ def int8_network() -> Int8Network:
             node.name: QParams(next_half(0.02 + 0.003 * i), -128 if "relu" in node.name else i - 4)
             for i, node in enumerate(annotation.quantized)
         },
-        {node.name: QuantizedWeight.of(graph.value(node.args[1])) for node in annotation.weighted},
+        {node.name: QuantizedWeight.of(graph.constant_value(node.args[1])) for node in annotation.weighted},
     )
     return Int8Network(deployed, table, steps)
 

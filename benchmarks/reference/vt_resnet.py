@@ -184,6 +184,7 @@ class VTResNet(nn.Module):
         x, tokens = self.entry(x), None
         for module in self.stage5:
             x, tokens = module(x, tokens)
+        assert tokens is not None  # the first module makes them
         return self.fc(tokens.mean(dim=1))
 
 

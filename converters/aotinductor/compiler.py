@@ -20,7 +20,6 @@ def compile_package(program: Program, accelerator: str, path: Path) -> None:
     The number of threads is that of the process that runs it, not of this one. Raises ConversionError with the last
     line of what the compilers said.
     """
-
     exported = narrowed(program)
     if accelerator != "cpu":
         from torch.export.passes import move_to_device_pass

@@ -24,7 +24,9 @@ _CAPABILITIES = {"AVX2": "avx2", "AVX512": "avx512_f", "AVX512_VNNI": "avx512_vn
 
 @dataclass(frozen=True, slots=True)
 class PackageFacts:
-    """expected: what was said of the program when it was compiled. architecture: "x86_64"; instructions: sets of
+    """What a compiled package says of itself.
+
+    expected: what was said of the program when it was compiled. architecture: "x86_64"; instructions: sets of
     vector instructions that the code uses ("AVX512"); device: "cpu" or "cuda".
     """
 
@@ -36,10 +38,12 @@ class PackageFacts:
 
     @property
     def machine(self) -> str:
+        """Device, processor and instruction sets in one line: "cpu x86_64 AVX512"."""
         return " ".join(filter(None, (self.device, self.architecture, *self.instructions)))
 
     @property
     def torch(self) -> str:
+        """Version of torch that compiled it."""
         return str(self.expected["torch"])
 
 

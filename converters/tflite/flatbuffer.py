@@ -206,8 +206,10 @@ def _tensor(schema: ModuleType, tensor: Tensor, buffers: list[Any], vectors: dic
 
 
 def _quantization(schema: Any, qparams: Quantization, vectors: dict[tuple[str, bytes], int]) -> Any:
-    """The table of a grid. `vectors`: where those that were written lie, as equal ones are stored once: the zero points
-    of all channels, eight bytes each, would be a tenth of a small file.
+    """The table of a tensor's quantization parameters.
+
+    vectors: where those that were written lie, as equal ones are stored once: the zero points of all channels, eight
+    bytes each, would be a tenth of a small file.
     """
     import numpy as np
 

@@ -34,6 +34,7 @@ class Artifact:
 
     @property
     def name(self) -> str:
+        """The name in the manifest, which is that of the folder."""
         return self.manifest.name
 
     @property

@@ -109,7 +109,8 @@ def _segmented(artifact: Artifact, image: ImageSource, session: Session, out: Pa
         return Segmentation(None, mask, _shares(mask, artifact))
     photo = as_rgb(image)
     mask = _mask_of(artifact, photo, session)
-    large = mask_on_photo(mask, geometry(*photo.shape[:2], artifact.manifest.image_preprocess), photo.shape[:2])
+    height, width = photo.shape[:2]
+    large = mask_on_photo(mask, geometry(height, width, artifact.manifest.image_preprocess), (height, width))
     shares, path = _shares(mask, artifact), _path_of(image)
     if path is None:
         return Segmentation(None, large, shares)

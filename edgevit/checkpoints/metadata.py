@@ -38,6 +38,7 @@ class CheckpointMetadata:
             )
 
     def to_json(self) -> str:
+        """As a checkpoint stores it."""
         return json.dumps(dataclasses.asdict(self), allow_nan=False)
 
     @classmethod

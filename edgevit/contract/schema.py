@@ -85,7 +85,7 @@ def _validator(name: str) -> Any:
 
 
 def _pattern(validator: Any, pattern: str, instance: object, schema: dict[str, Any]) -> Iterator[Exception]:
-    """Python's $ also matches before a last line break, and its \\d takes the digits of every script."""
+    r"""Python's $ also matches before a last line break, and its \d takes the digits of every script."""
     import jsonschema
 
     if isinstance(instance, str) and not re.search(pattern.replace("$", r"\Z"), instance, re.ASCII):

@@ -39,7 +39,8 @@ class Pass(Protocol):
     """One exact rewrite of a captured graph. A pattern that is not there leaves the graph as it was."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """As manifests and errors have it."""
 
     def apply(self, graph: Graph, costs: Costs) -> list[str]:
         """Rewrite in place where `costs` says that it pays; returns the module paths of the places changed."""

@@ -91,10 +91,11 @@ class View:
         return any(_computes_in(operation, _FP16) for operation in self.operations)
 
     def where(self, operations: Iterable[Message] = ()) -> str:
-        """ "main: conv_0, conv_1, conv_2, ..." """
+        """Where some operations are: "main: conv_0, conv_1, conv_2, ..."."""
         return self.named([operation.outputs[0].name for operation in operations if operation.outputs])
 
     def named(self, names: list[str]) -> str:
+        """The same for names of values."""
         shown = ", ".join(name[:60] for name in names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
         return f"{self.name}: {shown}" if shown else self.name
 

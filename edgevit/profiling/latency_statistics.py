@@ -20,6 +20,7 @@ class Interval:
     high: float
 
     def includes(self, value: float) -> bool:
+        """Whether a value lies between the ends."""
         return self.low <= value <= self.high
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -45,7 +45,7 @@ from edgevit.targets.registry import get_converter
 
 if TYPE_CHECKING:
     from edgevit.contract.manifest import Executed, Golden, Tolerance
-    from edgevit.targets.base import Converter, Session
+    from edgevit.targets.base import Converter
 
 HARNESS = "cli"
 
@@ -154,8 +154,15 @@ def measure(converter: Converter, artifact: Artifact, job: Job, inputs: Arrays, 
         )
 
 
+class Runs(Protocol):
+    """What can be timed: a Session, or a program that a benchmark compares one with."""
+
+    def run(self, inputs: Arrays) -> Any:
+        """One inference."""
+
+
 def take_samples(
-    session: Session, inputs: Arrays, least_runs: int, least_s: float, max_s: float, clock: Clock
+    session: Runs, inputs: Arrays, least_runs: int, least_s: float, max_s: float, clock: Clock
 ) -> list[int]:
     """Nanoseconds of each inference, until there were enough runs and enough seconds, or max_s are over."""
     samples: list[int] = []

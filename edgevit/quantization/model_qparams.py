@@ -33,6 +33,7 @@ class LayerQParams:
 
     @property
     def in_int8(self) -> bool:
+        """Whether it reads and writes int8 tensors."""
         return self.input is not None and self.result is not None
 
     @property
@@ -43,6 +44,7 @@ class LayerQParams:
 
     @property
     def ends(self) -> tuple[QParams | None, QParams | None]:
+        """What it reads and what it writes."""
         return self.input, self.result
 
 
@@ -103,6 +105,7 @@ class QParamsComparison:
 
     @property
     def equal(self) -> bool:
+        """Whether nothing differs."""
         return not self.differences
 
     def summary(self) -> str:

@@ -91,7 +91,7 @@ def quantize(
         forms = source.module, network.reference(batched=True)
         floats, int8 = (scores_of(form, images) for form in forms)
         running.result = f"float {describe_scores(floats)}; int8 {describe_scores(int8)} on {len(test)} images"
-    facts = {"method": "ptq", "data": calibration.name, "samples": len(calibration)}
+    facts: dict[str, Any] = {"method": "ptq", "data": calibration.name, "samples": len(calibration)}
     metric = next(iter(int8))
     facts |= {"metric": metric, "score_float": floats[metric], "score": int8[metric], **budget_facts(budgeted)}
     save_quantized(out, source, network, facts)

@@ -110,7 +110,7 @@ def _curves(
     name: str, title: str, runs: Sequence[Training], curves: Sequence[Sequence[tuple[int, float | None]]]
 ) -> Figure | None:
     """Values by epoch, a line per run that has any."""
-    traces = []
+    traces: list[dict[str, Any]] = []
     for index, (run, curve) in enumerate(zip(runs, curves, strict=True)):
         points = [(epoch, value) for epoch, value in curve if value is not None]
         if points:

@@ -92,7 +92,7 @@ def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 def _machines(data: ReportData) -> list[tuple[str, dict[str, Any]]]:
     """Each machine and runtime that gave a latency, once."""
-    found = {}
+    found: dict[tuple[Any, ...], tuple[str, dict[str, Any]]] = {}
     for _, run in profile_runs(data.artifacts):
         facts = {**run.device, "runtime": run.runtime, "accelerator": run.accelerator, "harness": run.harness}
         found.setdefault(tuple(flatten(facts)), (f"{device_name(run)}, {run.runtime}", facts))

@@ -64,9 +64,11 @@ class WeightAverage(Callback):
         _model(module).load_state_dict(self._average)
 
     def state_dict(self) -> dict[str, Any]:
+        """What a killed run goes on from."""
         return {"steps": self._steps, "average": self._average}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from it."""
         self._steps, self._average = state_dict["steps"], state_dict["average"]
 
 

@@ -91,6 +91,7 @@ class Learner(LightningModule):
         raise NotImplementedError
 
     def on_fit_start(self) -> None:
+        """Start the clock; a run that goes on has its earlier epochs logged again."""
         self._start = time.perf_counter() - (self.curve[-1].seconds if self.curve else 0)
         self.share = share_of(self.trainer)
         for teacher in filter(None, self._teacher):
@@ -100,6 +101,7 @@ class Learner(LightningModule):
                 logger.log_metrics(result.facts(), step=result.epoch)
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        """The loss of one batch."""
         images, target = augment(*batch, self.recipe.augmentation, self.generator, self.share)
         mixture = mix(images, target, self.recipe.mixup_alpha, self.recipe.cutmix_alpha, self.generator)
         logits = self.model(mixture.images)
@@ -131,16 +133,19 @@ class Learner(LightningModule):
         )
 
     def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
+        """Behind the last batch all processes take the same norm statistics."""
         if index + 1 == self.trainer.num_training_batches:
             agree_on(norm_statistics(self.model))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        """Count the scores of one batch."""
         images, target = batch
         logits = self.model(images)
         for metric in self._metrics.values():
             metric.update(logits, target)
 
-    def on_train_epoch_end(self) -> None:  # Lightning validates before it ends the epoch
+    def on_train_epoch_end(self) -> None:
+        """Add the epoch, which Lightning has validated by now, to the curve."""
         if not all(tensor.isfinite().all() for tensor in self.model.state_dict().values()):
             raise self._diverged("a weight became infinite or no number")
         result = EpochResult(
@@ -161,6 +166,7 @@ class Learner(LightningModule):
             metric.reset()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW with warm-up and a cosine."""
         # Decay pulls weights to zero; for norms, biases and layer scales (1-D) that would only hold learning back.
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         matrices = [parameter for parameter in trained if parameter.ndim > 1]
@@ -180,6 +186,7 @@ class Classifier(Learner):
         super().__init__(model, recipe, {TOP1: MulticlassAccuracy(num_classes, average="micro")}, teacher)
 
     def distance(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Cross entropy."""
         return F.cross_entropy(logits, target, label_smoothing=self.recipe.label_smoothing)
 
 

@@ -28,6 +28,7 @@ class Segmenter(Learner):
         super().__init__(model, recipe, metrics, teacher)
 
     def distance(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Cross entropy of each pixel."""
         target = target.long()
         loss = F.cross_entropy(logits, target, ignore_index=IGNORE_INDEX, label_smoothing=self.recipe.label_smoothing)
         return loss + self.recipe.dice * dice_loss(logits, target) if self.recipe.dice else loss

@@ -200,6 +200,7 @@ class PreprocessedDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 def check_sets(spec: ModelSpec, train_set: LabelledDataset, test_set: LabelledDataset) -> None:
+    """Raise UsageError for sets that do not fit the model or each other."""
     for images in (train_set, test_set):
         require_task(spec.task, images, spec.name)
     if train_set.labels != test_set.labels:

@@ -187,6 +187,8 @@ def examine_file(path: Path) -> Verification:
     """
     started = time.perf_counter()
     converter = converter_of(path)
+    if converter is None:
+        raise UsageError(f"no target runs {path.name} under the settings of phones", fix="give a .pte file")
     audit = converter.audit(path)
     execution = execution_of_file(path, converter)
     return Verification(

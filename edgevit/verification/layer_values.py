@@ -11,7 +11,7 @@ import numpy as np
 
 from edgevit.compat.torch import qdq_operations
 from edgevit.export.program import Program
-from edgevit.graph.edit import is_call, only_user
+from edgevit.graph.edit import argument, is_call, only_user, source_of
 from edgevit.graph.node_names import module_path
 from edgevit.quantization.annotation import is_move
 from edgevit.quantization.model_qparams import QParams
@@ -53,9 +53,9 @@ def _layers(program: Program) -> Iterator[Layer]:
             continue
         dependent.add(node.name)
         if is_call(node, quantize):
-            source = node.args[0]
+            source = source_of(node)
             if not is_move(source):
-                qparams = QParams(*node.args[1:3])
+                qparams = QParams(argument(node, 1), argument(node, 2))
                 yield Layer(node.name, source.name, _operation(source), module_path(source), qparams)
         elif _computes(node) and not is_call(only_user(node), quantize, *_fused_activations()):
             yield Layer(node.name, node.name, _operation(node), module_path(node), None)
@@ -79,7 +79,7 @@ def _operation(node: fx.Node) -> str:
     if node.op == "placeholder":
         return "input"
     if node.target is operator.getitem:
-        return _operation(node.args[0])
+        return _operation(source_of(node))
     name = str(node.target).removeprefix("aten.").split(".")[0]
     source = node.all_input_nodes[0]
     absorbed = is_call(node, *_fused_activations()) and only_user(source) is node and source.op == "call_function"
@@ -94,7 +94,8 @@ class ProgramTrace:
     """
 
     def __init__(self, program: Program, layers: Sequence[Layer] | None = None) -> None:
-        exported, called = program.exported, {}
+        exported = program.exported
+        called: Mapping[str, str] = {}
         if program.precision is Precision.INT8:
             from edgevit.quantization.integer_emulation import named_emulated_integers
 

@@ -284,4 +284,6 @@ class _Tally:
 
     def _real(self, value: np.ndarray) -> np.ndarray:
         """Float64; the float network's values are real numbers for layers with a grid, too."""
-        return self._qparams.dequantize(value) if value.dtype == np.int8 else value.astype(np.float64)
+        if value.dtype != np.int8 or self._qparams is None:
+            return value.astype(np.float64)
+        return self._qparams.dequantize(value)

@@ -145,7 +145,7 @@ class Child:
 
     def __init__(self, target: str, folder: Path, pool: ThreadPoolExecutor) -> None:
         self._folder, self._stop = folder, threading.Event()
-        argv = [
+        argv: list[str | Path] = [
             sys.executable,
             "-W",
             "ignore",
@@ -211,7 +211,8 @@ def _execute(
     settings = converter.settings
     runtime = Runtime(converter.name, version(converter.packages[0]))
 
-    def tried(places: Sequence[int], child: Child) -> dict[int, _Trial]:
+    def tried(places: Sequence[int], child: Child | None) -> dict[int, _Trial]:
+        assert child is not None  # the converter has settings
         return child.run(Request(folder.resolve(), file, inputs, settings, tuple(places), _LIMIT_S))
 
     def alone(place: int) -> _Trial:
@@ -304,7 +305,7 @@ class _Judge:
     def _verdict(self, trial: _Trial, first: _Trial | None) -> _Verdict:
         if trial.state in (FAILED, _CRASHED):
             return _Verdict(trial.state, Outcome.CRASHED, trial.reason)
-        if trial.state != RAN:
+        if trial.state != RAN or first is None:
             return _Verdict(trial.state, Outcome.NOT_EXECUTED, trial.reason)
         goldens = list(zip(trial.outputs, self.expected, strict=False))
         reason = self._difference(trial, first)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -143,7 +143,10 @@ def _record(folder: Path, place: int) -> Path:
 
 
 def _save(path: Path, runs: Sequence[Arrays]) -> None:
-    np.savez(path, **{f"{run} {name}": array for run, arrays in enumerate(runs) for name, array in arrays.items()})
+    named: dict[str, Any] = {
+        f"{run} {name}": array for run, arrays in enumerate(runs) for name, array in arrays.items()
+    }
+    np.savez(path, **named)
 
 
 def _load(path: Path, runs: int | None = None) -> tuple[Arrays, ...]:
