@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from typing import TYPE_CHECKING, TypeGuard
 
 from edgevit.compat.torch import quiet_tree_specs
@@ -34,7 +35,7 @@ def capture(
     sizes = tuple({0: batch} for _ in inputs) if dynamic_batch else None
     try:
         with quiet_tree_specs(), torch.no_grad():
-            return torch.export.export(module.eval(), inputs, dynamic_shapes=sizes, strict=False)
+            return _own_input_names(torch.export.export(module.eval(), inputs, dynamic_shapes=sizes, strict=False))
     except Exception as error:  # torch.export raises many unrelated types; each means the same to the user
         raise ExportError(
             f"{name} cannot be captured: {_first_line(error)}",
@@ -69,7 +70,22 @@ def is_functional(module: nn.Module) -> TypeGuard[fx.GraphModule]:
 def to_functional(exported: ExportedProgram) -> ExportedProgram:
     """The same program in functional inference operations."""
     # An empty table: no op is broken up, in-place forms become functional, the training dialect ends.
-    return exported.run_decompositions({})
+    return _own_input_names(exported.run_decompositions({}))
+
+
+def _own_input_names(exported: ExportedProgram) -> ExportedProgram:
+    """The program, none of its inputs called like one of Python's built-ins, as `input` is.
+
+    Copies of a graph rename those, and the program's signature would not follow.
+    """
+    taken = [node for node in exported.graph.find_nodes(op="placeholder") if hasattr(builtins, node.name)]
+    for node in taken:
+        own = f"{node.name}_"
+        exported.graph_signature.replace_all_uses(node.name, own)
+        node.name = node.target = own
+    if taken:
+        exported.graph_module.recompile()
+    return exported
 
 
 def _first_line(error: Exception) -> str:
