@@ -62,7 +62,7 @@ def test_verify_runs_the_artifact(classifier_artifact):
     report = edgevit.verify(classifier_artifact.path)
     assert isinstance(report.parity, Executed)
     assert report.parity.samples == 2
-    assert report.checks["goldens"] == "2 images preprocessed to the bit"
+    assert report.checks["goldens"] == "2 images preprocessed bit-exactly"
     assert report.artifact_sha256 == classifier_artifact.manifest_sha256
 
 
