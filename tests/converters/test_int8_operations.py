@@ -85,7 +85,7 @@ def test_kernels_compute_what_the_int8_network_does(name, converter, run, tmp_pa
     reference = network.reference()
     program = export(network.module(), classifier_spec(), precision=Precision.INT8)
     converted = converter.convert(program, converter.Options(), tmp_path)
-    (qparams,) = {network.table.activations[node.name] for node in network.annotation().qparams[-1:]}
+    (qparams,) = {network.table.activations[node.name] for node in network.annotation().quantized[-1:]}
     with torch.no_grad():
         for image in images[:4]:
             moved = np.abs(run(tmp_path / converted.entry, image) - reference(image).numpy()).max()

@@ -75,7 +75,7 @@ def test_weight_beyond_float16_is_refused(tmp_path):
     network = seeded(TinyWide)
     network.head[0].weight.data[0, 0] = 1e5
     with pytest.raises(ConversionError, match="1e\\+05 does not fit float16"):
-        executorch.CONVERTER.convert(_program(Precision.FP16, network), executorch.Options(), tmp_path)
+        executorch.CONVERTER.convert(_program(Precision.FP16, network), executorch.CONVERTER.Options(), tmp_path)
 
 
 def test_core_ml_stores_no_zeros_and_loses_nothing_by_it(tmp_path):

@@ -51,7 +51,7 @@ def _convert(folder, precision=Precision.FP32, build=WideClassifier, labels=LABE
     module, _ = deploy(seeded(build), spec, kernels="coreml")
     chosen = CoreMLOptions(**options)
     program = export(module, spec, precision=precision, labels=labels)
-    if chosen.weights == INT8:
+    if chosen.weight_compression == INT8:
         program = rounded_program(program)
     result = CONVERTER.convert(program, chosen, folder)
     manifest = make_manifest()
@@ -219,16 +219,16 @@ def test_what_cannot_be_a_classifier_is_refused(tmp_path, labels, build, says):
 @pytest.mark.parametrize("target", ["iOS16", "iOS18"])
 def test_compressed_weights_are_close_and_named(tmp_path, target):
     errors, sizes = {}, {}
-    for kind in ("full", "int8", "palette4"):
-        artifact = _convert(tmp_path / kind, deployment_target=target, weights=kind)
-        assert artifact.manifest.compression == ("" if kind == "full" else kind)
+    for kind in ("none", "int8", "palette4"):
+        artifact = _convert(tmp_path / kind, deployment_target=target, weight_compression=kind)
+        assert artifact.manifest.compression == ("" if kind == "none" else kind)
         CONVERTER.check(artifact.path, artifact.manifest)  # the package says the same
         with pytest.raises(ContractError, match="stored weights: the package has"):
             CONVERTER.check(artifact.path, dataclasses.replace(artifact.manifest, compression="palette8"))
         errors[kind] = _error(artifact)
         sizes[kind] = (artifact.path / "model.mlpackage/Data/com.apple.CoreML/weights/weight.bin").stat().st_size
-    assert errors["full"] < 1e-6 < errors["int8"] < 0.02 < errors["palette4"] < 0.3
-    assert sizes["palette4"] < sizes["int8"] < sizes["full"]
+    assert errors["none"] < 1e-6 < errors["int8"] < 0.02 < errors["palette4"] < 0.3
+    assert sizes["palette4"] < sizes["int8"] < sizes["none"]
 
 
 def test_compressed_package_has_the_same_bytes_every_time(tmp_path):

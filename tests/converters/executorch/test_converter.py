@@ -86,7 +86,7 @@ def test_runs_like_torch_and_keeps_names(converted):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"image": np.zeros((1, 3, 32, 32), np.float32)}, "no input 'image'"),
+        ({"pixels": np.zeros((1, 3, 32, 32), np.float32)}, "no input 'pixels'"),
         ({"image": np.zeros((1, 3, 32, 31), np.float32)}, r"must be float32 \(1, 3, 32, 32\)"),
         ({"image": np.zeros((1, 3, 32, 32), np.float64)}, "float64"),
     ],

@@ -62,7 +62,7 @@ def _int8_program(name: str, images: int = 8) -> Program:
 
 def _written(program: Program, folder: Path, **options: str) -> Path:
     folder.mkdir()
-    return folder / executorch.CONVERTER.convert(program, executorch.Options(**options), folder).entry
+    return folder / executorch.CONVERTER.convert(program, executorch.CONVERTER.Options(**options), folder).entry
 
 
 def _baseline(name: str, folder: Path) -> Path:

@@ -34,10 +34,11 @@ print(json.dumps(mapped))
 REFUSED = """
 import ctypes
 from converters.executorch import runtime_settings
+from edgevit.compat.executorch import BINDINGS
 from converters.executorch.converter import CONVERTER
 from edgevit.targets.base import NotSwitchable
 from edgevit.infra.optional_imports import require
-library = ctypes.CDLL(require(runtime_settings.BINDINGS, "executorch").__file__)
+library = ctypes.CDLL(require(BINDINGS, "executorch").__file__)
 for option, value in (("workspace_sharing_mode", 7), ("weight_cache_enabled", 1)):
     try:
         runtime_settings._set_option(library, option, value)
@@ -55,7 +56,7 @@ except NotSwitchable as error:
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("a folder with spaces")
     program = export(deploy(seeded(TinyClassifier), classifier_spec())[0], classifier_spec())
-    return folder / executorch.CONVERTER.convert(program, executorch.Options(), folder).entry
+    return folder / executorch.CONVERTER.convert(program, executorch.CONVERTER.Options(), folder).entry
 
 
 def _run(script, *arguments):

@@ -104,9 +104,7 @@ def test_bad_values(capsys, tmp_path):
         code=2,
         says="multiple of 32",
     )
-    fails(
-        capsys, "convert", "van_b0", "-t", "coreml", "--classes", 0, "--out", tmp_path, code=2, says="at least 1"
-    )
+    fails(capsys, "convert", "van_b0", "-t", "coreml", "--classes", 0, "--out", tmp_path, code=2, says="at least 1")
     (tmp_path / "labels.txt").write_text("a\nb\n")
     labels = ("--labels", tmp_path / "labels.txt")
     fails(

@@ -56,7 +56,7 @@ def wrong(right, tmp_path_factory) -> Artifact:
         patch.setattr(executorch, "xnnpack_partitioner", XnnpackPartitioner)
         program = export(deploy(network("slopes").eval(), classifier_spec())[0], classifier_spec())
         network_on_maps_alone(patch)
-        executorch.CONVERTER.convert(program, executorch.Options(), folder)
+        executorch.CONVERTER.convert(program, executorch.CONVERTER.Options(), folder)
     document = json.loads((folder / "manifest.json").read_text())
     document["files"] = [{"path": f.path, "sha256": f.sha256, "size_bytes": f.size_bytes} for f in file_entries(folder)]
     (folder / "manifest.json").write_text(json.dumps(document))
