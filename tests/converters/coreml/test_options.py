@@ -74,7 +74,7 @@ def _convert(folder, precision=Precision.FP32, build=WideClassifier, labels=LABE
 
 
 def _outputs(artifact) -> np.ndarray:
-    """Logits (N, classes) for PICTURES, from the normalised tensors that every artifact understands."""
+    """Logits (N, classes) for IMAGES, from the normalised tensors that every artifact understands."""
     session = CONVERTER.open(artifact.path, artifact.manifest, accelerator=INTERPRETER)
     return artifact.run(np.concatenate(TENSORS), session=session)
 
@@ -222,7 +222,7 @@ def test_compressed_weights_are_close_and_named(tmp_path, target):
     for kind in ("full", "int8", "palette4"):
         artifact = _convert(tmp_path / kind, deployment_target=target, weights=kind)
         assert artifact.manifest.compression == ("" if kind == "full" else kind)
-        CONVERTER.check(artifact.path, artifact.manifest)  # the package says the same
+        CONVERTER.check(artifact.path, artifact.manifest)  # the package declares the same
         with pytest.raises(ContractError, match="stored weights: the package has"):
             CONVERTER.check(artifact.path, dataclasses.replace(artifact.manifest, compression="palette8"))
         errors[kind] = _error(artifact)
