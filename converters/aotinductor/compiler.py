@@ -18,7 +18,7 @@ def compile_package(program: Program, accelerator: str, path: Path) -> None:
     """Compile for the instructions of this machine's processor, or for its CUDA device, and write one file.
 
     The number of threads is that of the process that runs it, not of this one. Raises ConversionError with the last
-    line of what the compilers said.
+    line of the compilers' output.
     """
     exported = narrowed(program)
     if accelerator != "cpu":

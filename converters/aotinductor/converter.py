@@ -93,7 +93,7 @@ class AOTInductorConverter:
     Options = AOTInductorOptions
 
     def convert(self, program: Program, options: AOTInductorOptions, out_dir: Path) -> Converted:
-        """Compile and write model.pt2. Raises ConversionError with what Inductor or the C++ compiler said."""
+        """Compile and write model.pt2. Raises ConversionError with the message of Inductor or the C++ compiler."""
         from converters.aotinductor.compiler import compile_package
         from edgevit.contract.manifest import Lowering
 
@@ -107,7 +107,7 @@ class AOTInductorConverter:
         return Converted(MODEL_FILE, spec.inputs, spec.outputs, lowering, accelerator=options.accelerator)
 
     def check(self, folder: Path, manifest: Manifest) -> dict[str, str]:
-        """What the package says of itself against the manifest; its code is not loaded."""
+        """The package's metadata against the manifest; its code is not loaded."""
         from converters.aotinductor.package import contradictions, read_facts
 
         path = folder / manifest.entry
@@ -121,7 +121,7 @@ class AOTInductorConverter:
         }
 
     def read_qparams(self, folder: Path, manifest: Manifest) -> ModelQParams:
-        """No package holds any."""
+        """No package holds quantization parameters."""
         raise ContractError(f"{manifest.name}: packages of compiled code hold no int8 grids", fix="convert again")
 
     def runs_here(self) -> str:

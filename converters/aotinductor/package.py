@@ -1,4 +1,4 @@
-"""What a .pt2 package says of itself, read from its archive without loading its code."""
+"""Metadata of a .pt2 package, read from its archive without loading its code."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _CAPABILITIES = {"AVX2": "avx2", "AVX512": "avx512_f", "AVX512_VNNI": "avx512_vn
 
 @dataclass(frozen=True, slots=True)
 class PackageFacts:
-    """What a compiled package says of itself.
+    """Metadata of a compiled package.
 
-    expected: what was said of the program when it was compiled. architecture: "x86_64"; instructions: sets of
+    expected: facts of the program, recorded when it was compiled. architecture: "x86_64"; instructions: sets of
     vector instructions that the code uses ("AVX512"); device: "cpu" or "cuda".
     """
 
@@ -48,7 +48,7 @@ class PackageFacts:
 
 
 def package_facts(program: Program, accelerator: str) -> dict[str, Any]:
-    """What a package shall say of itself: its ends, its precision and who compiled it."""
+    """Metadata to put into a package: its inputs and outputs, its precision and what compiled it."""
     import torch
 
     ends = {"inputs": program.spec.inputs, "outputs": program.spec.outputs}
@@ -84,7 +84,7 @@ def read_facts(path: Path) -> PackageFacts:
 
 
 def contradictions(facts: PackageFacts, manifest: Manifest) -> Iterator[str]:
-    """Each way in which the package is not what its manifest says."""
+    """Each way in which the package contradicts its manifest."""
     ends = {"inputs": manifest.inputs, "outputs": manifest.outputs}
     declared = {
         **{kind: [[spec.name, list(spec.shape[1:]), spec.dtype] for spec in specs] for kind, specs in ends.items()},

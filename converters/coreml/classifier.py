@@ -32,7 +32,7 @@ def require_labels(program: Program) -> None:
 
 
 def add_classifier(program_file: Path, labels: tuple[str, ...], logits: str) -> None:
-    """Add softmax(logits) and the label of its largest to a program: `label`, a string, and `probabilities`, a map.
+    """Add softmax(logits) and the label of its largest to a program: `label` (string), `probabilities` (dictionary).
 
     Done to the file because coremltools' own classifier option cannot name and type the logits beside it. The
     softmax is computed in float32, from the very logits that an app can read.

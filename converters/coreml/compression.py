@@ -1,6 +1,6 @@
-"""Weights stored in fewer bits than they are computed in: palettes of 16 to 256 values, or without their zeros.
+"""Weights stored in fewer bits than they are computed in: palettized (a lookup table of 16 to 256 values) or sparse.
 
-Int8 is not made here: such a program comes with its weights on the grids that all targets share.
+Int8 is not made here: such a program comes with quantized weights, the same for all targets.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SPARSE = "sparse"  # of a pruned network: a bit for each value, and the values that are not zero
 _LEAST_ZEROS = 0.125  # share of a weight's values above which that is smaller by enough to pay
 _PALETTE_BITS = {"palette4": 4, "palette6": 6, "palette8": 8}
-# Least signal-to-noise ratio of the outputs. The graph is proven on the uncompressed fp32 twin; these bounds only
+# Least signal-to-noise ratio of the outputs. The graph is proven on the fp32 reference build; these bounds only
 # refuse a package whose stored weights are not the checkpoint's. What is lost within them, accuracy has to show.
 TOLERANCES = {
     "palette8": Tolerance(min_snr_db=20.0),
@@ -29,11 +29,11 @@ TOLERANCES = {
     "palette4": Tolerance(min_snr_db=6.0),
 }
 KINDS = (UNCOMPRESSED, INT8, *TOLERANCES, SPARSE)
-_MAX_ROUNDS = 200  # of k-means; it stops earlier once nothing moves
+_MAX_ROUNDS = 200  # of k-means; it stops earlier once nothing changes
 
 
 def add_pass(pipeline: Any, kind: str) -> None:
-    """Let a coremltools PassPipeline end with storing large weights as a palette or sparse.
+    """Let a coremltools PassPipeline end with palettizing large weights or storing them sparse.
 
     Compressing a finished model instead would run coremltools' other passes over it again, the inexact ones too.
     """
@@ -65,7 +65,7 @@ def require_compressed(package: Path, kind: str) -> None:
 
 
 def palette(weight: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(`size` values in the weight's dtype, ascending; uint8 index of the nearest one per element, flat).
+    """A lookup table and its indices: (`size` values, ascending; uint8 index of the nearest per element, flat).
 
     k-means in one dimension from two starts, evenly spaced values and evenly filled cells; the better result stays.
     """
@@ -81,7 +81,7 @@ def palette(weight: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _settled(ordered: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Lloyd's iteration on sorted values: every centre moves to the mean of its cell; an empty cell stays."""
+    """Lloyd's iteration on sorted values: every centre becomes the mean of its cell; an empty cell stays."""
     import numpy as np
 
     sums = np.concatenate([[0.0], np.cumsum(ordered)])

@@ -41,7 +41,7 @@ EXACT, FP16 = "exact", "fp16"  # what int8 is computed in
 MODEL_FILE = "model.mlpackage"
 PROGRAM_FILE = "Data/com.apple.CoreML/model.mlmodel"  # inside the package
 PREVIEW_TYPE, PREVIEW_PARAMETERS = (f"com.apple.coreml.model.preview.{key}" for key in ("type", "parameters"))
-_AS_TRAINED = Tolerance(min_snr_db=35.0)  # of what equals the int8 network but where a float operation is on an edge
+_AS_TRAINED = Tolerance(min_snr_db=35.0)  # of equal int8 networks, up to float operations that round the other way
 _NAMESPACE = uuid.UUID("9c1ed8b5-9a52-4f6e-8f43-6d0b7c9d9a37")  # of the package's item identifiers
 
 
@@ -51,7 +51,7 @@ class CoreMLOptions:
 
     deployment_target: oldest system that shall run it. image_input: the input is an RGB image, and the program
     normalises it. classifier: also return the likeliest label and a probability by label. weight_compression: how
-    large weights are stored, "none" for as many bits as the precision says. int8_compute: "exact" emulates integer
+    large weights are stored, "none" for as many bits as the precision has. int8_compute: "exact" emulates integer
     arithmetic in float32 on CPU and GPU and gives the outputs of the other targets; "fp16" computes in float16 between
     the quantized tensors, on the Neural Engine too.
     """
@@ -81,8 +81,8 @@ class CoreMLOptions:
 class CoreMLConverter:
     """Writes model.mlpackage with float32 inputs and outputs and fp32, fp16 or int8 arithmetic.
 
-    In int8 weights are stored as integers and activations quantized where the program says so; between the grids it
-    computes as `CoreMLOptions.int8_compute` says.
+    In int8 weights are stored as integers and activations quantized where the program quantizes them; between the
+    quantized tensors it computes as `CoreMLOptions.int8_compute` asks.
     """
 
     name = "coreml"
@@ -173,7 +173,7 @@ class CoreMLConverter:
         }
 
     def read_qparams(self, folder: Path, manifest: Manifest) -> ModelQParams:
-        """The int8 grids in the model file. Raises ContractError if it is damaged."""
+        """The quantization parameters in the model file. Raises ContractError if it is damaged."""
         from converters.coreml.qparams_reader import read_qparams
 
         return read_qparams(folder / manifest.entry)
@@ -200,7 +200,7 @@ class CoreMLConverter:
     def open_traced(
         self, folder: Path, manifest: Manifest, program: Program, nodes: Sequence[str]
     ) -> TracedInterpreterSession:
-        """The file itself in the reference interpreter, on any system: Core ML does not tell its inner values.
+        """The file itself in the reference interpreter, on any system: Core ML does not give intermediate activations.
 
         Raises UsageError for a file with other operations than its program.
         """
@@ -237,7 +237,7 @@ def _passes(ct: ModuleType, options: CoreMLOptions) -> Any:
 
     One turns x * a + b into a batch_norm of variance 1 with epsilon 1e-5. That scales every such x by
     1 / sqrt(1 + 1e-5); VAN-B0's LayerNorms together lost 6e-6 of the output to it. The other divides the scales
-    around every int8 addition by one of them, and rounds the quotients to float16: no longer the scales of training.
+    around every int8 addition by one of them, and rounds the quotients to float16: no longer the checkpoint's scales.
     """
     pipeline = ct.PassPipeline()
     pipeline.remove_passes(

@@ -1,7 +1,7 @@
-"""Takes out of a saved package what says nothing: constants that are written once for every use, and long names.
+"""Removes what a saved package stores without need: constants that are written once for every use, and long names.
 
 An int8 program has a scale and a zero point at every quantize and dequantize; with strides, pads and axes they were a
-tenth of SegNetr-32's package, 84 % of them in vain. Half of the rest were names: each is written where its value is
+tenth of SegNetr-32's package, 84 % of them duplicates. Half of the rest were names: each is written where its value is
 made, once more as an attribute of the operation, and wherever it is read.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 _HALF_SUFFIX = "_cast_fp16"  # what coremltools adds to a name where it computes in fp16
-# Operations whose names tell nothing, and what begins their new ones. Layers keep those of the nodes they came from.
+# Operations whose names carry no information, and the prefix of their new names. Layers keep the names of their nodes.
 _NAMELESS = {
     "const": "c",
     "dequantize": "d",
@@ -30,9 +30,9 @@ _NAMELESS = {
 
 
 def slim(program_file: Path) -> None:
-    """Let every operation read the first of the constants that are equal, and shorten names, in place.
+    """Let every operation use the first of several equal constants, and shorten names, in place.
 
-    Answers stay to the bit.
+    Outputs stay bit-exact.
     """
     model = message_classes("Model_pb2").Model()
     model.ParseFromString(program_file.read_bytes())
@@ -43,7 +43,7 @@ def slim(program_file: Path) -> None:
 
 
 def _share(block: Message) -> None:
-    """In one block and those inside it, which may read its constants and keep their own."""
+    """In one block and those inside it, which may use its constants and keep their own."""
     first: dict[bytes, str] = {}
     same: dict[str, str] = {}
     kept = []

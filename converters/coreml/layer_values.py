@@ -1,8 +1,8 @@
-"""An .mlpackage in the reference interpreter that also tells its inner values, by the names of the program's nodes.
+"""An .mlpackage in the reference interpreter that also records intermediate activations by node name.
 
-coremltools names an operation's result after the node that it came from, with a suffix where it computes in fp16. What
-goes onto a grid has a name of its own: it is found behind the result that it quantizes. In whole numbers other nodes
-were converted, which are called otherwise.
+coremltools names an operation's result after the node that it came from, with a suffix where it computes in fp16. A
+quantized tensor has a name of its own: it is found behind the result that it quantizes. A program with emulated integer
+arithmetic was converted from other nodes, with other names.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class TracedInterpreterSession(InterpreterSession):
         self._kept: dict[str, np.ndarray] = {}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """One evaluation; the outputs, and the nodes' values: int8 on a grid, else float32."""
+        """One evaluation; the outputs, and the nodes' values: int8 where quantized, else float32."""
         self._kept = {}
         outputs = super().run(inputs)
         return outputs | {node: self._kept[value] for node, value in self._names.items()}
@@ -58,7 +58,7 @@ class TracedInterpreterSession(InterpreterSession):
 
 
 def _integers(stored: np.ndarray) -> np.ndarray:
-    """A tensor on a grid as signed integers: those of rectified tensors are unsigned, with a moved zero point."""
+    """A quantized tensor as signed integers: after a fused activation they are unsigned, with a shifted zero point."""
     return (stored.astype(np.int16) - (128 if stored.dtype == np.uint8 else 0)).astype(np.int8)
 
 

@@ -1,7 +1,7 @@
-"""The int8 grids of a Core ML package: its program quantizes and dequantizes, and stores weights as integers.
+"""The quantization parameters of a Core ML package: of its quantize and dequantize operations, and its int8 weights.
 
-A program in whole numbers (`edgevit.quantization.integer_emulation`) dequantizes by a scale of one where a kernel
-reads. Its grids stand at what quantizes, and a weight's scales are those that its factors follow from.
+A program with emulated integer arithmetic (`edgevit.quantization.integer_emulation`) dequantizes by a scale of one in
+front of a kernel. Its activation scales stand at the quantize operations; its weight scales follow from its factors.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _WEIGHTS = {
 
 
 def read_qparams(path: Path) -> ModelQParams:
-    """The grids of the package. Raises ContractError if it is damaged."""
+    """The quantization parameters of the package. Raises ContractError if it is damaged."""
     package = open_package(path)
     readers = [_FunctionReader(package, body(function)) for function in package.functions.values()]
     floats = [layer for reader in readers for layer in reader.float_layers()]
@@ -64,7 +64,7 @@ class _FunctionReader:
         self._whole = self._emulated_integers()
 
     def activations(self) -> Iterator[tuple[str, QParams]]:
-        """The grid of each operation that goes onto one or comes from one."""
+        """The qparams of each operation that quantizes or dequantizes."""
         for operation in self._operations:
             if operation.type in ("quantize", "dequantize"):
                 yield operation.outputs[0].name, self._qparams(operation)
@@ -97,7 +97,7 @@ class _FunctionReader:
         return (operation for operation in self._operations if operation.type in _WEIGHTED)
 
     def _emulated_integers(self) -> set[str]:
-        """Values that are whole steps of grids, and what is computed from such alone."""
+        """Values that hold emulated integers, and what is computed from such alone."""
         reads = [operation for operation in self._operations if operation.type == "dequantize"]
         steps = [operation for operation in reads if float(self._constant(operation, "scale")) == 1]
         if all(self._stored_scale(operation) == 1 for operation in steps):
@@ -110,7 +110,7 @@ class _FunctionReader:
         return found
 
     def _stored_scale(self, operation: Message) -> float:
-        """Of the grid whose integers a dequantize reads; its own where nothing in sight made them."""
+        """The scale of the integers that a dequantize reads; its own where no quantize in sight produced them."""
         producer = self._producer(operation, "input")
         for _ in self._operations:  # a damaged file may lead in circles
             if producer is None or producer.type not in _MOVES or producer.type == "quantize":
@@ -139,9 +139,9 @@ class _FunctionReader:
         return values, np.ascontiguousarray(np.broadcast_to(scales, len(values)))
 
     def _implied_scales(self, operation: Message) -> np.ndarray:
-        """The scales (O,) of a weight in whole numbers: the float16 numbers from which the factors behind it follow.
+        """The scales (O,) of a weight in emulated integers: the float16 numbers that the factors behind it follow from.
 
-        Where there are none, a float32 near by or no number: not a scale of the scheme.
+        Where there are none, a float32 near by or NaN: not a scale that edgevit writes.
         """
         rescaling = self._rescaling(operation)
         data, result = self._read_qparams(operation, "x"), self._written_qparams(operation)
@@ -154,7 +154,7 @@ class _FunctionReader:
         return np.where(halves * ends[0] / ends[1] == factor, halves, implied)
 
     def _rescaling(self, operation: Message) -> tuple[Any, float, Message] | None:
-        """What follows a layer in whole numbers: its factors, the scale of its grid, and the product with that."""
+        """What follows a layer in emulated integers: its factors, its result's scale, and the product with that."""
         steps, constants = operation, []
         for kind in ("mul", "round", "mul"):
             readers = self._readers.get(steps.outputs[0].name, [])
@@ -169,9 +169,9 @@ class _FunctionReader:
         return self._qparams(producer) if producer is not None and producer.type == "dequantize" else None
 
     def _written_qparams(self, operation: Message) -> QParams | None:
-        """The one grid that all readers take the result to, behind a fused activation where there is one.
+        """The qparams to which all users quantize the result, behind a fused activation where there is one.
 
-        In whole numbers a layer's result is rescaled and rounded before, and given the scale of that grid.
+        With emulated integers a layer's result is first rescaled and rounded, and multiplied by that scale.
         """
         if operation.type in _WEIGHTED and operation.outputs[0].name in self._whole:
             rescaling = self._rescaling(operation)
@@ -194,7 +194,7 @@ class _FunctionReader:
         return reads and self._written_qparams(operation) is not None
 
     def _qparams(self, operation: Message) -> QParams:
-        """Of a quantize or dequantize; unsigned integers, which rectified tensors become, are moved to signed ones."""
+        """Of a quantize or dequantize; unsigned integers, used after a fused activation, are shifted to signed."""
         integers = operation if operation.type == "quantize" else self._producer(operation, "input")
         if integers is None:
             raise ContractError(f"{operation.outputs[0].name} reads no integers of the program", fix="convert again")

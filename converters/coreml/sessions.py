@@ -30,7 +30,7 @@ class CoreMLSession:
             raise UsageError(f"coreml runs on {', '.join(units)}, not on {accelerator!r}", fix="use --accelerator")
         self.runtime = f"coreml {_macos_version()}"
         self.accelerator = accelerator
-        self.threads = None  # Core ML chooses and does not tell
+        self.threads = None  # Core ML chooses and does not report it
         self._inputs, self._outputs = manifest.inputs, manifest.outputs
         # A copy: opening a package as a model rewrites its manifest, whose hash ours holds.
         self._folder = tempfile.TemporaryDirectory(prefix="edgevit-coreml-")

@@ -93,7 +93,7 @@ class ExecuTorchSession:
 
 
 class TracedExecuTorchSession(ExecuTorchSession):
-    """A program lowered again with inner values as further outputs, by the names of its nodes."""
+    """A program lowered again that also outputs recorded intermediate activations, by node name."""
 
     def __init__(self, manifest: Manifest, program: Program, nodes: Sequence[str]) -> None:
         data, self.lowering = _lowered(program, nodes)
@@ -133,7 +133,8 @@ class ExecuTorchConverter:
     def convert(self, program: Program, options: ExecuTorchOptions, out_dir: Path) -> Converted:
         """Lower to XNNPACK and write model.pte. Raises ConversionError naming every op without a kernel.
 
-        FP16 stores weights as float16; XNNPACK widens them when it loads, so arithmetic is float32 on every processor.
+        FP16 stores weights as float16; XNNPACK casts them to float32 when it loads, so arithmetic is float32
+        on every processor.
         """
         require_float(program.precision, options.weight_compression)
         data, lowering = _lowered(program)
@@ -196,7 +197,7 @@ class ExecuTorchConverter:
         runtime_settings.confirm(settings, path)
 
     def read_qparams(self, folder: Path, manifest: Manifest) -> ModelQParams:
-        """The int8 grids in the model file. Raises ContractError if it is damaged."""
+        """The quantization parameters in the model file. Raises ContractError if it is damaged."""
         from converters.executorch.qparams_reader import read_qparams
 
         runtime.bindings()
@@ -217,7 +218,7 @@ class ExecuTorchConverter:
     def open_traced(
         self, folder: Path, manifest: Manifest, program: Program, nodes: Sequence[str]
     ) -> TracedExecuTorchSession:
-        """The program lowered again with more outputs: as the file itself cannot be made to tell its inner values."""
+        """The program lowered again with more outputs: the file itself cannot output intermediate activations."""
         return TracedExecuTorchSession(manifest, program, nodes)
 
 

@@ -1,4 +1,4 @@
-"""What a convolution reads, as XNNPACK nodes that gather it: a linear layer over the result is the convolution."""
+"""im2col as XNNPACK nodes: a linear layer over the result is the convolution."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _MAX_JOINED = 5  # values that one concatenation of XNNPACK takes
 
 
 def gathered_taps(graph: Any, convolution: Any) -> tuple[int, list[Any]]:
-    """The taps of a dense convolution over a map (N, H, W, I), side by side: (N, Ho, Wo, kH kW I).
+    """im2col of a dense convolution over a feature map (N, H, W, I): (N, Ho, Wo, kH kW I).
 
-    Returns the value and the nodes that make it; none for a 1x1 convolution, which reads the map itself.
+    Returns the value and the nodes that compute it; no nodes for a 1x1 convolution, which reads the feature map itself.
     """
     return _Gathering(graph, convolution).run()
 
@@ -39,7 +39,7 @@ class _Gathering:
         return (c.dilation_height, c.kernel_height), (c.dilation_width, c.kernel_width)
 
     def _padded(self, height: int, width: int) -> int:
-        """The map with its padding, and filled up behind until every phase of the stride has whole rows and columns.
+        """The feature map padded, and filled up at the end until every phase of the stride has whole rows and columns.
 
         With a stride it is split into phases: (N, H / s, s, W / s, s, I).
         """
@@ -71,7 +71,7 @@ class _Gathering:
         return source
 
     def _tap(self, source: int, row: int, column: int, size: tuple[int, int]) -> int:
-        """(N, Ho, Wo, I): what one tap of the kernel reads."""
+        """(N, Ho, Wo, I): what one kernel position reads."""
         c = self._conv
         shape = self._shapes[source]
         result = (shape[0], *size, shape[-1])
@@ -86,7 +86,7 @@ class _Gathering:
         return tap if tuple(sizes) == result else self._reshaped(tap, result)
 
     def _joined(self, parts: Sequence[int]) -> int:
-        """The parts one behind the other along the channels."""
+        """The parts concatenated along the channels."""
         parts = list(parts)
         while len(parts) > 1:
             groups = [parts[i : i + _MAX_JOINED] for i in range(0, len(parts), _MAX_JOINED)]

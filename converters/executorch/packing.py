@@ -1,9 +1,9 @@
 """What XNNPACK's weights cache does with a file, and what the file must be like for that to be right.
 
 Android's and Apple's builds of ExecuTorch keep the packed form of every weight in a table of the whole process, under
-the name of the weight and that of the bias; the Python wheel leaves that table off. A name that does not tell
+the name of the weight and that of the bias; the Python wheel leaves that table off. A name that does not cover
 everything that goes into packing gets another layer's packing, of the same file or of one that was loaded before.
-ExecuTorch names a constant by its bytes alone; here a weight's name, and bytes behind its own, also say how it is
+ExecuTorch names a constant by its bytes alone; here a weight's name, and bytes behind its own, also encode how it is
 packed. And once a delegate is built, the runtime frees its constants: what reads one without packing it reads freed
 memory.
 """

@@ -26,7 +26,7 @@ def xnnpack_partitioner() -> Any:
 
     class OutsidePreluConfig(taken_by_xnnpack):
         def check_constraints(self, node: fx.Node, ep: ExportedProgram) -> bool:
-            # Its passes take channels-last maps alone, and fail on tokens.
+            # Its passes take channels-last feature maps alone, and fail on tokens.
             return source_of(node).meta["val"].dim() == 4 and super().check_constraints(node, ep)
 
         def get_node_and_deps(self, node: fx.Node, ep: ExportedProgram) -> list[fx.Node]:
@@ -43,10 +43,10 @@ _GROUPS = 6  # the place of the groups among the arguments of a convolution
 
 
 def with_own_constants(exported: ExportedProgram) -> ExportedProgram:
-    """The program with a constant of its own for each bias, each layout of a weight, and each reader that is no layer.
+    """The program with a constant of its own for each bias, each layout of a weight, and each user that is no layer.
 
     A delegate owns the constants of its layers: what else reads one there would read it in place. It stores a bias
-    once, on the int8 grid of the first layer that reads it, and a weight once, as the first layer wants it laid out.
+    once, quantized for the first layer that reads it, and a weight once, as the first layer wants it laid out.
     """
     shared = {name: users for name, users in _readers(exported).items() if len(users) > 1}
     if not shared:
@@ -61,7 +61,7 @@ def with_own_constants(exported: ExportedProgram) -> ExportedProgram:
 
 
 def _readers(exported: ExportedProgram) -> dict[str, list[list[fx.Node]]]:
-    """Placeholders of constants that layers read -> their readers, those together that may share one constant."""
+    """Placeholders of constants that layers use -> their users, grouped by which may share one constant."""
     constants = {spec.arg.name for spec in exported.graph_signature.input_specs if spec.target is not None}
     found = {}
     for node in exported.graph.find_nodes(op="placeholder"):
@@ -74,7 +74,7 @@ def _readers(exported: ExportedProgram) -> dict[str, list[list[fx.Node]]]:
 
 
 def _use(user: fx.Node, constant: fx.Node) -> Hashable:
-    """Equal for readers of a constant that may share it."""
+    """Equal for users of a constant that may share it."""
     layer = _layer(user)
     places = [index for index, argument in enumerate(user.args) if argument is constant]
     if layer in _LAYERS and places == [_LAYERS[layer]]:
@@ -88,7 +88,7 @@ def _layer(node: fx.Node) -> str:
 
 
 def _give_own(exported: ExportedProgram, name: str, users: list[fx.Node]) -> None:
-    """Let these readers of a constant read a copy, which stands behind it among the program's inputs."""
+    """Let these users of a constant read a copy, which stands behind it among the program's inputs."""
     from torch.export.graph_signature import InputSpec, TensorArgument
 
     constant = next(node for node in exported.graph.find_nodes(op="placeholder") if node.name == name)

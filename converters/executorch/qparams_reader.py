@@ -1,4 +1,4 @@
-"""The int8 grids of a .pte file, from the graphs of its XNNPACK delegates and the kernel calls around them."""
+"""The quantization parameters of a .pte file, from its XNNPACK delegates' graphs and the kernel calls around them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LAYER, _AVERAGE, _SCALING = "layer", "average", "scaling"
 
 
 def read_qparams(path: Path) -> ModelQParams:
-    """The grids of the file. Raises ContractError if it is damaged."""
+    """The quantization parameters of the file. Raises ContractError if it is damaged."""
     contents = read_contents(path)
     readers = [_DelegateReader(delegate, index) for index, delegate in enumerate(contents.delegates)]
     activations: dict[str, QParams] = {}
@@ -70,7 +70,7 @@ class _DelegateReader:
         self._quantization = {id_: value.qparams for id_, value in values.items()}
 
     def activations(self) -> dict[str, QParams]:
-        """The grid of each int8 tensor that is no constant."""
+        """The qparams of each int8 tensor that is no constant."""
         found = {id_: self._qparams(id_) for id_, tensor in self._tensors.items() if not tensor["constant_buffer_idx"]}
         return {f"delegate {self._index} value {id_}": qparams for id_, qparams in found.items() if qparams is not None}
 

@@ -1,7 +1,7 @@
-"""Data movement that the XNNPACK delegate need not do is taken out of its graph before it is written.
+"""Removes redundant transposes and reshapes from an XNNPACK delegate's graph before it is written.
 
-ExecuTorch keeps maps channels-last inside the delegate and brings them back to NCHW with a transpose wherever the
-network asks for another view, even if that view would have been channels-last again. In the delegate's graph all
+ExecuTorch keeps feature maps channels-last inside the delegate and brings them back to NCHW with a transpose wherever
+the network asks for another view, even if that view would have been channels-last again. In the delegate's graph all
 shapes are as the data lies, so what cancels can be seen there: pairs of transposes, transposes that only move axes
 of size 1, reshapes of reshapes, and a transposed second factor of a matrix product, which XNNPACK takes as it is.
 """
@@ -17,13 +17,13 @@ from edgevit.compat.executorch import graph_schema
 # xnnpack.h: the second operand of xnn_define_batch_matrix_multiply is (..., N, K).
 _TRANSPOSE_B = 1
 # Operations with int8 kernels that ExecuTorch has no int8 form for: functions, which XNNPACK makes tables of, and
-# bilinear growth, which keeps the grid.
+# bilinear upsampling, which keeps the quantization parameters.
 _IN_INTEGERS = ("XNNGelu", "XNNSigmoid", "XNNTanh", "XNNHardswish", "XNNStaticResizeBilinear2D")
 
 
 @dataclasses.dataclass
 class Moves:
-    """Takes idle moves out of graphs, and counts what is left: transposes in all delegates together."""
+    """Removes redundant data movement from graphs, and counts the transposes left in all delegates together."""
 
     transposes: int = 0
 
@@ -34,7 +34,7 @@ class Moves:
 
 
 def simplify(graph: Any) -> None:
-    """Remove idle data movement from an executorch XNNGraph, in place. Results stay equal to the bit."""
+    """Remove redundant data movement from an executorch XNNGraph, in place. Results stay bit-exact."""
     simplifier = _Simplifier(graph)
     for node in graph.xnodes:
         simplifier.shorten(node)
@@ -51,7 +51,7 @@ class _Simplifier:
         self._same: dict[int, int] = {}  # a value -> the value that holds the same data in the same shape
 
     def shorten(self, node: Any) -> None:
-        """Let a node read as far up as it can; nodes come in execution order."""
+        """Let a node read from as early a producer as it can; nodes come in execution order."""
         operation = node.xnode_union
         for name in input_names(operation):
             value = getattr(operation, name)

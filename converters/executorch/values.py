@@ -64,7 +64,7 @@ def constant_fields(graph: Any) -> list[tuple[Any, str]]:
 
 
 def as_json(part: Any) -> Any:
-    """A graph, or a part of one, in the JSON form that `delegate` reads: a float is the integer of its bits."""
+    """A graph, or a part of one, in the JSON form that `pte_reader` reads: a float is the integer of its bits."""
     if isinstance(part, enum.Enum):
         return part.name
     if isinstance(part, (list, tuple)):

@@ -1,9 +1,9 @@
-"""Weights in fewer bits inside XNNPACK graphs: what the delegate widens while it packs them, nothing at run time.
+"""Weights in fewer bits inside XNNPACK graphs: the delegate dequantizes them while packing, at no run-time cost.
 
 XNNPACK computes in float32 with constant weights of float16, in convolutions and linear layers, and of int8 with a
 scale per channel, in linear layers alone. So a depthwise convolution with a float16 weight is written as one of as
-many groups as channels, and a convolution with an int8 weight as a linear layer over the taps that it reads, gathered
-side by side. No processor needs float16 arithmetic for either.
+many groups as channels, and a convolution with an int8 weight as a linear layer over the im2col of
+its input. No processor needs float16 arithmetic for either.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WeightsByDigest = Mapping[
 
 
 def take_quantized_weights(exported: ExportedProgram) -> tuple[ExportedProgram, WeightsByDigest]:
-    """The program with its int8 weights as the float32 ones that they stand for, and their grids."""
+    """The program with its int8 weights as the float32 ones that they stand for, and their quantization."""
     import torch
 
     dequantize = torch.ops.quantized_decomposed.dequantize_per_channel.default
@@ -53,7 +53,7 @@ def take_quantized_weights(exported: ExportedProgram) -> tuple[ExportedProgram, 
 
 
 def narrow_weights(graph: Any, store: Any, *, qparams: WeightsByDigest, half: bool) -> None:
-    """Let a graph that is about to be written hold weights of `grids` in int8; half: the other large ones in float16.
+    """Let a graph that is about to be written store weights of `qparams` in int8; half: other large ones in float16.
 
     Raises ConversionError for a weight that float16 cannot hold.
     """
@@ -70,7 +70,7 @@ class _Narrowing:
         self._narrow: dict[tuple[int, str], int] = {}  # a weight and its new form -> the value that holds it
 
     def run(self) -> None:
-        """Rewrite the graph in place, and drop what nothing reads any more."""
+        """Rewrite the graph in place, and drop what has no user any more."""
         nodes = []
         for node in self._graph.xnodes:
             weighted = kind(node) in _WEIGHTED and self._is_float(node.xnode_union.filter_id)

@@ -40,7 +40,7 @@ class OnnxSession:
     def __init__(
         self, path: Path, manifest: Manifest, accelerator: str, threads: int, inner: Sequence[str] = ()
     ) -> None:
-        """inner: names of more outputs that the file has."""
+        """inner: names of recorded intermediate activations, more outputs that the file has."""
         runtime = require("onnxruntime", "onnx")
         self.runtime = f"onnxruntime {runtime.__version__}"
         self.threads = threads
@@ -54,7 +54,7 @@ class OnnxSession:
             )
         settings = runtime.SessionOptions()
         settings.intra_op_num_threads = threads
-        settings.log_severity_level = 3  # errors; warnings tell of its own optimisations
+        settings.log_severity_level = 3  # errors; warnings are about its own optimisations
         providers = [wanted] if accelerator == "cpu" else [wanted, _PROVIDERS["cpu"]]
         try:
             self._session = runtime.InferenceSession(str(path), settings, providers=providers)
@@ -79,7 +79,7 @@ class OnnxSession:
 
 
 class TracedOnnxSession(OnnxSession):
-    """A program exported again with inner values as further outputs, by the names of its nodes, on the CPU."""
+    """A program exported again that also outputs recorded intermediate activations by node name, on the CPU."""
 
     def __init__(self, path: Path, manifest: Manifest, program: Program, nodes: Sequence[str]) -> None:
         for module in ("onnx", "onnxscript"):
@@ -111,8 +111,8 @@ class TracedOnnxSession(OnnxSession):
 class OnnxConverter:
     """Writes model.onnx with float32 inputs and outputs and fp32, fp16 or int8 arithmetic.
 
-    INT8 is QuantizeLinear and DequantizeLinear pairs with the checkpoint's grids, which runtimes fuse into integer
-    kernels where they have them.
+    INT8 is QuantizeLinear and DequantizeLinear pairs with the checkpoint's quantization parameters, which runtimes fuse
+    into integer kernels where they have them.
     """
 
     name = "onnx"
@@ -159,7 +159,7 @@ class OnnxConverter:
         }
 
     def read_qparams(self, folder: Path, manifest: Manifest) -> ModelQParams:
-        """The int8 grids in the model file. Raises ContractError if it is damaged."""
+        """The quantization parameters in the model file. Raises ContractError if it is damaged."""
         require("onnx", "onnx")
         from converters.onnx.qparams_reader import read_qparams
 
@@ -181,7 +181,7 @@ class OnnxConverter:
 
 
 def _contradictions(facts: FileFacts, manifest: Manifest) -> Iterator[str]:
-    """Each way in which the file is not what its manifest says."""
+    """Each way in which the file contradicts its manifest."""
     ends = (("inputs", facts.inputs, manifest.inputs), ("outputs", facts.outputs, manifest.outputs))
     for kind, found, specs in ends:
         declared = tuple(map(_declared, specs))

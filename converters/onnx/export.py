@@ -90,7 +90,7 @@ def _require_known(program: Program) -> None:
 
 
 def _name_batch(graph: GraphProto) -> None:
-    """The batch under its name at the ends; inner shapes, which runtimes infer again, would name it otherwise."""
+    """Name the batch at inputs and outputs; intermediate shapes, which runtimes infer, would name it otherwise."""
     for end in (*graph.input, *graph.output):
         for size in end.type.tensor_type.shape.dim[:1]:
             size.dim_param = BATCH

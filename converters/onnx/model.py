@@ -1,4 +1,4 @@
-"""What an .onnx file says of itself, read without running it."""
+"""Facts of an .onnx file, read without running it."""
 
 from __future__ import annotations
 

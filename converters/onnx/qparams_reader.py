@@ -1,4 +1,4 @@
-"""The int8 grids of an .onnx file: its QuantizeLinear and DequantizeLinear operators."""
+"""The quantization parameters of an .onnx file: its QuantizeLinear and DequantizeLinear operators."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOVES = frozenset(
 
 
 def read_qparams(path: Path) -> ModelQParams:
-    """The grids of the file. Raises ContractError if it is damaged."""
+    """The quantization parameters of the file. Raises ContractError if it is damaged."""
     try:
         return _Reader(read_model(path).graph).run()
     except (KeyError, IndexError, ValueError) as error:
@@ -73,7 +73,7 @@ class _Reader:
         return LayerQParams(node.output[0], stored, reads, self._written(node))
 
     def _weight(self, node: NodeProto) -> NodeProto | None:
-        """The operator that dequantizes a layer's weight, maybe before it is turned round for a product."""
+        """The operator that dequantizes a layer's weight, maybe before it is transposed for a product."""
         producer = self._producers.get(node.input[1])
         while producer is not None and producer.op_type == "Transpose":
             producer = self._producers.get(producer.input[0])
@@ -83,7 +83,7 @@ class _Reader:
         return producer if stored else None
 
     def _written(self, node: NodeProto) -> QParams | None:
-        """The grid of a layer's result, behind its bias and a fused activation."""
+        """The qparams of a layer's result, behind its bias and a fused activation."""
         readers = self._readers.get(node.output[0], [])
         if len(readers) != 1:
             return None
@@ -101,7 +101,7 @@ class _Reader:
         return node.op_type in _FUSED_ACTIVATIONS or self._adds_bias(node)
 
     def _quantized(self, node: NodeProto) -> bool:
-        """Whether all that an operation reads and writes lies on a grid, which kernels for integers need."""
+        """Whether all inputs and outputs of an operation are quantized, which integer kernels need."""
         computed = [self._producers.get(name) for name in node.input if name not in self._constants]
         reads = all(producer is not None and producer.op_type == "DequantizeLinear" for producer in computed)
         readers = self._readers.get(node.output[0], [])

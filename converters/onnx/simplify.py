@@ -1,7 +1,7 @@
 """Simplifies an exported graph: folds constants, drops what does nothing, stores equal values once.
 
 onnxscript's own optimizer does the same with one more rule, which replaces neighbouring slices by a split. It tries
-every pair of slices of the graph: ten minutes for a kernel that is computed from the image, whose taps are thousands
+every pair of slices of the graph: ten minutes for a kernel that is computed from the image, which reads thousands
 of slices.
 """
 

@@ -1,6 +1,6 @@
-"""TFLite: a Program becomes a .tflite file with channels-last maps, run by LiteRT with XNNPACK.
+"""TFLite: a Program becomes a .tflite file with channels-last feature maps, run by LiteRT with XNNPACK.
 
-The ATen graph is lowered op by op, each tensor with its axis order known (`converters/_tflite`). No converter that
+The ATen graph is lowered op by op, each tensor with its axis order known (`layout.py`). No converter that
 guesses layouts from shapes takes part, so nothing depends on which sizes happen to be equal.
 """
 
@@ -67,7 +67,7 @@ class TFLiteSession:
 
 
 class TracedTFLiteSession(TFLiteSession):
-    """The same file with inner values as further outputs, by the names of the program's nodes."""
+    """The same file that also outputs recorded intermediate activations, by the names of the program's nodes."""
 
     def __init__(self, path: Path, manifest: Manifest, program: Program, nodes: Sequence[str]) -> None:
         from converters.tflite.layer_values import traced_file
@@ -104,8 +104,9 @@ class TFLiteConverter:
     def convert(self, program: Program, options: TFLiteOptions, out_dir: Path) -> Converted:
         """Lower every op and write model.tflite. Raises ConversionError naming every op without a counterpart.
 
-        FP16 stores weights as float16; LiteRT widens them when it loads, so arithmetic stays float32 on CPUs. INT8
-        computes on integers where the program has grids, and in float32 elsewhere; inputs and outputs stay float32.
+        FP16 stores weights as float16; LiteRT casts them to float32 when it loads, so arithmetic stays float32 on
+        CPUs. INT8 computes on integers where the program is quantized, and in float32 elsewhere; inputs and outputs
+        stay float32.
         """
         require_float(program.precision, options.weight_compression)
         require(_INTERPRETER, "tflite")
@@ -139,7 +140,7 @@ class TFLiteConverter:
         }
 
     def read_qparams(self, folder: Path, manifest: Manifest) -> ModelQParams:
-        """The int8 grids in the model file. Raises ContractError if it is damaged."""
+        """The quantization parameters in the model file. Raises ContractError if it is damaged."""
         from converters.tflite.qparams_reader import read_qparams
 
         return read_qparams(folder / manifest.entry)
@@ -162,7 +163,7 @@ class TFLiteConverter:
 
 
 def _contradictions(facts: FileFacts, manifest: Manifest) -> Iterator[str]:
-    """Each way in which the file is not what its manifest says."""
+    """Each way in which the file contradicts its manifest."""
     from converters.tflite.builder import HALF_FROM_ELEMENTS
 
     ends = (("inputs", facts.inputs, manifest.inputs), ("outputs", facts.outputs, manifest.outputs))
@@ -202,7 +203,7 @@ def _interpreter(path: Path, threads: int) -> Any:
 
 
 def _specs(declared: tuple[TensorSpec, ...], shapes: list[tuple[int, ...]]) -> tuple[TensorSpec, ...]:
-    """The ends as the file has them: maps are channels-last there."""
+    """Inputs or outputs as the file has them: feature maps are channels-last there."""
     return tuple(
         TensorSpec(spec.name, shape, spec.dtype, Layout.NHWC if len(shape) == 4 else Layout.FLAT)
         for spec, shape in zip(declared, shapes, strict=True)
@@ -235,7 +236,7 @@ def _lowering(path: Path) -> Lowering:
 def _delegated(nodes: list[Operator], delegates: list[Operator]) -> set[int]:
     """Indices of the nodes that the delegates compute: from a delegate's outputs back to its inputs.
 
-    LiteRT keeps the original nodes beside the delegate's, and says nowhere else which of them it replaced.
+    LiteRT keeps the original nodes beside the delegate's, and records nowhere else which of them it replaced.
     """
     producer = {int(tensor): index for index, node in enumerate(nodes) for tensor in node["outputs"]}
     inside: set[int] = set()

@@ -84,7 +84,7 @@ class Quantization:
 
 @dataclass(slots=True)
 class Tensor:
-    """One tensor of the file; `data` makes it a constant, `grid` says what its integers stand for."""
+    """One tensor of the file; `data` makes it a constant, `qparams` say what its integers stand for."""
 
     name: str
     shape: tuple[int, ...]
@@ -272,7 +272,7 @@ def _code(graph: Graph, operator: Operator) -> tuple[str, int]:
 def _operator_code(schema: ModuleType, name: str, version: int) -> Any:
     code = schema.OperatorCodeT()
     code.builtinCode = getattr(schema.BuiltinOperator, name)
-    code.deprecatedBuiltinCode = min(code.builtinCode, 127)  # the old field is one byte; 127 says: read the new one
+    code.deprecatedBuiltinCode = min(code.builtinCode, 127)  # the old field is one byte; 127 means: read the new one
     code.version = version
     return code
 

@@ -1,8 +1,8 @@
-"""Operators that compute in int8 where the graph says so by DEQUANTIZE in front and QUANTIZE behind.
+"""Operators that compute in int8 where the graph has DEQUANTIZE in front and QUANTIZE behind.
 
 The graph comes with float operators between those pairs. An operator whose kernels know int8 takes the integers
-themselves and gives integers; what is left of the pairs surrounds the float islands. Nothing is measured or derived
-here: every scale is the one that a pair or a weight carries.
+themselves and gives integers; what is left of the pairs surrounds the operators kept in float. Nothing is measured or
+derived here: every scale is the one that a pair or a weight carries.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WEIGHTED = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
 _COMPUTING = frozenset(
     ("ADD", "SUB", "MUL", "MEAN", "GELU", "LOGISTIC", "TANH", "HARD_SWISH", "RELU", "RELU6", "RELU_N1_TO_1")
 )
-# Their kernels give integers on the grid of their inputs.
+# Their outputs keep the quantization parameters of their inputs.
 _KEEPING = frozenset(
     (
         *("RESHAPE", "TRANSPOSE", "PAD", "SLICE", "MAX_POOL_2D"),
@@ -46,14 +46,14 @@ def _dequantize(b: Builder, x: Value, scale: float, zero_point: int, low: int, h
 def use_integers(graph: Graph, weight_scales: Mapping[int, np.ndarray]) -> dict[int, int]:
     """Turn float operators between pairs into integer ones, in place.
 
-    weight_scales: float32 (O,) by the output of each operator whose constant weight lies on such a grid. Returns, for
+    weight_scales: float32 (O,) by the output of each operator whose constant weight is quantized by them. Returns, for
     each tensor that was a copy of another, the one that is used in its place.
     """
     return _Integers(graph, weight_scales).run()
 
 
 def requantize(weight: np.ndarray, scales: np.ndarray, axis: int) -> np.ndarray:
-    """The int8 numbers of a weight that lies on grids with one scale per index of `axis`, up to float16 rounding."""
+    """The int8 numbers of a weight quantized with one scale per index of `axis`, up to float16 rounding."""
     import numpy as np
 
     column = scales.reshape([-1 if one == axis else 1 for one in range(weight.ndim)])
@@ -107,7 +107,7 @@ class _Integers:
         ]
 
     def _computed(self, operator: Operator) -> Operator:
-        """The operator on integers if its inputs are there and its result is wanted on a grid; else as it was."""
+        """The operator on integers if its inputs are quantized and its result is wanted so; else as it was."""
         weighted = operator.name in WEIGHTED
         data = operator.inputs[:1] if weighted or operator.name == "MEAN" else operator.inputs
         result = self._wanted(operator.output)
@@ -131,14 +131,14 @@ class _Integers:
         return Operator(operator.name, inputs, result, operator.options)
 
     def _wanted(self, output: int) -> int | None:
-        """The int8 tensor that all readers of a float result make of it; None if one of them wants another thing."""
+        """The int8 tensor that all users of a float result make of it; None if one of them wants another thing."""
         users = self._readers.get(output, [])
         qparams = {self._tensor(user.output).qparams for user in users if user.name == "QUANTIZE"}
         quantized = all(user.name == "QUANTIZE" for user in users)
         return users[0].output if quantized and len(qparams) == 1 and output not in self._graph.outputs else None
 
     def _weights(self, operator: Operator, scales: np.ndarray, data: Quantization) -> list[int]:
-        """The weight as int8 and the bias as int32 on the grid of the products."""
+        """The weight as int8 and the bias as int32 at the scale of the products."""
         import numpy as np
 
         weight, bias = (self._tensor(index) for index in operator.inputs[1:])

@@ -1,4 +1,4 @@
-"""A .tflite file whose inner values are outputs too: the same operators in the same runtime, with more to read."""
+"""A .tflite file whose intermediate activations are outputs too: the same operators in the same runtime."""
 
 from __future__ import annotations
 

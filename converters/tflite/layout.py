@@ -1,8 +1,9 @@
-"""Axis orders: how a tensor lies in the file, against the axes that the graph speaks of.
+"""Axis orders: how a tensor lies in the file, against the axes of the graph.
 
-A logical axis is what ATen counts (NCHW maps); an order lists the logical axis that each axis in the file holds:
-(0, 2, 3, 1) is a map kept as NHWC. Transposes then only relabel, and data moves where an op insists. Nothing here
-guesses from sizes: a map with C = H = W is like any other. Axes of size 1 hold no data and may stand anywhere.
+A logical axis is what ATen counts (NCHW feature maps); an order lists the logical axis that each axis in the file
+holds: (0, 2, 3, 1) is a feature map kept as NHWC. Transposes then only relabel, and data moves only where an op needs
+it. Nothing here guesses from sizes: a feature map with C = H = W is like any other. Axes of size 1 hold no data and may
+stand anywhere.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def _completed(shape: Shape, lying: list[int]) -> Order:
     """A full order whose axes with data lie as given; those of size 1 go where runtimes expect them."""
     usual = [identity(len(shape))]
     if len(shape) == 4:
-        pooled = shape[2:] == (1, 1)  # a vector per channel: it will meet channels-last maps
+        pooled = shape[2:] == (1, 1)  # a vector per channel: it will meet channels-last feature maps
         usual.insert(0 if pooled else 1, CHANNELS_LAST)
     for order in usual:
         if _with_data(shape, order) == lying:

@@ -34,7 +34,7 @@ class Lowered:
 
 
 def lower(program: Program) -> Lowered:
-    """The program as a graph with channels-last maps. Raises ConversionError naming every op it cannot take."""
+    """The program as a graph with channels-last feature maps. Raises ConversionError naming every op it cannot take."""
     exported = _without_unknown_composites(program.exported)
     return _Lowering(program, exported).run()
 
@@ -97,7 +97,7 @@ class _Lowering:
         return {name: replace(value, tensor=index) for name, (index, value) in found.items() if index is not None}
 
     def _weight_scales(self) -> dict[int, Any]:
-        """The scales of weights that come on a grid, by the output of the operator that has the weight."""
+        """The scales of quantized weights, by the output of the operator that has the weight."""
         scales = {}
         for output in (written.output for written in self.builder.graph.operators):
             node = self.builder.producer(output)
@@ -149,7 +149,7 @@ def _is_node(argument: Any) -> TypeGuard[fx.Node]:
 
 
 def _end_order(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Maps enter and leave channels-last, everything else as the graph has it."""
+    """Feature maps enter and leave channels-last, everything else as the graph has it."""
     return CHANNELS_LAST if len(shape) == 4 else identity(len(shape))
 
 

@@ -1,4 +1,4 @@
-"""The int8 grids of a .tflite file."""
+"""The quantization parameters of a .tflite file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOVES = frozenset(
 
 
 def read_qparams(path: Path) -> ModelQParams:
-    """The grids of the file. Raises ContractError if it is damaged."""
+    """The quantization parameters of the file. Raises ContractError if it is damaged."""
     graph = read_graph(path)
     layers, floats, averages = [], [], 0
     widened = {operator.output: operator.inputs[0] for operator in graph.operators if operator.name == "DEQUANTIZE"}

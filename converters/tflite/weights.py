@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def store_int8(graph: Graph, weight_scales: Mapping[int, np.ndarray]) -> None:
-    """Store the weights that lie on grids as integers, in place.
+    """Store quantized weights as integers, in place.
 
-    weight_scales: float32 (O,) by the output of each operator whose constant weight lies on such a grid.
+    weight_scales: float32 (O,) by the output of each operator whose constant weight is quantized by them.
     """
     producers = {operator.output: operator for operator in graph.operators}
     operators, known = [], {}
@@ -23,7 +23,7 @@ def store_int8(graph: Graph, weight_scales: Mapping[int, np.ndarray]) -> None:
         if operator.name in WEIGHTED and operator.output in weight_scales:
             index = operator.inputs[1]
             if index not in known:
-                half = producers.get(index)  # a float16 constant, widened
+                half = producers.get(index)  # a float16 constant, cast to float32
                 data = graph.tensors[index if half is None else half.inputs[0]].values
                 widening = _widened(graph, index, data, weight_scales[operator.output], WEIGHTED[operator.name])
                 operators.append(widening)

@@ -104,7 +104,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_executed(name: str, executed: Sequence[SettingsRun], *, aside: bool = False) -> None:
-    """A row for each way in which an artifact was run; nothing if it was run in no other way than its parity says.
+    """A row for each way in which an artifact was run; nothing if it was run in no other way than its parity states.
 
     aside: on stderr, where something else is what was asked for.
     """

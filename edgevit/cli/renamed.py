@@ -1,4 +1,4 @@
-"""Commands and options that have another name now: each is refused by one line that says the new one."""
+"""Commands and options that have another name now: each is refused by one line that names the new one."""
 
 from __future__ import annotations
 

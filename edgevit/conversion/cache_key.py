@@ -28,7 +28,7 @@ _code_in_memory: dict[str, str] = {}  # package -> digest of its files when this
 
 
 class _Unkeyed(TypeError):
-    """A value that cannot be told from another one by its bytes, such as a model in memory."""
+    """A value that cannot be distinguished from another one by its bytes, such as a model in memory."""
 
 
 def conversion_key(request: ConversionRequest, target: str) -> str | None:

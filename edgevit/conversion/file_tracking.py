@@ -64,7 +64,7 @@ def record_dependencies(
 
     Installed distributions, `packages` and the files in `declared` are left out: a conversion key holds them.
     So is what a distribution opens, starts or connects to while it is imported; what its functions do counts.
-    With `weights_given` every tensor comes from a declared file, so native readers of tensors raise no doubt.
+    With `weights_given` every tensor comes from a declared file, so native tensor loaders raise no doubt.
     The result is complete when the block has ended. Environment variables and the clock leave no trace.
     """
     _listen()
@@ -148,7 +148,7 @@ def _imports_distribution(frame: FrameType | None) -> bool:
 
 @functools.cache
 def _owner(file: str) -> _Owner:
-    """Whose code `file` is: a user's if its name tells nothing.
+    """Whose code `file` is: a user's if its name does not show it.
 
     edgevit's own counts as that too, so that an installed edgevit that calls a user's model is no library at import.
     """
@@ -163,7 +163,7 @@ def _owner(file: str) -> _Owner:
 
 
 def _installed() -> list[Path]:
-    """Where the standard library and distributions lie: their versions say what they are."""
+    """Where the standard library and distributions lie: their versions identify their content."""
     return _standard_library() + _site_folders() + [Path(folder).resolve() for folder in _NOT_FILES]
 
 

@@ -49,7 +49,7 @@ _GC_THRESHOLD = 200_000
 
 
 def main(asked: Path, answered: Path, parent: int) -> None:
-    """Convert what `asked` says and leave the result, or the error that ended it, in `answered`."""
+    """Run the request in `asked` and leave the result, or the error that ended it, in `answered`."""
     process.end_with(parent)
     gc.set_threshold(_GC_THRESHOLD)
     try:
@@ -100,7 +100,7 @@ def convert(request: WorkerRequest) -> WorkerResult:
 
 
 def _rounded(program: Program, outputs: CheckpointOutputs) -> tuple[Program, CheckpointOutputs]:
-    """The program with int8 weights and its own outputs: they are what its artifact is held to."""
+    """The program with int8 weights and its own outputs: its artifact is compared with them."""
     from edgevit.quantization.weight_only import rounded_program
 
     rounded = rounded_program(program)
@@ -119,7 +119,7 @@ def _describe(
     applied: tuple[AppliedPass, ...],
     expected: CheckpointOutputs,
 ) -> Manifest:
-    """The manifest of what the converter wrote, with labels and goldens beside it; parity still to be measured."""
+    """The manifest of what the converter wrote, with labels and goldens beside it; parity is measured later."""
     spec = program.spec
     goldens = write_goldens(
         building,

@@ -61,14 +61,14 @@ LabelledDataset = ImageSet | MaskSet
 
 
 def require_task(task: Task, images: LabelledDataset, model: str) -> None:
-    """Raise UsageError for images whose truth is not what a model of this task answers."""
+    """Raise UsageError for images whose targets do not fit the outputs of a model of this task."""
     if images.task is not task:
         have, does = (_TARGETS[one] for one in (images.task, task))
         raise UsageError(f"{images.name} has {have}, {model} answers {does}", fix=f"give images with {does}")
 
 
 def targets(images: LabelledDataset, contract: Preprocess) -> np.ndarray:
-    """The truth about all images as a network sees them: int64 (N,), or masks uint8 (N, crop H, crop W)."""
+    """The targets of all images as a network sees them: int64 (N,), or masks uint8 (N, crop H, crop W)."""
     return np.stack([images.target(index, contract) for index in range(len(images))])
 
 

@@ -21,7 +21,7 @@ ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
-# Formats whose readers start other programs or drop bits unseen stay out. JPEG includes the MPO of some phones.
+# Formats whose decoders start other programs or drop bits unseen stay out. JPEG includes the MPO of some phones.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA"})
 _MASK_MODES = frozenset({"1", "L", "P"})
@@ -51,7 +51,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
-    """Decode a mask file: uint8 (H, W), one class index per pixel, of a palette the indices themselves.
+    """Decode a mask file: uint8 (H, W), one class index per pixel, of a palette image the indices themselves.
 
     Raises UsageError naming the file for colours, alpha or more than 8 bits: they are no class index.
     """
@@ -138,7 +138,7 @@ def _rgb_of(image: Image.Image, name: str) -> np.ndarray:
     # Pillow turns TIFFs upright while loading and drops their tag: ask for the orientation only afterwards.
     image.load()
     orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    if orientation not in range(1, 9):  # readers of a nonsense tag show the image as it is stored
+    if orientation not in range(1, 9):  # viewers ignore a nonsense tag and show the image as it is stored
         orientation = 1
     if image.has_transparency_data:
         pixels = composite_on_white(np.asarray(image.convert("RGBA")))
@@ -153,7 +153,7 @@ def _is_deep(image: Image.Image) -> bool:
         return True
     # PNG: a tile's last field holds the decoder's raw format, such as "RGB;16B". Decoded images have no tiles left.
     raw_formats = [str(tile[3]) for tile in getattr(image, "tile", [])]
-    # TIFF: its raw formats do not tell when each colour has a plane of its own, the tag does.
+    # TIFF: its raw formats do not show when each colour has a plane of its own, the tag does.
     bits = getattr(image, "tag_v2", {}).get(_BITS_TAG, (8,))
     return any(";16" in raw for raw in raw_formats) or max(bits) > 8
 

@@ -1,4 +1,4 @@
-"""How good answers are: the scores of each task by name, and how training records keep them."""
+"""The scores of predictions, by task and name, and how training records keep them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ METRICS: dict[Task, tuple[str, ...]] = {Task.CLASSIFY: (TOP1,), Task.SEGMENT: (M
 
 
 def classes_of(logits: np.ndarray) -> np.ndarray:
-    """The class that answers (N, classes, ...) give to each image or pixel: int64 (N, ...), ties to the lower one.
+    """The predicted class of logits (N, classes, ...) for each image or pixel: int64 (N, ...), ties to the lower one.
 
-    A map of one class is foreground (1) where it is positive.
+    A single logit map means foreground (1) where it is positive.
     """
     if logits.ndim == 4 and logits.shape[1] == 1:
         return (logits[:, 0] > 0).astype(np.int64)
@@ -26,14 +26,14 @@ def classes_of(logits: np.ndarray) -> np.ndarray:
 
 
 def agreement(one: np.ndarray, other: np.ndarray) -> float:
-    """Share of images, or of pixels, to which two sets of answers (N, classes, ...) give the same class."""
+    """Share of images, or of pixels, for which two sets of logits (N, classes, ...) predict the same class."""
     return float((classes_of(one) == classes_of(other)).mean())
 
 
 def score(logits: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """The scores of answers by name, each 0 to 1, the one that the task is judged by first.
+    """The scores of predictions by name, each 0 to 1, the one that the task is judged by first.
 
-    logits (N, classes) with truth (N,): top-1. logits (N, classes, H, W) with masks (N, H, W): mean IoU and mean Dice
+    logits (N, classes) with targets (N,): top-1. logits (N, classes, H, W) with masks (N, H, W): mean IoU and mean Dice
     over the classes that occur, of all pixels together.
     """
     if target.ndim == 1:
@@ -42,7 +42,7 @@ def score(logits: np.ndarray, target: np.ndarray) -> dict[str, float]:
 
 
 def confusion(logits: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Pixels of each image by true class and answer: int64 (N, C, C); pixels to ignore do not count."""
+    """Pixels of each image by target and predicted class: int64 (N, C, C); pixels to ignore do not count."""
     count = max(2, logits.shape[1])
     tables = []
     for output, mask in zip(classes_of(logits), masks, strict=True):
@@ -53,7 +53,7 @@ def confusion(logits: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 
 def overlap_scores(pixels: np.ndarray) -> dict[str, float]:
-    """Mean IoU and mean Dice over the classes that occur in truth or answers; pixels (C, C) as `confusion` counts."""
+    """Mean IoU and mean Dice of the classes in targets or predictions; pixels (C, C) as `confusion` counts."""
     hits = np.diagonal(pixels).astype(np.float64)
     sizes = pixels.sum(axis=0) + pixels.sum(axis=1)
     occur = sizes > 0

@@ -18,7 +18,7 @@ from edgevit.data.preprocess import Geometry
 from edgevit.errors import UsageError
 from edgevit.infra.files import write_bytes
 
-IGNORE_INDEX = 255  # mask value of pixels without a class: never seen by the model, or neither learned nor scored
+IGNORE_INDEX = 255  # of mask pixels never seen by the model, or neither learned nor scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def classify(logits: np.ndarray, labels: Sequence[str], k: int = 5) -> list[Pred
 def segment_mask(logits: np.ndarray) -> np.ndarray:
     """Class index per pixel: (1, C, H, W) -> uint8 (H, W). With 1 class, 1 where the logit is above 0.
 
-    Raises UsageError for more than 255 classes (255 is void) or logits that are not finite.
+    Raises UsageError for more than 255 classes (255 is the ignore index) or logits that are not finite.
     """
     if logits.ndim != 4 or logits.shape[0] != 1 or not 1 <= logits.shape[1] <= IGNORE_INDEX:
         raise UsageError(
@@ -81,7 +81,7 @@ def enlarge_nearest(mask: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
 
 
 def mask_on_photo(mask: np.ndarray, geometry: Geometry, photo_hw: tuple[int, int]) -> np.ndarray:
-    """Undo resize and crop: mask uint8 (h, w) over the crop -> uint8 photo_hw, 255 (void) outside the crop.
+    """Undo resize and crop: mask uint8 (h, w) over the crop -> uint8 photo_hw, 255 (ignore index) outside the crop.
 
     Photo pixel i of n lies on line floor(i * resized / n) of the resized image, and the mask stretches over the crop.
     """
@@ -96,7 +96,7 @@ def mask_on_photo(mask: np.ndarray, geometry: Geometry, photo_hw: tuple[int, int
 def overlay(photo: np.ndarray, mask: np.ndarray, *, clear: Collection[int] = ()) -> np.ndarray:
     """Photo uint8 (H, W, 3) with each class of mask (H, W) in its colour, half and half: uint8 (H, W, 3).
 
-    Void and the classes in `clear` stay as they were; the colour of class 0 is black.
+    Ignored pixels and the classes in `clear` stay as they were; the colour of class 0 is black.
     """
     if photo.shape[:2] != mask.shape:
         raise UsageError(f"mask {mask.shape} for a photo {photo.shape[:2]}", fix="bring it to size with mask_on_photo")

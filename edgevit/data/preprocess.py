@@ -1,4 +1,4 @@
-"""L0 pixels to the model's input tensor, exact to the bit: resize, centre crop, normalise, lay out.
+"""L0 pixels to the model's input tensor, bit-exact: resize, centre crop, normalise, lay out.
 
 The apps hold the same arithmetic in Kotlin and Swift; `tests/contract/preprocess` pins all of them. Levels:
 L0 decoded pixels uint8 (H, W, 3); L1 the same after resize and crop; L2 the tensor.

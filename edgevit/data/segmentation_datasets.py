@@ -26,7 +26,7 @@ _NAMED = 4  # files an error names
 class MaskSet:
     """N images as L0 pixels (uint8, (H, W, 3), sizes may differ) with masks, uint8 (H, W), that index `labels`.
 
-    A mask value of 255 is no class: the pixel is neither learned nor scored.
+    A mask value of 255 is the ignore index: the pixel is neither learned nor scored.
     """
 
     images: Sequence[np.ndarray]
@@ -146,7 +146,7 @@ def _require_same_size(image: Path, mask: Path) -> None:
     try:
         height, width = image_size(image)
     except UsageError:
-        return  # how many images may be damaged is for `readable` to say
+        return  # `readable` decides how many images may be damaged
     mask_height, mask_width = image_size(mask)
     if (height, width) != (mask_height, mask_width):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Exact rewrites of the trained network into the form that runtimes like: `deploy` runs the list, probing each."""
+"""Exact rewrites of the trained network into a form that runtimes run fast; `deploy` applies and checks each pass."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Pass(Protocol):
         """As manifests and errors have it."""
 
     def apply(self, graph: Graph, costs: Costs) -> list[str]:
-        """Rewrite in place where `costs` says that it pays; returns the module paths of the places changed."""
+        """Rewrite in place where it pays by `costs`; returns the module paths of the places changed."""
 
 
 PASSES: tuple[Pass, ...] = (

@@ -1,6 +1,6 @@
-"""What is said to keep a program off the Neural Engine. Hearsay by nature: each hint names who says so.
+"""Patterns reported to keep a program off the Neural Engine. Each hint names its source.
 
-None of it was measured by us: only a device and Apple's compute plan tell where an op runs.
+None of it was measured by us: only a device and Apple's compute plan show where an op runs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _starts(*prefixes: str) -> Callable[[Message, dict[str, Message]], bool]:
 
 
 def _computes(data_type: int) -> Callable[[Message, dict[str, Message]], bool]:
-    """Arithmetic whose results have this element type; casts only hand over, constexpr ops unpack weights."""
+    """Arithmetic whose results have this element type; casts only convert, constexpr ops unpack weights."""
     return lambda operation, _: (
         operation.type != "cast"
         and not operation.type.startswith("constexpr_")

@@ -32,7 +32,7 @@ MODES = {
     "declared": Numerics(torch.float32, rounds=True),
     "fp64": Numerics(torch.float64, rounds=False),
 }
-Observer = Callable[[str, str, Any], None]  # name of a value, type of the operation that made it, the value
+Observer = Callable[[str, str, Any], None]  # name of a value, type of its producer, the value
 
 
 class Slot:
@@ -75,7 +75,7 @@ class Interpreter:
     its declared type (shows fp16 rounding and overflow), "fp64" computes in float64. Floating outputs have the
     declared type in `declared` mode and the mode's own type otherwise. function: of a multifunction package, by
     default the package's default. Raises ContractError for a malformed package or one with values beyond
-    `bounds.MAX_ELEMENTS`, and ConversionError naming every operation that has no implementation.
+    `limits.MAX_ELEMENTS`, and ConversionError naming every operation that has no implementation.
     """
 
     def __init__(self, package: Package | Path | str, *, mode: str = "fp32", function: str | None = None) -> None:
@@ -186,7 +186,7 @@ class Interpreter:
         return [values[name] for name in block.outputs]
 
     def _control_flow(self, step: Step, values: dict[str, Any], observe: Observer | None) -> dict[str, Any]:
-        """cond runs one of its two blocks, while_loop its second as long as its first says so."""
+        """cond runs one of its two blocks, while_loop its second as long as its first returns true."""
         if step.type == "cond":
             predicate = step.inputs["pred"]
             assert isinstance(predicate, str)  # one value; only variadic inputs are lists

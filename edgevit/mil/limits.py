@@ -1,4 +1,4 @@
-"""How large a value may become: asked before an operation runs, because the program says how much it takes.
+"""How large a value may become: asked before an operation runs, because the program determines how much it takes.
 
 Everything that a program declares is bounded when it is prepared. A parameter can still ask for more than was
 declared (fill a shape, repeat, pad, enlarge, count up, broadcast), so the operations that can make a result larger
@@ -50,7 +50,7 @@ def require_result(kind: str, arguments: Arguments) -> None:
 
 
 def require_iterations(count: int) -> None:
-    """Raise ContractError once the loops of a prediction have turned too often."""
+    """Raise ContractError once the loops of a prediction have iterated too often."""
     if count > MAX_ITERATIONS:
         raise ContractError(
             f"while_loop: more than {MAX_ITERATIONS} iterations in one prediction", fix="this is no image model"
@@ -200,7 +200,7 @@ def _resized(a: Arguments) -> float:
 
 @_size("resize")
 def _resize(a: Arguments) -> float:
-    """Axes grow one after the other, so every one counts with the larger of its two sizes."""
+    """Axes are resized one after the other, so every one counts with the larger of its two sizes."""
     x, sizes = a["x"], ints(a["shape"])[-number(a["resized_dims"]) :]
     kept = x.shape[: x.ndim - len(sizes)]
     return _product(kept) * _product(max(pair) for pair in zip(x.shape[x.ndim - len(sizes) :], sizes, strict=True))

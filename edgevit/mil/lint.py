@@ -101,7 +101,7 @@ class View:
 
 
 def lint(package: Package | str | Path, *, manifest: Manifest | None = None) -> list[Finding]:
-    """Findings of all rules, errors first. manifest: also hold the package to what its artifact says about it.
+    """Findings of all rules, errors first. manifest: also check the package against its artifact's manifest.
 
     Raises ContractError for a package that cannot be read at all.
     """
@@ -276,7 +276,7 @@ def _evaluated_ops() -> frozenset[str]:
 
 
 def _numbers(view: View) -> Iterator[Finding]:
-    """Precision, fp32 islands, casts."""
+    """Precision, operations kept in fp32, casts."""
     floats = [o for o in view.operations if _computes_in(o, _FP16) or _computes_in(o, _FP32)]
     float_fallback = [o for o in floats if not _computes_in(o, _FP16)] if view.half else []
     casts = [o for o in view.operations if o.type == "cast"]
@@ -308,14 +308,14 @@ def _shapes(view: View) -> Iterator[Finding]:
 
 
 def _interface(view: View) -> Iterator[Finding]:
-    """What the description promises about inputs and outputs against what the function takes and returns."""
+    """The declared inputs and outputs against what the function takes and returns."""
     inputs, outputs = _described(view)
     returned = {name: view.types[name] for name in view.block.outputs if name in view.types}
     for side, described, defined in (("input", inputs, view.inputs), ("output", outputs, returned)):
         declared = features(described)
         for name in sorted(set(declared) ^ set(defined)):
             if side == "output" and declared.get(name, ("", ()))[0] in ("string", "int64", "dictionary"):
-                continue  # a classifier's answers are made from the op's results by Core ML
+                continue  # Core ML makes a classifier's outputs from the op's results
             missing = "the function" if name in declared else "the description"
             if missing == "the description" and defined[name].WhichOneof("type") != "tensorType":
                 continue  # states are described apart
@@ -503,7 +503,7 @@ def _metadata_labels(package: Package) -> list[str] | None:
 
 
 def _computes_in(operation: Message, data_type: int) -> bool:
-    """A result has this type; casts only hand over, and constexpr ops unpack weights."""
+    """A result has this type; casts only convert, and constexpr ops unpack weights."""
     if operation.type == "cast" or operation.type.startswith("constexpr_"):
         return False
     return any(output.type.tensorType.dataType == data_type for output in operation.outputs)

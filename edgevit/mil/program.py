@@ -1,4 +1,4 @@
-"""A MIL function made ready to run: constants as tensors, steps in order, and when each value can be dropped."""
+"""A MIL function made ready to run: constants as tensors, operations in order, and when each value can be dropped."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def evaluate(step: Step, values: dict[str, Any], numerics: Numerics) -> dict[str
         require_result(step.type, arguments)
         results = step.function(**arguments)
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-        # What torch says about impossible arguments; the program, not the operation, is at fault.
+        # What torch raises for impossible arguments; the program, not the operation, is at fault.
         reason = str(error).partition("\n")[0][:200]
         raise ContractError(
             f"{step.type} {step.outputs[0][0]!r} cannot be evaluated: {reason}", fix="convert again"
@@ -216,7 +216,7 @@ def _as_operand(value: Any, kind: str, numerics: Numerics) -> Any:
 
 
 def _mark_last_uses(result: Plan) -> None:
-    """Tell each step which values of this block nothing reads after it; constants and inputs stay."""
+    """Record for each step which values of this block have no later user; constants and inputs stay."""
     kept = set(result.outputs)
     for step in reversed(result.steps):
         candidates = set(step.names()) | {name for name, _ in step.outputs}

@@ -1,8 +1,8 @@
 """CvT: Convolutional vision Transformer (Wu et al., arXiv 2103.15808), attention whose projections are convolutions.
 
-Differs from the paper's code in form only: maps are normalised as maps, pixels become tokens in the order in which
-channels-last runtimes store them, and one image gives logits (1, num_classes). State-dict keys and results are the
-official ones.
+Differs from the paper's code in form only: feature maps are normalised as such, pixels become tokens in the order in
+which channels-last runtimes store them, and one image gives logits (1, num_classes). State-dict keys and results are
+the official ones.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _conv_projection(channels: int, stride: int) -> nn.Sequential:
 
 
 class Attention(nn.Module):
-    """Attention whose keys and values come from a map of half the resolution: (N, T, C) -> same. Section 3.2.
+    """Attention whose keys and values come from a feature map of half the resolution: (N, T, C) -> same. Section 3.2.
 
     The class token, if there is one, comes first and passes the convolutions by. Scores are scaled by C ** -0.5, the
     full width, as the paper's code does.
@@ -129,7 +129,7 @@ class Config:
 
 
 class Stage(nn.Module):
-    """Embedding and blocks: map (N, C_in, H, W) -> map (N, C, H', W') and class token (N, 1, C), None without one."""
+    """Embedding and blocks: x (N, C_in, H, W) -> (N, C, H', W') and class token (N, 1, C), None without one."""
 
     def __init__(self, embed: ConvEmbed, channels: int, heads: int, *, rates: list[float], class_token: bool) -> None:
         super().__init__()

@@ -4,7 +4,8 @@ Three kinds of 7x7 kernel: one per channel (`dwnet`), one per channel and image 
 which a group of channels shares (`i_dynamic_dwnet`, inhomogeneous). The paper's code at its last commit gives the
 dynamic models a plain convolution by mistake; these are the published networks.
 
-Differs from that code in form only: everything works on the (N, C, H, W) map, linear layers as 1x1 convolutions.
+Differs from that code in form only: everything works on (N, C, H, W) feature maps, linear layers as 1x1
+convolutions.
 State-dict keys and results are the official ones.
 """
 
@@ -103,7 +104,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Mixer of the map as it is and MLP of the batch-normalised map, as residuals: (N, C, H, W) -> same."""
+    """Mixer of the feature map and MLP of it batch-normalised, as residuals: (N, C, H, W) -> same."""
 
     def __init__(self, channels: int, depthwise: nn.Module, drop_path: float) -> None:
         super().__init__()
@@ -130,7 +131,7 @@ class PatchEmbed(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """2x2 pixels side by side, normalised and reduced: (N, C, H, W) -> (N, 2 C, H / 2, W / 2).
+    """2x2 pixels concatenated, normalised and reduced: (N, C, H, W) -> (N, 2 C, H / 2, W / 2).
 
     Pixels are counted column by column: upper left, lower left, upper right, lower right.
     """
@@ -162,7 +163,7 @@ class Layer(nn.Module):
 
 
 class Skeleton(nn.Module):
-    """Patches, four layers of blocks at stride 4 to 32, mean over the map: (N, 3, S, S) -> logits (N, num_classes).
+    """Patches, four layers of blocks at stride 4 to 32, spatial mean: (N, 3, S, S) -> logits (N, num_classes).
 
     make_block(layer, index, channels, drop_path rate) gives each block; rates grow linearly from 0 to `drop_path`.
     """

@@ -14,7 +14,7 @@ from edgevit.compat.torch import notified_of_casts
 
 
 def to_pixels(x: Tensor) -> Tensor:
-    """A map as a sequence of pixels: (N, C, H, W) -> (N, HW, C), which is how channels-last runtimes store it."""
+    """A feature map as a sequence of pixels: (N, C, H, W) -> (N, HW, C), as channels-last runtimes store it."""
     batch, channels, height, width = x.shape
     return x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
 
@@ -39,7 +39,7 @@ def merge_heads(parts: Tensor, heads: int) -> Tensor:
 
 
 class PixelLinear(nn.Linear):
-    """A linear layer at each pixel of a map, as a 1x1 convolution: (N, C_in, H, W) -> (N, C, H, W)."""
+    """A linear layer at each pixel of a feature map, as a 1x1 convolution: (N, C_in, H, W) -> (N, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight[:, :, None, None], self.bias)
@@ -75,7 +75,7 @@ def drop_path_rates(last: float, blocks: int) -> list[float]:
 class _ChannelNorm(nn.Module):
     """Layer normalisation over one axis, with the state-dict keys of nn.LayerNorm: weight (C,) and bias (C,).
 
-    A subclass says which axis by `_product`, `_plain_mean` and `_affine`. The mean is a product with 1/C: XNNPACK
+    A subclass chooses the axis by `_product`, `_plain_mean` and `_affine`. The mean is a product with 1/C: XNNPACK
     delegates neither layer_norm nor a mean over channels, and each of them would cut the graph in two. eps is the
     bias of the product that gives the variance.
     """
@@ -121,7 +121,7 @@ class _ChannelNorm(nn.Module):
 
 
 class LayerNorm2d(_ChannelNorm):
-    """Layer normalisation over the channels of a map, at each position: (N, C, H, W) -> the same shape."""
+    """Layer normalisation over the channels of a feature map, at each position: (N, C, H, W) -> the same shape."""
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
         super().__init__(channels, eps, (1, channels, 1, 1))

@@ -1,8 +1,8 @@
 """Window attention in DWNet's skeleton: the local attention that Han et al. (arXiv 2106.04263) compare with.
 
-`local_vit_tiny` is Swin-T (Liu et al., arXiv 2103.14030) with that network's parameters, in form of maps: attention in
-windows of 7x7 pixels, moved by half a window in every other block, with a learned bias by relative position. At input
-sizes other than multiples of 224 the windows are the largest ones up to 7 that tile the map.
+`local_vit_tiny` is Swin-T (Liu et al., arXiv 2103.14030) with that network's parameters, on feature maps: attention in
+windows of 7x7 pixels, shifted by half a window in every other block, with a learned bias by relative position. At input
+sizes other than multiples of 224 the windows are the largest ones up to 7 that tile the feature map.
 
 State-dict keys are Swin's, without the index and mask tables that Swin saves and anybody can compute.
 """
@@ -21,7 +21,7 @@ from edgevit.spec import Interpolation, ModelSpec, Preprocess, Task, class_logit
 _EPS = 1e-5  # of the layer norms
 _WINDOW = 7
 _HEAD_WIDTH = 32
-_MASKED = -100.0  # score of a pixel that the move brought here from the other side of the map
+_MASKED = -100.0  # score of a pixel that the shift brought here from the other side of the feature map
 _STRIDE = 4  # of the first layer
 
 
@@ -33,14 +33,14 @@ def _partition(x: Tensor, side: int) -> Tensor:
 
 
 def _unpartition(windows: Tensor, side: int, size: int) -> Tensor:
-    """Undo `_partition` for a map of size x size pixels."""
+    """Undo `_partition` for a feature map of size x size pixels."""
     channels = windows.shape[-1]
     rows = windows.reshape(-1, size // side, side, side * channels)
     return rows.transpose(1, 2).reshape(-1, size, size, channels).permute(0, 3, 1, 2)
 
 
 def _moved(x: Tensor, step: int) -> Tensor:
-    """Move a map by `step` pixels up and to the left, around the edges: (N, C, H, W) -> same."""
+    """Shift a feature map by `step` pixels up and to the left, around the edges: (N, C, H, W) -> same."""
     for axis in (2, 3):
         size = x.shape[axis]
         x = torch.cat((x.narrow(axis, step % size, size - step % size), x.narrow(axis, 0, step % size)), axis)
@@ -56,7 +56,7 @@ def _relative_index(side: int) -> Tensor:
 
 
 def _mask(size: int, side: int, step: int) -> Tensor:
-    """0 between pixels of a window that were neighbours before the move, else _MASKED: (windows, side^2, side^2)."""
+    """0 between pixels of a window that were neighbours before the shift, else _MASKED: (windows, side^2, side^2)."""
     region = torch.zeros(size)
     region[size - side : size - step], region[size - step :] = 1.0, 2.0
     regions = _partition((3 * region[:, None] + region[None, :])[None, None], side).squeeze(-1)  # (windows, side^2)
@@ -92,7 +92,7 @@ class WindowAttention(nn.Module):
         return self.proj(_moved(mixed, -self.step) if self.step else mixed)
 
     def _placed(self, scores: Tensor) -> Tensor:
-        """Scores with the bias of their relative positions and, in moved windows, the mask."""
+        """Scores with the bias of their relative positions and, in shifted windows, the mask."""
         positions = self.window**2
         bias = self.relative_position_bias_table[self.index].reshape(positions, positions, self.heads)
         bias = bias.permute(2, 0, 1)  # (heads, side^2, side^2)
@@ -102,7 +102,7 @@ class WindowAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Window attention and MLP as residuals of the layer-normalised map: (N, C, size, size) -> same."""
+    """Window attention and MLP as residuals of the layer-normalised feature map: (N, C, size, size) -> same."""
 
     def __init__(self, channels: int, size: int, window: int, step: int, drop_path: float) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Mobile-Former (Chen et al., arXiv 2108.05895): a MobileNet and a few global tokens that talk through attention.
 
-Differs from the paper's code in form only. Tokens are (N, T, d), not (T, N, d). Attention reads a map as pixels
-(N, HW, C), as channels-last runtimes keep it, so nothing is transposed there. Heads are not split by reshapes:
+Differs from the paper's code in form only. Tokens are (N, T, d), not (T, N, d). Attention reads a feature map as
+pixels (N, HW, C), as channels-last runtimes keep it, so nothing is transposed there. Heads are not split by reshapes:
 there is one row per head and token, zero outside its head (`HeadRows`), so that all heads share two plain
 matrix products; the zeros cost nothing where the token rows do not fill a tile of the kernel, but `macs` counts them
 (3 to 7 % of all). State-dict keys and results are the official ones.
@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from edgevit.models.layers import TokenNorm, to_pixels
 from edgevit.spec import Interpolation, ModelSpec, Preprocess, Task, Tier, class_logits, image_input
 
-_BRIDGE_HEADS = 2  # attention between map and tokens
+_BRIDGE_HEADS = 2  # attention between feature map and tokens
 _TOKEN_HEADS = 4  # attention among tokens
 _DOWN_EXPAND = 4  # second expansion of a downsampling block
 
 
 def _hard_tanh(x: Tensor) -> Tensor:
-    """The paper's 2 * hard_sigmoid(x) - 1, in fewer steps: any shape -> the same, in -1..1."""
+    """The paper's 2 * hard_sigmoid(x) - 1, in fewer operations: any shape -> the same, in -1..1."""
     return F.hardtanh(x / 3.0)
 
 
@@ -86,7 +86,7 @@ def _pointwise(in_channels: int, channels: int, groups: int) -> nn.Conv2d:
 
 
 class DynamicReLU(nn.Module):
-    """max(a1 * x, a2 * x) per channel, slopes from token 0: map (N, C, H, W), tokens (N, T, d) -> map. Section 3.2."""
+    """max(a1 * x, a2 * x) per channel, slopes from token 0: x (N, C, H, W), tokens (N, T, d) -> as x. Section 3.2."""
 
     def __init__(self, channels: int, token_dim: int) -> None:
         super().__init__()
@@ -104,9 +104,9 @@ class DynamicReLU(nn.Module):
 
 
 class MapToTokens(nn.Module):
-    """Mobile -> Former: tokens gather from the map: (N, C, H, W), (N, T, d) -> tokens (N, T, d). Section 3.2.
+    """Mobile -> Former: tokens gather from the feature map: (N, C, H, W), (N, T, d) -> tokens (N, T, d). Section 3.2.
 
-    The map is key and value without a projection.
+    The feature map is key and value without a projection.
     """
 
     def __init__(self, channels: int, token_dim: int) -> None:
@@ -151,9 +151,9 @@ class Former(nn.Module):
 
 
 class TokensToMap(nn.Module):
-    """Former -> Mobile: every pixel gathers from the tokens: (N, C, H, W), (N, T, d) -> map. Section 3.2.
+    """Former -> Mobile: every pixel gathers from the tokens: x (N, C, H, W), (N, T, d) -> as x. Section 3.2.
 
-    The map is the query without a projection.
+    The feature map is the query without a projection.
     """
 
     def __init__(self, channels: int, token_dim: int) -> None:
@@ -256,7 +256,7 @@ class DownsampleBlock(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Pooled map beside token 0, then two linear layers: (N, C, H, W), (N, T, d) -> logits (N, num_classes)."""
+    """Pooled feature map beside token 0, then two linear layers: (N, C, H, W), (N, T, d) -> logits (N, num_classes)."""
 
     def __init__(
         self, channels: int, num_classes: int, *, width: int, groups: int, token_dim: int, dropout: float
@@ -305,7 +305,7 @@ class Config:
 
 
 class MobileFormer(nn.Module):
-    """Stem, blocks that carry a map and tokens side by side, classifier: (N, 3, S, S) -> logits (N, num_classes).
+    """Stem, blocks that carry a feature map and tokens, classifier: (N, 3, S, S) -> logits (N, num_classes).
 
     S is a multiple of 32. Section 3.3.
     """

@@ -98,7 +98,7 @@ class Attention(nn.Module):
 
 
 class PositionEncoding(nn.Module):
-    """3x3 depthwise convolution on the map of tokens: (N, T, C) -> same."""
+    """3x3 depthwise convolution on the tokens as a feature map: (N, T, C) -> same."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 # Weight of a block's last norm at the start. A block near the identity trains better (Goyal et al., arXiv 1706.02677,
 # section 5.1, start at zero) and keeps a deep network from growing with every block; at zero a converter's mistake in
-# the block would show in no answer.
+# the block would show in no output.
 _FIRST_GAIN = 0.2
 
 

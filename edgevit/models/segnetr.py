@@ -9,13 +9,14 @@ Inferred here, with counts that fix most of it (12,224,969 parameters for C = 64
 - Patch merging keeps every other channel and has no weights. Channels of the space-to-depth are counted pixel by
   pixel: dropping every other one before it or after it is the same, and a merge reversed is `x[:, ::2]`, the skip.
 - A block's gate is the sum of a local and a global softmax, each times one learned number that starts at 1. Both
-  branches gate the same map, so one multiplication by the summed gate does for both. The spatial MLP is Linear, GELU,
-  Linear with biases, all n x n for n positions; for one position its softmax is 1 and there is no MLP.
+  branches gate the same feature map, so one multiplication by the summed gate does for both. The spatial MLP is Linear,
+  GELU, Linear with biases, all n x n for n positions; for one position its softmax is 1 and there is no MLP.
 - Positions of a global window are counted window by window, then pixel by pixel: a relabelling of its MLP's channels.
 - The last decoder block, at full resolution, has windows of 8 as the one before it. The 1x1 convolutions of the decoder
   have biases and no norm. The output has one logit map per class: one class is foreground against background.
 
-The means over channels are taken first: windows, displacement and softmax touch one-channel maps only, in rank 4.
+The means over channels are taken first: windows, displacement and softmax only touch feature maps of one
+channel, in rank 4.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """VAN: Visual Attention Network (Guo et al., arXiv 2202.09741), large kernel attention as convolutions.
 
-Differs from the paper's code in form only: the norm that ends a stage works on the (N, C, H, W) map instead of a
-token sequence, and the head pools the map before it flattens. State-dict keys and results are the official ones.
+Differs from the paper's code in form only: the norm that ends a stage works on the (N, C, H, W) feature map instead
+of a token sequence, and the head pools before it flattens. State-dict keys and results are the official ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgevit.spec import Interpolation, ModelSpec, Preprocess, Task, class_logit
 
 
 class LargeKernelAttention(nn.Module):
-    """Gate a map by its own 21x21 neighbourhood: (N, C, H, W) -> the same shape. Paper section 3.1.
+    """Gate a feature map by its own 21x21 neighbourhood: (N, C, H, W) -> the same shape. Paper section 3.1.
 
     5x5 depthwise, 7x7 depthwise with dilation 3 and 1x1 convolutions stand for the 21x21 kernel.
     """
@@ -71,7 +71,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each as a scaled residual of a batch-normalised map: (N, C, H, W) -> same."""
+    """Attention and MLP, each as a scaled residual of a batch-normalised feature map: (N, C, H, W) -> same."""
 
     def __init__(self, channels: int, mlp_ratio: int, drop_path: float) -> None:
         super().__init__()

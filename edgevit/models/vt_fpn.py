@@ -61,7 +61,7 @@ class VTFPN(nn.Module):
         nn.init.normal_(self.head.weight, std=0.01)
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
-        """Images (N, 3, S, S) -> four maps of 256 channels at stride 4, 8, 16, 32, each with all levels' tokens."""
+        """Images (N, 3, S, S) -> four feature maps of 256 channels at stride 4 to 32, each with all levels' tokens."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         levels = []
         for number, lateral in enumerate(self.lateral, start=1):

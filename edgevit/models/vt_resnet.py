@@ -198,7 +198,7 @@ class VTResNet(nn.Module):
         self.apply(init_weights)
 
     def forward_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (N, 3, S, S) -> map (N, C, S / 16, S / 16) and tokens (N, L, CT), both after the last module."""
+        """Images (N, 3, S, S) -> feature map (N, C, S / 16, S / 16) and tokens (N, L, CT), after the last module."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))  # stride 4
         x = self.layer3(self.layer2(self.layer1(x)))  # stride 16
         x, tokens = self.entry(x), None

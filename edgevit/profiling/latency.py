@@ -57,7 +57,7 @@ class LatencyReport:
 
     std_ms is the sample standard deviation, null for a single run. peak_memory_bytes is the peak above the runtime's
     libraries. stability is `latency_statistics.stability` of the timed runs. A report with flags is not valid, and each
-    flag says why.
+    flag gives a reason.
     """
 
     artifact: str
@@ -137,7 +137,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """One sentence: the ratio with its interval, or that none was shown."""
+        """One sentence: the ratio with its interval, or that no difference was shown."""
         bounds = f"[{self.ratio.low:.3g}, {self.ratio.high:.3g}]"
         if self.ratio.includes(1.0):
             return f"no difference shown: {self.a} is {self.ratio.estimate:.3g}x of {self.b} {bounds}"
@@ -249,7 +249,7 @@ def compare(
     a, b: Artifacts or their folders; the result is also written to `out`, by default results/ beside the first.
     What slows the machine for minutes hits both halves of a round, so the ratio within a round is steadier than
     either time, and flipping cancels what going first is worth. timing.min_s gives small models a window longer than
-    the scheduler's moods. seed draws the bootstrap, nothing else.
+    the scheduler's fluctuations. seed draws the bootstrap, nothing else.
     Raises UsageError below 6 rounds, DeviceError as `profile` does.
     """
     if rounds < MIN_ROUNDS:

@@ -55,7 +55,7 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What one session said of itself and how long it took, nanoseconds in order; outputs of the first inference."""
+    """Facts of one session and how long it took, nanoseconds in order; outputs of the first inference."""
 
     runtime: str
     accelerator: str
@@ -111,7 +111,7 @@ def execute(job: Job, artifact: Artifact, converter: Converter, *, clock: Clock 
         warmup_ns=measured.warmup_ns,
         samples_ns=measured.samples_ns,
         memory=Memory(baseline_bytes, peak_bytes),
-        thermal=Thermal(),  # no sensor here has a scale that says when a machine throttles
+        thermal=Thermal(),  # no sensor here has a scale that shows when a machine throttles
         load_average=BeforeAfter(load_before, load_after),
         delegation=Delegation(manifest.lowering.delegated, manifest.lowering.nodes, manifest.lowering.regions),
         parity=parity,

@@ -172,7 +172,7 @@ def _run_labels(runs: Sequence[tuple[ArtifactRow, Latency]]) -> list[str]:
 
 
 def _labels(rows: Sequence[ArtifactRow], more: Sequence[str] | None = None) -> list[str]:
-    """Short axis labels: target and precision where they tell the rows apart, else the names; made unique.
+    """Short axis labels: target and precision where they distinguish the rows, else the names; made unique.
 
     more: what to add to each.
     """

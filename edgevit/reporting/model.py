@@ -1,4 +1,4 @@
-"""What a report says, as plain data: report.json is exactly these classes, and every page is made from them."""
+"""The content of a report, as plain data: report.json is exactly these classes, and every page is made from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCHEMA = "edgevit.report"
 
 
 class Status(StrEnum):
-    """What may be said about an artifact's outputs; AGREES alone speaks of the artifact's own runtime."""
+    """What may be said about an artifact's outputs; AGREES alone is about the artifact's own runtime."""
 
     AGREES = "agrees"  # ran, and met every bound its manifest states
     REFERENCE = "agrees in the reference interpreter"  # evaluated, and met every bound; its own runtime is elsewhere
@@ -24,13 +24,13 @@ class Status(StrEnum):
 
 
 class NoteKind(StrEnum):
-    """Why something that lies in the folder is not, or not fully, in the report."""
+    """Why something in the folder is not, or not fully, in the report."""
 
     STALE = "stale"  # measured another build of the artifact, or one that is gone
     UNREADABLE = "unreadable"
     BROKEN = "broken"  # an artifact whose files are not those its manifest lists
     WITHHELD = "withheld"  # a latency without an accuracy for the same build
-    MISSING = "missing"  # a step of the line that has no result yet
+    MISSING = "missing"  # a stage of the pipeline that has no result yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,8 @@ class Accuracy:
 class Latency:
     """One profile run of one artifact: percentiles of its warm samples, and where and how it ran.
 
-    A time is one inference of `batch` images. accelerator and threads are those the runtime says it used, null if it
-    does not say. parity is that of the golden which was fed. flags are the reasons to doubt the numbers.
+    A time is one inference of `batch` images. accelerator and threads are those the runtime reports, null if it
+    reports none. parity is that of the golden which was fed. flags are the reasons to doubt the numbers.
     """
 
     artifact_sha256: str

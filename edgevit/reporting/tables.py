@@ -89,14 +89,14 @@ def error_breakdown(data: ReportData) -> Table:
 
 
 def worst_layers(data: ReportData) -> Table:
-    """The layers that compute something else than the checkpoint's or the float network's, where `debug` was run."""
+    """Layers that differ from the checkpoint's or the float network's, where `debug` was run."""
     columns = ("Artifact", "Against", "Layer", "Operation", "Local SNR", "Accumulated SNR", "LSB mismatch")
     rows = [_layer_row(row, layer) for row in data.artifacts for layer in row.worst_layers]
     return Table("Layers that add most error", columns, tuple(rows))
 
 
 def latency(data: ReportData) -> Table:
-    """Every profile run: one row per artifact and run; artifacts without one say why."""
+    """Every profile run: one row per artifact and run; artifacts without one give the reason."""
     columns = (
         "Artifact", "Device", "Runtime", "On", "Threads", "Batch", "Images/s", "p50", "p90", "p99", "First", "Load",
         "Model memory", "Runs", "Flags", "Read from",

@@ -40,7 +40,7 @@ def places(draws: Tensor, augmentation: Augmentation) -> Tensor:
     """Where each output pixel is read from, (N, 2, 3): rotation, scale, crop, flip and shift by draws (N, _DRAWS)."""
     angle = draws[:, 0] * math.radians(augmentation.rotation_degrees)
     zoom = 1 + draws[:, 1] * augmentation.scale
-    shift = draws[:, 2:4] * (2 * augmentation.shift)  # grid coordinates run over 2 from edge to edge
+    shift = draws[:, 2:4] * (2 * augmentation.shift)  # sampling coordinates run over 2 from edge to edge
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
     matrix = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)  # (N, 2, 2)
     if augmentation.crop_area < 1:
@@ -72,7 +72,7 @@ def recolored(images: Tensor, draws: Tensor, strength: float) -> Tensor:
 def augment(
     images: Tensor, target: Tensor, augmentation: Augmentation, generator: torch.Generator, share: Share = ALONE
 ) -> tuple[Tensor, Tensor]:
-    """Change each image (N, 3, S, S) by its own random amount, and its truth with it where that is a map (N, S, S).
+    """Change each image (N, 3, S, S) by its own random amount, and its target with it where that is a mask (N, S, S).
 
     Draws come from the CPU generator, whatever the device.
     """
@@ -91,7 +91,7 @@ def augment(
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """Images (N, 3, S, S), and what is true of them: each truth with its share, which sum to 1."""
+    """Images (N, 3, S, S) with their targets, each with its share; the shares sum to 1."""
 
     images: Tensor
     targets: tuple[tuple[Tensor, float], ...]
@@ -100,7 +100,7 @@ class Mixture:
 def mix(images: Tensor, target: Tensor, mixup_alpha: float, cutmix_alpha: float, generator: torch.Generator) -> Mixture:
     """Mix each image with the one half a batch further on: by blending, or by a rectangle of it.
 
-    truth: a class each (N,), or a map each (N, S, S), which is cut like its image. One draw serves the whole batch:
+    target: a class each (N,), or a mask each (N, S, S), which is cut like its image. One draw serves the whole batch:
     how much is mixed follows the beta distribution of the alpha, a coin decides where both are on; 0 is off.
     Half a batch is the same distance in every process's share of a batch, and order is random: a fixed pairing will do.
     """

@@ -1,4 +1,4 @@
-"""How far an epoch is, on a terminal."""
+"""A progress bar for each epoch, on a terminal."""
 
 from __future__ import annotations
 

@@ -60,10 +60,10 @@ class EpochResult:
 
 
 class Learner(LightningModule):
-    """Trains `model` by a recipe; a subclass per task says how far answers are from the truth and what scores count.
+    """Trains `model` by a recipe; a subclass per task defines the loss and the scores.
 
     metrics: what counts on the test set, by name; the first one is what the task is judged by. teacher: a network whose
-    answers on the same images are learned, as the recipe's distillation says; it does not change. `curve` grows by one
+    outputs on the same images are learned, as the recipe's distillation sets; it does not change. `curve` grows by one
     EpochResult per epoch, each also logged. Raises EdgevitError when the loss or a weight is not finite.
     """
 
@@ -79,7 +79,7 @@ class Learner(LightningModule):
         self.share = ALONE
         self._loss = MeanMetric()
         self._metrics = metrics
-        self._registered = nn.ModuleDict(metrics)  # so that they move along to a device
+        self._registered = nn.ModuleDict(metrics)  # so that they follow to a device
         self._start = time.perf_counter()
         if recipe.drop_path is not None:
             set_drop_path(model, recipe.drop_path)
@@ -87,7 +87,7 @@ class Learner(LightningModule):
             freeze_norms(model)
 
     def distance(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss of a batch of answers (N, classes, ...) to its truth (N, ...)."""
+        """The loss of a batch of logits (N, classes, ...) against its targets (N, ...)."""
         raise NotImplementedError
 
     def on_fit_start(self) -> None:
@@ -112,7 +112,7 @@ class Learner(LightningModule):
         return loss
 
     def _distance(self, logits: Tensor, mixture: Mixture) -> Tensor:
-        """From what is true, and from what the teacher says."""
+        """The loss against the targets, and against the teacher's outputs."""
         (teacher,) = self._teacher
         soft_share = 0.0 if teacher is None else self.recipe.distillation.soft_share
         parts = []
@@ -180,7 +180,7 @@ class Learner(LightningModule):
 
 
 class Classifier(Learner):
-    """Trains a model from images (N, 3, S, S) to logits (N, num_classes); the truth is a class each (N,)."""
+    """Trains a model from images (N, 3, S, S) to logits (N, num_classes); the targets are classes (N,)."""
 
     def __init__(self, model: nn.Module, recipe: Recipe, num_classes: int, teacher: nn.Module | None = None) -> None:
         super().__init__(model, recipe, {TOP1: MulticlassAccuracy(num_classes, average="micro")}, teacher)
@@ -191,7 +191,7 @@ class Classifier(Learner):
 
 
 def divergence(logits: Tensor, teacher: nn.Module, images: Tensor, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence of answers (N, classes, ...) from a teacher's: the mean over images, or pixels.
+    """Kullback-Leibler divergence of logits (N, classes, ...) from a teacher's: the mean over images, or pixels.
 
     Both are divided by the temperature before their softmax.
     """

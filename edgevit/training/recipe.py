@@ -45,9 +45,9 @@ class Augmentation:
 
 @dataclass(frozen=True, slots=True)
 class Distillation:
-    """How a teacher counts, where a run has one: soft_share of the loss is the distance from its answers.
+    """How a teacher counts, where a run has one: soft_share of the loss is the distance from its outputs.
 
-    Both answers are divided by the temperature before their softmax; the rest of the loss is that of the labels.
+    Both outputs are divided by the temperature before their softmax; the rest of the loss is that of the labels.
     """
 
     soft_share: float = 0.5
@@ -64,8 +64,8 @@ class Recipe:
 
     Epoch counts are passes over the training set; learning_rate is the peak; a batch is that of all processes together.
     gradient_clip: the longest gradient, 0 for any. ema_decay: of the moving average of the weights, which then is what
-    is scored and saved; 0 for none. mixup_alpha and cutmix_alpha: both parameters of the beta distribution that says
-    how much of another image is mixed in, by blending or as a rectangle; 0 for none, and a coin where both are on.
+    is scored and saved; 0 for none. mixup_alpha and cutmix_alpha: both parameters of the beta distribution that
+    decides how much of another image is mixed in, by blending or as a rectangle; 0 for none, a coin where both are on.
     drop_path: share of residual branches that the deepest block drops, None for the model's own. freeze_norms: batch
     norms keep statistics, scale and shift. dice weighs the Dice loss that segmentation adds to the cross entropy of its
     pixels; several processes take it over the images of each.
@@ -195,7 +195,7 @@ def fine_tuning(
 ) -> Recipe:
     """The recipe called `name` for a network that is trained already, with the augmentation that it was trained with.
 
-    training: what its checkpoint's metadata tells of that; epochs and learning_rate stand over the recipe's own.
+    training: what its checkpoint's metadata records of that; epochs and learning_rate stand over the recipe's own.
     """
     augmentation = Augmentation(**training.get("recipe", {}).get("augmentation", {}))
     return replace(adjusted(get_recipe(name), epochs, learning_rate), augmentation=augmentation)

@@ -20,7 +20,7 @@ def open_recipe(recipe: str | Path) -> Recipe:
     """The recipe that is called so, or that a file ending in .toml holds.
 
     A file has the fields of Recipe as keys, those of augmentation and distillation in tables of these names; `base`
-    names the recipe whose values stand where the file says nothing. The file's stem is the recipe's name.
+    names the recipe whose values stand where the file gives none. The file's stem is the recipe's name.
     Raises UsageError for unknown names and keys, with the nearest that exist, and for values of a wrong type or range.
     """
     path = Path(recipe)

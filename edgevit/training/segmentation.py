@@ -15,7 +15,7 @@ _SMOOTH = 1.0  # pixels: keeps the loss of a class that is absent from a batch f
 
 
 class Segmenter(Learner):
-    """Trains a model from images (N, 3, S, S) to logits (N, num_classes, S, S); the truth is masks uint8 (N, S, S).
+    """Trains a model from images (N, 3, S, S) to logits (N, num_classes, S, S); the targets are masks uint8 (N, S, S).
 
     mIoU and Dice (the F1 score of pixels) are means over classes, of all test pixels together.
     """
@@ -35,7 +35,7 @@ class Segmenter(Learner):
 
 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """1 - Dice of the probabilities, the mean over classes, a batch taken as one: logits (N, C, H, W), truth (N, H, W).
+    """1 - Dice of the probabilities, mean over classes, a batch taken as one: logits (N, C, H, W), targets (N, H, W).
 
     After "V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image Segmentation" (2016), with plain
     sums in the denominator.

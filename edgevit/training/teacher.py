@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def open_teacher(model: str, weights: str | Path, spec: ModelSpec, labels: tuple[str, ...]) -> nn.Module:
-    """A trained network that answers the same images as spec's does: its module in training form.
+    """A trained network with the same inputs and outputs as spec's: its module in training form.
 
     model: a name of `edgevit list` or "file.py:factory"; its int8 checkpoints teach by their float network.
     Raises UsageError for another task, other labels, another normalisation of the images, or a size it cannot take.

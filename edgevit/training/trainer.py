@@ -1,4 +1,4 @@
-"""Train one model on one set of images and write its checkpoint: the first arrow of the line."""
+"""Train one model on one set of images and write its checkpoint: the first stage of the pipeline."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def train(
     and a test set. recipe: the name of one of `RECIPES`, a .toml file, or a Recipe; epochs and learning_rate, the peak,
     stand over its own. input_size: pixels of each side, by default the model's own. weights: a checkpoint to start
     from, with a new head where its class count differs; without it a named model starts from random weights.
-    teacher: a network for the same classes and images, whose outputs are learned as the recipe's distillation says; a
+    teacher: a network for the same classes and images, whose outputs are learned as the recipe's distillation sets; a
     name or "file.py:factory" comes with teacher_weights. amp: "bf16" or, on GPUs, "fp16" for mixed precision. threads:
     CPU threads, by default all cores. devices: GPUs, or processes on the CPU, that share each batch; Lightning starts
     the calling program once more for each, and torchrun's processes are taken as they are. logs: a folder for
@@ -173,9 +173,9 @@ def train_network(
 
 
 class PreprocessedDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Labelled images behind the exact preprocessing: index -> (float32 (3, S, S), truth). Small sets are kept.
+    """Labelled images behind the exact preprocessing: index -> (float32 (3, S, S), target). Small sets are kept.
 
-    The truth is a class, int64 (), or a mask, uint8 (S, S).
+    The target is a class, int64 (), or a mask, uint8 (S, S).
     """
 
     def __init__(self, images: LabelledDataset, spec: ModelSpec) -> None:
@@ -299,7 +299,7 @@ def training_result(out: str | Path, recipe: Recipe, seconds: float, curve: list
 
 
 def describe_training(train_set: LabelledDataset, recipe: Recipe, curve: list[EpochResult]) -> dict[str, Any]:
-    """What a checkpoint's metadata says about a run."""
+    """What a checkpoint's metadata records about a run."""
     return {
         "data": train_set.name,
         "skipped": train_set.skipped,

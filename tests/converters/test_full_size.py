@@ -21,7 +21,7 @@ from tests.converters.running import run_once
 
 MODELS = ("van_b0", "mobile_former_26m", "mobile_former_294m", "vt_resnet18", "segnetr_64", "segnetr_32")
 
-# Transposes at most. ExecuTorch has one for its input in NCHW, and some around maps as small as tokens.
+# Transposes at most. ExecuTorch has one for its input in NCHW, and some around feature maps as small as tokens.
 MOST_TRANSPOSES = {
     ("van_b0", "tflite"): 0,
     ("van_b0", "executorch"): 1,

@@ -1,4 +1,4 @@
-"""Operations between two int8 convolutions: each runtime's kernels against the int8 network, to the bit."""
+"""Operations between two int8 convolutions: each runtime's kernels against the int8 network, bit-exact."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OPERATIONS = {
     "padding": lambda x: F.pad(x, (1, 1, 1, 1)),
     "view": lambda x: x.flatten(2).transpose(1, 2).reshape(1, 30, 30, 8).permute(0, 3, 1, 2),
 }
-# Where a runtime rounds in its own way: by how many of 255 values that may move an answer.
+# Where a runtime rounds in its own way: by how many of 255 values that may change an output.
 OWN_ROUNDING = {("tflite", "concatenation"): 4, ("tflite", "average"): 3}
 
 

@@ -1,4 +1,4 @@
-"""Inner values of every target's file: the answers stay what they were, and each value is that of its own node."""
+"""Recorded intermediate activations of every target's file: outputs do not change, each value is its own node's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every target's file holds the checkpoint's very grids, and a byte of it that changes is noticed."""
+"""Every target's file holds exactly the checkpoint's qparams, and a byte of it that changes is noticed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.tiny import classifier_spec, int8_network, residual_spec
 LIBRARIES = {"executorch": "executorch.exir", "tflite": "ai_edge_litert", "coreml": "coremltools", "onnx": "onnxscript"}
 COREML_FORMS = (
     {"deployment_target": "iOS18"},  # stores int8 weights by another operation
-    {"int8_compute": "fp16"},  # has scales where whole numbers have factors
+    {"int8_compute": "fp16"},  # has scales where emulated integer arithmetic has factors
     {"deployment_target": "iOS18", "int8_compute": "fp16"},
 )
 
@@ -72,7 +72,7 @@ def test_changed_byte_of_a_file_is_noticed(written, network, part, tmp_path):
 
 
 def _factors(layer: LayerQParams) -> np.ndarray:
-    """What rescales the sums of a layer in whole numbers, float32 (O,)."""
+    """What rescales the sums of a layer in emulated integers, float32 (O,)."""
     return layer.weight.scales * np.float32(layer.input.scale) / np.float32(layer.result.scale)
 
 

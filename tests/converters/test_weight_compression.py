@@ -30,7 +30,7 @@ def _program(precision=Precision.FP32, network=None):
 
 
 def _output(converter, program, folder, **options):
-    """Logits of the file for PICTURE, and what the converter says about it."""
+    """Logits of the file for IMAGE, and what the converter returned for it."""
     folder.mkdir(exist_ok=True)
     converted = converter.convert(program, converter.Options(**options), folder)
     manifest = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""Ops on maps, which TFLite keeps channels-last: convolutions, pooling, resizing."""
+"""Ops on feature maps, which TFLite keeps channels-last: convolutions, pooling, resizing."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def _windowed(
     b: Builder, x: Value, shape: Shape, extent: Sequence[int], stride: Sequence[int],
     padding: Sequence[tuple[int, int] | int], fill: float = 0.0,
 ) -> tuple[Value, int]:  # fmt: skip
-    """`x` channels-last for an operator that slides a window, padded if need be, and the padding scheme to give it.
+    """`x` channels-last for an operator that slides a window, padded if need be, and the padding mode to give it.
 
     SAME puts the odd element behind, ATen in front: with a stride they differ, and zeros are then added explicitly.
     """

@@ -75,7 +75,7 @@ def _images() -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _coins(image: Image.Image) -> np.ndarray:
-    """Two basins on the map of edges, flooded from what is surely dark and what is surely bright."""
+    """Two basins on the edge map, flooded from what is surely dark and what is surely bright."""
     from scipy import ndimage
     from skimage.filters import sobel
     from skimage.segmentation import watershed

@@ -1,7 +1,7 @@
-"""Per-channel arithmetic on maps as depthwise 1x1 convolutions, for int8.
+"""Per-channel arithmetic on feature maps as depthwise 1x1 convolutions, for int8.
 
-A float kernel multiplies by a vector for nothing. In int8 the vector would need a grid of its own, 256 values for all
-channels together; the weights of a depthwise convolution have a scale per channel, on which every factor is exact.
+A float kernel multiplies by a vector for nothing. In int8 the vector would be quantized per tensor, 256 values for all
+channels together; the weights of a depthwise convolution have a scale per channel, with which every factor is exact.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChannelScaleToDepthwise:
-    """Turns the product of a map with a value per channel, and a sum behind it, into a depthwise 1x1 convolution.
+    """Turns a feature map times a value per channel, and a sum behind it, into a depthwise 1x1 convolution.
 
     A BatchNorm that no convolution has taken up is such a product and sum.
     """
@@ -81,7 +81,7 @@ def _convolve(graph: Graph, node: fx.Node, source: fx.Node, factors: Tensor, off
 
 
 def _by_channel(graph: Graph, node: fx.Node) -> tuple[fx.Node, Tensor] | None:
-    """The map and the value per channel (C,) that a node combines; None if it is something else."""
+    """The feature map and the value per channel (C,) that a node combines; None if it is something else."""
     for source, other in (node.args[:2], node.args[1::-1]):
         values = graph.value(other)
         if values is None or graph.value(source) is not None or shape(source) != shape(node):
@@ -92,12 +92,12 @@ def _by_channel(graph: Graph, node: fx.Node) -> tuple[fx.Node, Tensor] | None:
 
 
 def _is_per_channel(values: Tensor, channels: int) -> bool:
-    """Whether a constant has one value per channel and broadcasts along all other axes of a map."""
+    """Whether a constant has one value per channel and broadcasts along all other axes of a feature map."""
     return values.dim() >= 3 and values.shape[-3] == channels == values.numel()
 
 
 def _is_normalised(source: Any) -> bool:
-    """Whether a map comes out of a norm: the product with a reciprocal root."""
+    """Whether a feature map comes out of a norm: the product with a reciprocal root."""
     import torch
 
     aten = torch.ops.aten

@@ -1,4 +1,4 @@
-"""Rearrangement: what a chain of reshapes and permutations does, whatever the chain looks like.
+"""Rearrangement: what a chain of reshapes and permutations does, however the chain is written.
 
 Every axis is a product of atoms, its smallest parts that move as a whole; a chain only splits axes into atoms, puts
 the atoms in another order and merges them. So a chain can be written anew with at most one permutation, of runs of
@@ -99,7 +99,7 @@ class Rearrangement:
         return replace(result, target=tuple(counts))
 
     def then(self, steps: Sequence[Step]) -> Rearrangement | None:
-        """Followed by some steps; None if one of them cuts through an atom."""
+        """Followed by some reshapes and permutations; None if one of them cuts through an atom."""
         result: Rearrangement | None = self
         for kind, values in steps:
             if result is not None:
@@ -123,7 +123,7 @@ class Rearrangement:
         )
 
     def steps(self) -> tuple[Step, ...]:
-        """The cheapest steps: as few as possible, their permutation on a map's four axes where there is a choice."""
+        """The cheapest operations: as few as possible, permuting a feature map's four axes where there is a choice."""
         if not self.moves:
             return _reshape(self.source_shape, self.target_shape)
         forms = (self._permute_first(), self._permute_last(), self._by_runs())
@@ -136,7 +136,7 @@ class Rearrangement:
         return value
 
     def emit(self, graph: Graph, source: fx.Node, like: fx.Node) -> fx.Node:
-        """The steps as nodes in front of `like`; `source` itself if there are none."""
+        """The operations as nodes in front of `like`; `source` itself if there are none."""
         import torch
 
         aten = torch.ops.aten
@@ -214,9 +214,9 @@ class Rearrangement:
 
 
 def steps_cost(steps: Sequence[Step]) -> tuple[int, int, int, int]:
-    """Ranks that no program may have, permutations that move data, steps, and permutations of what is no map.
+    """Ranks that no program may have, permutations that move data, operations, and permutations of another rank than 4.
 
-    Where maps lie channels-last, to take one for a grid of pixels or a grid for a map moves nothing.
+    Where feature maps lie channels-last, permuting one to pixels (N, H, W, C) or back moves no data.
     """
     permutes = [values for kind, values in steps if kind == "permute"]
     return (
@@ -228,12 +228,12 @@ def steps_cost(steps: Sequence[Step]) -> tuple[int, int, int, int]:
 
 
 def begins_with_pixels(steps: Sequence[Step]) -> bool:
-    """Whether the first step takes a map (N, C, H, W) for its pixels (N, H, W, C)."""
+    """Whether the first operation permutes a feature map (N, C, H, W) to pixels (N, H, W, C)."""
     return bool(steps) and steps[0] == ("permute", (0, 2, 3, 1))
 
 
 def ends_with_map(steps: Sequence[Step]) -> bool:
-    """Whether the last step takes pixels (N, H, W, C) for a map (N, C, H, W)."""
+    """Whether the last operation permutes pixels (N, H, W, C) to a feature map (N, C, H, W)."""
     return bool(steps) and steps[-1] == ("permute", (0, 3, 1, 2))
 
 
@@ -257,7 +257,7 @@ def node_step(node: fx.Node) -> Step | None:
 
 
 def ends_chain(node: fx.Node) -> bool:
-    """Whether a node rearranges and is not read by one more such node alone."""
+    """Whether a node rearranges and its only user is not one more such node."""
     user = only_user(node)
     return node_step(node) is not None and (user is None or node_step(user) is None)
 

@@ -1,9 +1,9 @@
 """Convolutions whose kernels are computed, as sums of shifted products.
 
 No delegate takes a convolution with weights that come from the image. A depthwise one is the sum over its taps of the
-map, shifted, times that tap's weights: slices, products and sums of rank 4, which every delegate takes.
+feature map, shifted, times that tap's weights: slices, products and sums of rank 4, which every delegate takes.
 
-- Dynamic DWNet computes one kernel per channel: each shifted map is multiplied by a vector of channels.
+- Dynamic DWNet computes one kernel per channel: each shifted feature map is multiplied by a vector of channels.
 - Inhomogeneous dynamic DWNet computes one per pixel, which a group of channels shares, and writes that as `unfold`, a
   product and a sum. Here the channels of a group stand apart, so that all groups' weights of a tap multiply rows of
   adjacent numbers; the convolution that computes the weights gives them in that order (fold_channel_shuffles).
@@ -83,7 +83,7 @@ def _per_channel(graph: Graph, conv: fx.Node) -> bool:
 
 @dataclass(frozen=True)
 class _Unfolded:
-    """A convolution with kernels of each pixel's own: its map, its kernels (N, groups * taps, H, W), and its window."""
+    """A convolution with kernels of each pixel's own: its feature map, kernels (N, groups * taps, H, W), and window."""
 
     source: fx.Node
     kernels: fx.Node

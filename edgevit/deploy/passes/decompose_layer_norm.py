@@ -1,7 +1,8 @@
 """LayerNorm from products, which every delegate takes.
 
 XNNPACK delegates neither layer_norm nor a mean over channels, and each of them would cut the graph in two. The mean as
-a product with 1 / C stays inside. The LayerNorm of a map that was made into tokens for it is taken on the map.
+a product with 1 / C stays inside. The LayerNorm of a feature map that was made into tokens for it is computed on the
+feature map.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DecomposeLayerNorm:
-    """Writes LayerNorm over channels as means by linear layers or, on a map, by 1x1 convolutions."""
+    """Writes LayerNorm over channels as means by linear layers or, on a feature map, by 1x1 convolutions."""
 
     name: str = "decompose_layer_norm"
 
@@ -53,7 +54,7 @@ def _rewrite(graph: Graph, norm: fx.Node) -> bool:
 
 
 def _map_behind(norm: fx.Node) -> tuple[fx.Node, Rearrangement | None]:
-    """The map whose pixels the norm reads as tokens, for the norm alone, and how they become its tokens."""
+    """The feature map whose pixels the norm reads as tokens, for the norm alone, and how they become its tokens."""
     for nodes, view in chain(source_of(norm)):
         source = source_of(nodes[-1])
         if any(only_user(node) is None for node in nodes):
@@ -64,7 +65,7 @@ def _map_behind(norm: fx.Node) -> tuple[fx.Node, Rearrangement | None]:
 
 
 def _is_channels_last(view: Rearrangement) -> bool:
-    """Whether the target is the map with its channels in the last axis and all else in the same order."""
+    """Whether the target is the feature map with its channels in the last axis and all else in the same order."""
     channels = view.source_axes[1]
     pixels = tuple(atom for axis in (0, 2, 3) for atom in view.source_axes[axis])
     return view.target_axes[-1] == channels and view.order == (*pixels, *channels)

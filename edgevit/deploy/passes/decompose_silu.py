@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DecomposeSilu:
-    """Turns silu(x) into x * sigmoid(x): a table of 256 entries and a multiplication of integers."""
+    """Turns silu(x) into x * sigmoid(x): a lookup table of 256 entries and an integer multiplication."""
 
     name: str = "decompose_silu"
 

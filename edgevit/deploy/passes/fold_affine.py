@@ -112,10 +112,10 @@ def _into_sums(graph: Graph) -> list[str]:
 
 
 def _freed(node: fx.Node, affine: Affine) -> list[fx.Node]:
-    """The affine nodes that nothing reads any more once `node`, the last of them, is written anew."""
+    """The affine nodes without users once `node`, the last of them, is written anew."""
     freed: list[fx.Node] = []
     unread: set[fx.Node] = set()
-    for inner in sorted(set(affine.inside), reverse=True):  # readers before what they read
+    for inner in sorted(set(affine.inside), reverse=True):  # users before producers
         if inner is node or unread.issuperset(inner.users):
             freed.append(inner)
             unread |= {inner, source_of(inner)} if is_norm_result(inner) else {inner}
@@ -146,8 +146,8 @@ def _emit(graph: Graph, node: fx.Node, affine: Affine, absorbing: list[fx.Node])
 def _expand(graph: Graph, node: fx.Node) -> Affine:
     """`node` by its sources, through affine operations that need not exist on their own.
 
-    A scaled and shifted source is seen through wherever it is read; a sum only by its one reader, since two
-    readers would compute it twice.
+    A scaled and shifted source is seen through by every user; a sum only by its one user, since two
+    users would compute it twice.
     """
     step = _step(graph, node)
     if step is None or (len(step.terms) > 1 and len(node.users) > 1):
@@ -209,7 +209,7 @@ def _addition(node: fx.Node, left: Any, right: Any, constants: list[Tensor | Non
 
 
 def batch_norm(graph: Graph, norm: fx.Node) -> Affine | None:
-    """A BatchNorm as scale and shift of x, (1, C, 1, 1) for maps: g (x - m) / sqrt(v + eps) + b; None if computed."""
+    """A BatchNorm's scale and shift, (1, C, 1, 1) for feature maps: g (x - m) / sqrt(v + eps) + b; None if computed."""
     source, given, eps = source_of(norm), norm.args[1:5], argument(norm, 6)
     values = [graph.value(operand) for operand in given]
     if any(value is None and operand is not None for value, operand in zip(values, given, strict=True)):
@@ -249,7 +249,7 @@ def _operations(node: fx.Node) -> int:
 
 
 def _reads_alone(node: fx.Node, source: fx.Node) -> bool:
-    """Whether `source` has no reader but `node`; a BatchNorm's result is read through its getitem."""
+    """Whether `source` has no user but `node`; a BatchNorm's result is read through its getitem."""
     user = only_user(source)
     return user is node or (user is not None and is_norm_result(node) and node.args[0] is user)
 
@@ -333,7 +333,7 @@ def _sum(first: Tensor, second: Tensor | None) -> Tensor:
 
 
 def _is_product(node: fx.Node) -> bool:
-    """Whether a node is a linear layer or a convolution of maps; one of a single image has its channels elsewhere."""
+    """Whether a node is a linear layer or a batched convolution; without a batch the channels lie on another axis."""
     import torch
 
     aten = torch.ops.aten

@@ -91,7 +91,7 @@ def _fold(graph: Graph, node: fx.Node) -> bool:
 
 
 def _into_producer(graph: Graph, node: fx.Node, source: fx.Node, view: Rearrangement) -> bool:
-    """The convolution that makes the source of a chain gives its channels in the new order."""
+    """The convolution that produces the source of a chain gives its channels in the new order."""
     shuffle = _shuffle(view)
     if shuffle is None or not _can_reorder(graph, source):
         return False
@@ -114,7 +114,7 @@ def _into_users(graph: Graph, node: fx.Node, source: fx.Node, view: Rearrangemen
 
 
 def _shuffle(view: Rearrangement) -> tuple[Tensor, Rearrangement] | None:
-    """A view of a map that reorders the map's channels among themselves, in two parts.
+    """A view of a feature map that reorders its channels among themselves, in two parts.
 
     (C,), the channel that comes to stand at each place, and what is left of the view then.
     """
@@ -204,7 +204,7 @@ def _channels(operand: fx.Node, node: fx.Node) -> int:
 
 
 def _is_dense_user(graph: Graph, node: fx.Node, user: fx.Node) -> bool:
-    """Whether a reader is a plain convolution of the node with constant weights."""
+    """Whether a user is a plain convolution of the node with constant weights."""
     import torch
 
     if not is_call(user, torch.ops.aten.conv2d.default) or user.args[0] is not node:

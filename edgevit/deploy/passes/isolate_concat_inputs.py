@@ -1,7 +1,7 @@
 """Skips that are concatenated get a copy of their own, for int8.
 
-Kernels concatenate integers only if all of them lie on one grid. A map that goes down the network and across to the
-decoder would have to lie on the decoder's, which may be many times wider than what it holds.
+Kernels concatenate integers only if all of them have the same quantization parameters. A feature map that goes down the
+network and across to the decoder would have to take the decoder's, whose range may be many times wider than its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class IsolateConcatInputs:
-    """Lets a concatenation of maps read an identity, a depthwise 1x1 convolution, of what others read too."""
+    """Lets a concatenation of feature maps read an identity, a depthwise 1x1 convolution, of what others read too."""
 
     name: str = "isolate_concat_inputs"
 
@@ -40,7 +40,7 @@ def _separate(graph: Graph, node: fx.Node) -> bool:
     sources = list(argument(node, 0))
     maps = {_sliced(source) for source in sources}
     if len(shape(node)) != MAP_RANK or argument(node, 1, 0) != 1 or len(maps) < len(sources):
-        return False  # pieces of one map have its grid anyway
+        return False  # slices of one feature map share its qparams anyway
     shared = [source for source in sources if len(source.users) > 1]
     for source in shared:
         channels = shape(source)[1]
@@ -52,7 +52,7 @@ def _separate(graph: Graph, node: fx.Node) -> bool:
 
 
 def _sliced(node: fx.Node) -> fx.Node:
-    """The map that a slice is of, any other node itself."""
+    """The feature map that a slice is of, any other node itself."""
     import torch
 
     while is_call(node, torch.ops.aten.slice.Tensor):

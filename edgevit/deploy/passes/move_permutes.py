@@ -1,4 +1,4 @@
-"""Permutations moved through elementwise operations to where they cancel.
+"""Moves permutations through elementwise operations to where they cancel.
 
 An activation or a sum of two tensors permuted alike is the same before the permutation as behind it. So a region of
 elementwise operations may be computed on the numbers as they lie in front of a view; that pays if fewer numbers move
@@ -137,7 +137,7 @@ class _Move:
         return self.graph.constant(together.apply(value), f"{place(like)}_constant")
 
     def _undone(self, consumer: fx.Node) -> tuple[bool, list[fx.Node]]:
-        """Whether the views that start at a reader of the region undo the view, and those views."""
+        """Whether the views that start at a user of the region undo the view, and those views."""
         last = consumer
         while (user := only_user(last)) is not None and node_step(user) is not None:
             last = user

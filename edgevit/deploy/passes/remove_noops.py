@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RemoveNoops:
-    """Lets every reader of a result that equals its source read the source instead."""
+    """Lets every user of a result that equals its source read the source instead."""
 
     name: str = "remove_noops"
 
@@ -24,7 +24,7 @@ class RemoveNoops:
         import torch
 
         for node in graph.calls(*_views()):
-            # One way to say it; and a view depends on strides, which rewrites may change.
+            # One form for all; and a view depends on strides, which rewrites may change.
             node.target, node.args = torch.ops.aten.reshape.default, (node.args[0], list(shape(node)))
         places = []
         for node in graph.nodes:

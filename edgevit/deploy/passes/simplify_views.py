@@ -1,8 +1,9 @@
 """Reshapes and permutations in their cheapest exact form: token views, window partitions, class tokens.
 
-A map becomes tokens by permute(0, 2, 3, 1) and a reshape, and a map again by a reshape and permute(0, 3, 1, 2): where
-maps are kept channels-last the permutation is then free. Chains that cancel are taken out, ranks that no runtime
-takes are merged away; an index and the parts of a split become slices, which delegates keep.
+A feature map becomes tokens by permute(0, 2, 3, 1) and a reshape, and a feature map again by a reshape and
+permute(0, 3, 1, 2): where feature maps are kept channels-last the permutation is then free. Chains that cancel are
+taken out, ranks that no runtime takes are merged away; an index and the parts of a split become slices, which
+delegates keep.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def _is_taken_transposed(node: fx.Node) -> bool:
 
 
 def _steps_freed(nodes: list[fx.Node]) -> list[Step]:
-    """The steps of a chain, last first, that nothing else reads."""
+    """The operations of a chain, last first, that have no other user."""
     steps: list[Step] = []
     for position, node in enumerate(nodes):
         if position and only_user(node) is None:
@@ -86,10 +87,10 @@ def _steps_freed(nodes: list[fx.Node]) -> list[Step]:
 
 
 def _cost_difference(new: tuple[Step, ...], old: list[Step]) -> tuple[int, ...]:
-    """What the new steps cost beyond the old ones (last first): below zero is a gain.
+    """What the new operations cost beyond the old ones (last first): below zero is a gain.
 
-    Where the old ones began with a map's pixels or ended with a map, it lies channels-last: new steps that move
-    numbers some other way would have to bring it into the order of its axes first.
+    Where the old ones began with a feature map's pixels or ended with a feature map, it lies channels-last: new
+    operations that permute it otherwise would first have to bring it into the order of its axes.
     """
     old = old[::-1]
     ranks, moves, *rest = (after - before for after, before in zip(steps_cost(new), steps_cost(old), strict=True))
@@ -133,7 +134,7 @@ def _slice_parts(graph: Graph) -> list[str]:
 
 
 def _mean_on_maps(graph: Graph) -> list[str]:
-    """The mean over the tokens of a map, taken on the map."""
+    """The mean over the tokens of a feature map, computed on the feature map."""
     import torch
 
     aten = torch.ops.aten

@@ -1,6 +1,6 @@
 """Depthwise convolutions in kernels that runtimes are fast at.
 
-A kernel of many taps is a sum of kernels of fewer: its taps lie on a grid of rows and columns, and any set of
+A kernel of many taps is a sum of kernels of fewer: its taps lie in rows and columns, and any set of
 evenly spaced rows and columns around the centre is again a kernel, with a dilation. XNNPACK has fast depthwise
 code for up to 25 taps and takes a general convolution above that, so that VAN's 7x7 costs half of the network.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgevit.deploy.cost_model import Costs
 
 _MAX_SIDE = 15  # partitions are searched exhaustively; wider kernels have too many
-_PREMIUM = 0.03  # on each further piece, for what its kernel does not show: another operation, another map in the cache
+_PREMIUM = 0.03  # on each further piece, beyond its kernel: another operation, another feature map in the cache
 
 
 @dataclass(frozen=True, slots=True)

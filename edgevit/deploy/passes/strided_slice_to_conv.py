@@ -1,4 +1,4 @@
-"""Every n-th channel of a map is picked by a 1x1 convolution of zeros and ones.
+"""Every n-th channel of a feature map is picked by a 1x1 convolution of zeros and ones.
 
 In a channels-last runtime such a slice gathers single numbers, and XNNPACK has no slice with a step at all; the
 convolution multiplies by one and adds zeros, which is exact.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StridedSliceToConv:
-    """Turns slices with a step through the channels of a map into convolutions."""
+    """Turns slices with a step through the channels of a feature map into convolutions."""
 
     name: str = "strided_slice_to_conv"
 

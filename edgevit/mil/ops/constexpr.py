@@ -1,7 +1,7 @@
-"""Compressed weights: constexpr_* operations turn stored integers, palettes and masks into dense tensors.
+"""Compressed weights: constexpr_* operations turn stored integers, lookup tables and masks into dense tensors.
 
 They run once, when the interpreter is built. iOS16 stores packed bytes with a shape beside them, iOS18 stores
-typed tensors; where both exist, the presence of `shape` tells them apart.
+typed tensors; where both exist, the presence of `shape` distinguishes them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def constexpr_cast(source_val: Tensor, output_dtype: str) -> Tensor:
 
 
 def _from_palettes(indices: Tensor, lut: Tensor, vector_axis: Tensor | None) -> Tensor:
-    """indices (i0, ..), lut (g0, .., palette, vector): each g divides its i and picks the block's palette.
+    """indices (i0, ..), lut (g0, .., palette, vector): each g divides its i and picks the block's lookup table.
 
     A vector longer than 1 fills that many consecutive places of `vector_axis`.
     """
@@ -103,7 +103,7 @@ def constexpr_sparse_to_dense(nonzero_data: Tensor, mask: Tensor, shape: Tensor 
 def constexpr_lut_to_sparse(
     indices_mask: Tensor, indices_nonzero_data: Tensor, lut: Tensor, vector_axis: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(mask, non-zero values) after the palette; a vector palette widens both along its axis."""
+    """(mask, non-zero values) after the lookup; a table of vectors widens both along its axis."""
     dense = _from_palettes(_densified(indices_nonzero_data, indices_mask), lut, vector_axis)
     mask = indices_mask
     if lut.shape[-1] > 1:

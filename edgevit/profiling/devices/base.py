@@ -1,4 +1,4 @@
-"""What profiling needs of a machine: to say what it is, and to run one job in a fresh process."""
+"""What profiling needs of a machine: its facts, and to run one job in a fresh process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Python can tell of the machine that it runs on."""
+"""Facts of the machine that Python runs on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PRODUCT_FILES = ("/proc/device-tree/model", "/sys/devices/virtual/dmi/id/produc
 
 
 def describe_host() -> DeviceInfo:
-    """What this machine tells of itself; the product's name, never the host's, because reports are published."""
+    """Facts of this machine; the product's name, never the host's, because reports are published."""
     return DeviceInfo(
         name=_product() or f"{platform.system()} {platform.machine()}",
         os=platform.system(),
@@ -38,7 +38,7 @@ def load_average() -> float | None:
 
 
 def peak_memory_bytes() -> int | None:
-    """Largest resident memory of this process so far; None where the system does not tell.
+    """Largest resident memory of this process until now; None where the system does not report it.
 
     Linux: VmHWM, because getrusage's maximum survives exec there and may be the parent's.
     """

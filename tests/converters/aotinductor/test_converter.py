@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Artifact:
-    """TinyClassifier in bf16, whose fp32 twin was compiled and held to 1e-5 on the way."""
+    """TinyClassifier in bf16, whose fp32 reference build was compiled and held to 1e-5 on the way."""
     out = tmp_path_factory.mktemp("aotinductor")
     model = seeded(TinyClassifier)
     return edgevit.convert(model, spec=classifier_spec(), target="aotinductor", precision="bf16", out=out)

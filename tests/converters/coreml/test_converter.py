@@ -1,4 +1,4 @@
-"""Core ML on a machine without it: what the package says, checked statically, and damage found."""
+"""Core ML on a machine without it: the package's facts, checked statically, and damage found."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def _convert(folder, precision=Precision.FP32, build=WideClassifier, labels=LABE
 
 
 def _outputs(artifact) -> np.ndarray:
-    """Logits (N, classes) for PICTURES, from the normalised tensors that every artifact understands."""
+    """Logits (N, classes) for IMAGES, from the normalised tensors that every artifact understands."""
     session = CONVERTER.open(artifact.path, artifact.manifest, accelerator=INTERPRETER)
     return artifact.run(np.concatenate(TENSORS), session=session)
 

@@ -1,4 +1,4 @@
-"""ExecuTorch: what is lowered, what the file says, and what is refused."""
+"""ExecuTorch: what is lowered, what the file holds, and what is refused."""
 
 from __future__ import annotations
 

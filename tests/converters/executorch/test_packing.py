@@ -1,4 +1,4 @@
-"""Packed weights in .pte files: names that tell their packing, and files that are right whatever a runtime keeps."""
+"""Packed weights in .pte files: names that identify their packing, and files right for any weights cache."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ CASES = (
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, Path]:
-    """By name: a stock file without faults, another int8 version of a network, then ours."""
+    """By name: a baseline file without faults, another int8 version of a network, then ours."""
     folder = tmp_path_factory.mktemp("files")
     found = {"stock": _baseline("repeated", folder / "stock")}
     found["another version"] = _written(_int8_program("scaled", images=2), folder / "another")

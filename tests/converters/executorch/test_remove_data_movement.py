@@ -1,4 +1,4 @@
-"""Idle data movement in XNNPACK graphs: what cancels, what stays, and that the answers are those of torch."""
+"""Redundant data movement in XNNPACK graphs: what cancels, what stays, and that the outputs are those of torch."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def test_patch_is_undone_whatever_happens():
 
 
 class _PixelAttention(nn.Module):
-    """A map as pixels, two products of them with each other, and a map again."""
+    """A feature map as pixels, two products of them with each other, and a feature map again."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -262,6 +262,6 @@ def test_pixels_of_a_map_are_never_moved(tmp_path, deployed, monkeypatch):
     output = CONVERTER.open(tmp_path, manifest).run({"image": x.numpy()})["logits"]
     expected = model(x).detach().numpy()
     assert np.abs(output - expected).max() <= 1e-5 * np.abs(expected).max()
-    # Without the rewrites of the delegate's graph the same program moves every map to NCHW and back.
+    # Without the rewrites of the delegate's graph the same program moves every feature map to NCHW and back.
     monkeypatch.setattr("converters.executorch.remove_data_movement.simplify", lambda graph: None)
     assert CONVERTER.convert(program, ExecuTorchOptions(), tmp_path).lowering.transposes > 3

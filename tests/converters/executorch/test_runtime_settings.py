@@ -1,4 +1,4 @@
-"""The switches of ExecuTorch's runtime: that each one does what it says, in the version that is installed."""
+"""The switches of ExecuTorch's runtime: that each one takes effect, in the version that is installed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ for settings in CONVERTER.settings:
     session.close()
 print(json.dumps(mapped))
 """
-# Asks for what the runtime does not have, and says how it answers.
+# Asks for what the runtime does not have, and prints what it returns.
 REFUSED = """
 import ctypes
 from converters.executorch import runtime_settings

@@ -31,7 +31,7 @@ from converters.onnx.simplify import simplify  # noqa: E402 - after the skips
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Artifact:
-    """TinyClassifier in fp16, whose fp32 twin was held to 1e-5 on the way."""
+    """TinyClassifier in fp16, whose fp32 reference build was held to 1e-5 on the way."""
     out = tmp_path_factory.mktemp("onnx")
     return edgevit.convert(seeded(TinyClassifier), spec=classifier_spec(), target="onnx", precision="fp16", out=out)
 

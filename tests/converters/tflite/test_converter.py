@@ -27,11 +27,11 @@ pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
 
 from converters.tflite.converter import CONVERTER, MODEL_FILE
 
-SIDE = 8  # channels, height and width of the maps below: no axis can be told from another by its size
+SIDE = 8  # channels, height and width of the feature maps below: axes cannot be distinguished by size
 
 
 class OldNorm(nn.Module):
-    """LayerNorm over tokens that are flattened out of a map and put back: the form that layout guessers misread."""
+    """LayerNorm over tokens flattened out of a feature map and put back: the form that layout guessers misread."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class MapNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Two heads over the pixels, written with reshapes of channels-first maps."""
+    """Two heads over the pixels, written with reshapes of channels-first feature maps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class Norms(nn.Module):
 
 
 def _map_spec() -> ModelSpec:
-    """A spec of maps with C = H = W, in and out."""
+    """A spec of feature maps with C = H = W, in and out."""
     tensors = [TensorSpec(name, (1, SIDE, SIDE, SIDE), layout=Layout.NCHW) for name in ("image", "logits")]
     return dataclasses.replace(segmenter_spec(), name="cube", inputs=(tensors[0],), outputs=(tensors[1],))
 
