@@ -1,4 +1,4 @@
-"""An artifact on disk: opened with its hashes checked, fed with images or arrays, run in its own runtime."""
+"""An artifact on disk: opened with its hashes checked, run on images or arrays in its own runtime."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Artifact:
         return {spec.name: self.golden_level(golden, level_name(level, i)) for i, spec in enumerate(specs)}
 
     def predict(self, image: Any, *, session: Session | None = None, top: int = 5) -> list[Prediction] | np.ndarray:
-        """Run one image and decode the answer as an app would.
+        """Run one image and decode the output as an app would.
 
         image: a path, a PIL image, uint8 pixels (H, W, 3), or a float32 tensor (1, 3, H, W) that is normalised
         already. Classification gives the `top` labels with probabilities; segmentation the mask, uint8 at the

@@ -132,7 +132,7 @@ def _path_of(image: ImageSource) -> str | None:
 
 
 def mask_labels(artifact: Artifact) -> tuple[str, ...]:
-    """What each value of a mask means; a model of one class tells it from background."""
+    """What each value of a mask means; a model of one class separates it from background."""
     return (_BACKGROUND, *artifact.labels) if artifact.manifest.model.num_classes == 1 else artifact.labels
 
 

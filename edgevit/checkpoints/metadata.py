@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself: model, classes, labels, preprocessing, how it was trained and quantized."""
+"""The metadata of a checkpoint: model, classes, labels, preprocessing, how it was trained and quantized."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointMetadata:
-    """What a checkpoint must say to be used without the code that trained it. JSON-serialisable.
+    """What a checkpoint must hold to be used without the code that trained it. JSON-serialisable.
 
-    training is free: recipe, epochs, metrics. quantization says how an int8 checkpoint was made.
+    training has any keys: recipe, epochs, metrics. quantization: how an int8 checkpoint was made.
     """
 
     model: str

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from edgevit.checkpoints.checkpoint import Checkpoint
 
 _DEFAULT_SIZE = 224
-_SEED = 0  # of random weights and of new heads, so that the same words give the same network
+_SEED = 0  # of random weights and of new heads, so that equal arguments give equal networks
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A float network with its weights, ready for the line.
+    """A float network with its weights, ready to convert.
 
     weights: where they are from, for the manifest. metadata: the checkpoint's, or made for it. one_by_one: the module
     takes one image at a time, as a deployed graph does.
@@ -178,7 +178,7 @@ def spec_of(module: nn.Module, spec: ModelSpec | None = None) -> ModelSpec:
 
 
 def _build_seeded(model: str, num_classes: int | None, input_size: int | None) -> tuple[nn.Module, ModelSpec]:
-    """`_build` with torch's generator at _SEED; the caller's own random numbers go on as if nothing had happened."""
+    """`_build` with torch's generator at _SEED; the caller's generator keeps its state."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -287,7 +287,7 @@ def describe_module(
 
 
 def _weights_facts(module: nn.Module, checkpoint: Checkpoint | None, *, random: bool) -> dict[str, Any]:
-    """What the manifest says about the weights' origin."""
+    """The manifest's facts about the weights' origin."""
     facts: dict[str, Any] = {"source": "random" if random else "memory", "state_sha256": state_digest(module)}
     if checkpoint is not None:
         facts |= {"source": "checkpoint", "file": checkpoint.path.name, "sha256": checkpoint.sha256}

@@ -30,7 +30,7 @@ _RESAVE = "load it once with the torch that wrote it, then torch.save(model.stat
 
 
 class TorchFileError(ValueError):
-    """The bytes are no readable checkpoint: `reason` completes "cannot read PATH: ", `fix` says what to do."""
+    """The bytes are no readable checkpoint: `reason` completes "cannot read PATH: ", `fix` is what to do."""
 
     def __init__(self, reason: str, fix: str = "download or copy the file again") -> None:
         super().__init__(reason)
@@ -66,7 +66,7 @@ class Inert:
 
 
 class _Sealed:
-    """Base of our own objects on the pickle's stack: state that a pickle wants to give them is dropped."""
+    """Base of our own objects on the pickle's stack: state that a pickle would give them is dropped."""
 
     __slots__ = ()
 
@@ -253,7 +253,7 @@ class TorchFile:
 
     def _bytes(self, key: str) -> torch.Tensor:
         if key not in self._loaded:
-            data = bytearray(self._read_storage(key))  # torch.frombuffer wants memory it may write
+            data = bytearray(self._read_storage(key))  # torch.frombuffer needs writable memory
             self._loaded[key] = torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
         return self._loaded[key]
 
@@ -271,7 +271,7 @@ class TorchFile:
                 raise TorchFileError(f"a tensor of shape {stored.shape} is larger than its data in the file")
             elements = data[begin : begin + size_bytes].view(stored.dtype)
             return elements.as_strided(stored.shape, stored.stride, stored.offset)
-        except (RuntimeError, TypeError) as error:  # torch's answers to a misaligned view or a stride beyond 64 bits
+        except (RuntimeError, TypeError) as error:  # for a misaligned view or a stride beyond 64 bits
             raise TorchFileError(f"a tensor of shape {stored.shape} has malformed data") from error
 
 

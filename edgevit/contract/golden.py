@@ -24,7 +24,7 @@ _TOP = 5
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """An image and what the checkpoint makes of it: pixels uint8 (H, W, 3), tensor and logits in NCHW form."""
+    """An image and the checkpoint's output for it: pixels uint8 (H, W, 3), tensor and logits in NCHW form."""
 
     name: str
     pixels: np.ndarray

@@ -49,7 +49,7 @@ class TimingSettings:
 class Job:
     """What to run, where and for how long. Raises UsageError for values that cannot be met."""
 
-    token: str  # chosen by the sender, echoed by the report: proves that the report answers this very job
+    token: str  # chosen by the sender, echoed by the report: proves that the report is of this very job
     artifact: str  # folder name, never a path of one machine
     artifact_sha256: str  # of its manifest.json
     accelerator: str = "cpu"

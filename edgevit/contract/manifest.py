@@ -24,7 +24,7 @@ from edgevit.spec import Interpolation, Layout, ModelSpec, Precision, Preprocess
 FILE_NAME = "manifest.json"
 LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})  # of file managers: never listed, never opened
 _TABLE_BYTES = 256 * 4  # of one channel
-INTERPRETER_RUNTIME = "reference interpreter"  # how the name of a runtime begins that is none, but evaluates a file
+INTERPRETER_RUNTIME = "reference interpreter"  # prefix of the runtime's name where an interpreter evaluated the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Golden:
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """What parity must reach; null where a bound does not apply.
+    """The bounds of parity; null where a bound does not apply.
 
     float16_min_snr_db: where the accelerator computes in fp16, null if that was not tried.
     """
@@ -99,7 +99,7 @@ class Executed:
 
 @dataclass(frozen=True, slots=True)
 class NotExecuted:
-    """No runtime for the artifact was there, and why; runtime: the target's name."""
+    """No runtime for the artifact was available, and why; runtime: the target's name."""
 
     runtime: str
     reason: str = ""
@@ -109,7 +109,7 @@ Parity = Executed | NotExecuted
 
 
 def parity_to_json(parity: Parity) -> dict[str, Any]:
-    """One form for both, as readers have it: `executed` tells them apart, what was not measured is null."""
+    """One form for both, as documents have it: `executed` tells them apart, what was not measured is null."""
     measured = fields_of(parity)
     numbers = {field.name: measured.get(field.name) for field in dataclasses.fields(Executed)}
     return {"executed": isinstance(parity, Executed), **numbers, "samples": measured.get("samples", 0)}
@@ -121,7 +121,7 @@ def parity_from_json(document: dict[str, Any]) -> Parity:
 
 
 class Outcome(StrEnum):
-    """What came of running a file under some settings, against the checkpoint's outputs."""
+    """The result of running a file under some settings, against the checkpoint's outputs."""
 
     EQUAL = "equal"
     WITHIN = "within"
@@ -135,7 +135,7 @@ class SettingsRun:
     """One way in which the file was run before it was called right: a row of the manifest's `executed`.
 
     settings: of the runtime, by name. The numbers are those of Executed, over all outputs of all goldens; null where
-    they are bit-exact or nothing ran. operations: how many of them an accelerator took; null if it was not asked.
+    they are bit-exact or nothing ran. operations: how many an accelerator took; null if unknown.
     """
 
     runtime: Runtime
@@ -195,7 +195,7 @@ class AppliedPass:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceFacts:
-    """How the goldens' outputs were computed, and how far other arithmetic of the same network lies from them.
+    """How the goldens' outputs were computed, and how far other arithmetic of the same network is from them.
 
     arithmetic: "float64", "float32" or "integer". The numbers are None where they were not measured.
     """
@@ -233,7 +233,7 @@ class Manifest:
     classifier: Classifier | None = None
     compression: str = ""  # of stored weights: "int8", "palette4"; "" for as many bits as are computed in
     dynamic_batch: bool = False  # the leading axis of inputs and outputs may have any length; their specs say 1
-    accelerator: str = "cpu"  # where it runs unless another is asked for
+    accelerator: str = "cpu"  # where it runs by default
     executed: tuple[SettingsRun, ...] = ()  # under the settings of phones, where the target has any
     reference: ReferenceFacts | None = None
     runtime_min: Runtime | None = None  # the oldest that can open the file
@@ -299,7 +299,7 @@ class Manifest:
         )
 
     def write(self, folder: Path) -> None:
-        """Write manifest.json into the artifact folder: the last file, so its presence means whole."""
+        """Write manifest.json into the artifact folder: the last file, so its presence means that all are there."""
         write_json(folder / FILE_NAME, self.to_json())
 
 
@@ -310,14 +310,14 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _check(document: dict[str, Any], where: str) -> None:
-    """The schema, and what one place in a manifest says about another. Raises ContractError."""
+    """Check the schema, and that the parts of a manifest agree. Raises ContractError."""
     validate(document, "manifest", where)
     for place, message in _contradictions(document):
         raise broken("manifest", where, place, message)
 
 
 def _contradictions(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Places that do not fit the rest of the document, and why."""
+    """Places that contradict the rest of the document, and why."""
     model, preprocess = document["model"], document["preprocess"]
     if (model["task"] == Task.TENSOR) != (model["num_classes"] is None):
         yield "model/num_classes", "it is null where the task is tensor, and nowhere else"

@@ -13,7 +13,7 @@ class WeightsOrigin:
     """The weights behind an artifact.
 
     source: "checkpoint", "memory" or "random". state_sha256: over names, shapes and bytes of all weights. file and
-    sha256 are the checkpoint's; quantization says how int8 weights came to be; training is as the checkpoint tells it.
+    sha256 are the checkpoint's; quantization: how int8 weights were made; training: from the checkpoint's metadata.
     """
 
     source: str

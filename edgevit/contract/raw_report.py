@@ -39,7 +39,7 @@ class Flag(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
-    """A physical machine, as far as it tells. cores are logical ones."""
+    """A physical machine, as far as it reports. cores are logical ones."""
 
     name: str
     os: str
@@ -74,7 +74,7 @@ class Runtime:
 
 @dataclass(frozen=True, slots=True)
 class AskedUsed(Generic[T]):
-    """What the job asked for, and what the runtime says it used (null if it does not say)."""
+    """What the job asked for, and what the runtime reports it used (null if it does not)."""
 
     asked: T
     used: T | None
@@ -99,7 +99,7 @@ class Thermal:
 
 @dataclass(frozen=True, slots=True)
 class BatteryState:
-    """What the system says of its battery."""
+    """What the system reports of its battery."""
 
     level_percent: float | None
     temperature_c: float | None
@@ -136,7 +136,7 @@ class Instructions:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """Time of one operation; module: of the network, where the runtime tells."""
+    """Time of one operation; module: of the network, where the runtime reports it."""
 
     name: str
     module: str | None
@@ -227,7 +227,7 @@ class RecordedTensor:
 class RawReport:
     """The typed form of raw_report.json.
 
-    functional: the machine was emulated, so its times say nothing. The cached times are of a load that finds what the
+    functional: the machine was emulated, so its times mean nothing. The cached times are of a load that finds what the
     runtime keeps between processes. failure: why it ended early, then what was not reached is None or empty; None in a
     complete report. parity None: nothing was compared, and no latency may be shown.
     """
@@ -326,7 +326,7 @@ def read_raw_report(path: Path) -> RawReport:
 
 
 def _check(document: dict[str, Any], where: str) -> None:
-    """The schema, and what one place in a report says about another. Raises ContractError."""
+    """Check the schema, and that the parts of a report agree. Raises ContractError."""
     validate(document, "raw_report", where)
     job = document["job"]
     if job.get("token") != document["token"]:

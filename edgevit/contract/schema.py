@@ -1,4 +1,4 @@
-"""Checks a JSON document against its schema, and says where it breaks in one line."""
+"""Checks a JSON document against its schema; an error names the place in one line."""
 
 from __future__ import annotations
 

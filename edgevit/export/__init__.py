@@ -1,1 +1,1 @@
-"""From the deployed graph to a Program, the one thing that converters read."""
+"""From the deployed graph to a Program, the input of every converter."""

@@ -1,4 +1,4 @@
-"""The export hub: deployed module -> Program, the one form that every converter takes."""
+"""Export: deployed module -> Program, the one form that every converter takes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgevit.graph.capture import capture, example_input, is_functional, to_func
 from edgevit.graph.dynamic_batch import OUTPUTS, QDQ_OPS, any_batch
 from edgevit.spec import ModelSpec, Precision
 
-_EXAMPLE_BATCH = 2  # torch.export takes a size of 1 for a constant
+_EXAMPLE_BATCH = 2  # torch.export treats a size of 1 as a constant
 
 if TYPE_CHECKING:
     from torch import fx, nn
@@ -41,13 +41,13 @@ def export(
     captured = capture(module, inputs, spec.name, dynamic_batch=dynamic_batch)
     with quiet_tree_specs():
         functional = captured if ready else to_functional(captured)
-    functional.graph_module.graph.eliminate_dead_code()  # results that nothing reads, such as a norm's statistics
+    functional.graph_module.graph.eliminate_dead_code()  # results without users, such as a norm's statistics
     _say_strides(functional.graph_module.graph)
     return Program(functional, spec, precision, labels, provenance or {})
 
 
 def _say_strides(graph: fx.Graph) -> None:
-    """Write out the stride of pools that leave it to their kernel: converters read it unasked."""
+    """Write out the stride of pools that default to their kernel size: converters expect it."""
     import torch
 
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten.max_pool2d.default):

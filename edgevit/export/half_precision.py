@@ -1,4 +1,4 @@
-"""A float32 program in a narrower float type, its inputs and outputs float32 still."""
+"""Casts a float32 program to fp16 or bf16; its inputs and outputs stay float32."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def narrowed(program: Program, exported: ExportedProgram | None = None) -> ExportedProgram:
-    """The program's graph computing in its precision: as it is for fp32 and int8, all of it in fp16 or bf16 for those.
+    """The program's graph in its precision: unchanged for fp32 and int8, cast as a whole to fp16 or bf16 for those.
 
     Kernels of normalisation, softmax and products sum in float32 inside, as those of torch and ONNX runtimes do.
-    exported: the graph where it is not the program's own, but has more outputs, float32 like all.
-    Raises ExportError if the narrow graph cannot be captured.
+    exported: the graph to cast instead of the program's own, such as one with more outputs.
+    Raises ExportError if the cast graph cannot be captured.
     """
     import torch
 
@@ -36,7 +36,7 @@ def narrowed(program: Program, exported: ExportedProgram | None = None) -> Expor
                 narrow = _cast(network.graph, node, dtype)
             node.replace_all_uses_with(narrow, delete_user_cb=lambda user, narrow=narrow: user is not narrow)
         elif node.target is torch.ops.aten._assert_tensor_metadata.default:
-            network.graph.erase_node(node)  # it insists on the type of before
+            network.graph.erase_node(node)  # it asserts the type before the cast
         elif node.op == "call_function":
             _retype(node, dtype)
         elif node.op == "output":
@@ -55,7 +55,7 @@ def _cast(graph: fx.Graph, node: fx.Node, dtype: torch.dtype) -> fx.Node:
 
 
 def _retype(node: fx.Node, dtype: torch.dtype) -> None:
-    """Operations that name float32 as their result's type name the narrow one."""
+    """Operations that name float32 as their result's type name the new one."""
     import torch
 
     node.args = tuple(dtype if value is torch.float32 else value for value in node.args)

@@ -1,4 +1,4 @@
-"""Program: a captured network that every converter may rely on, its invariants checked when it is made."""
+"""Program: a captured network with the invariants that every converter relies on, checked at construction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 MAX_RANK = 5
-_BATCH_RANK = MAX_RANK + 1  # the images may need an axis of their own; servers' runtimes take any rank
+_BATCH_RANK = MAX_RANK + 1  # the batch may need an additional axis; servers' runtimes take any rank
 _TRAINING_OPS = ("dropout", "bernoulli", "rand", "_native_batch_norm_legit.", "fake_quantize")
 
 
@@ -33,8 +33,8 @@ class Program:
     of every input and output (`dynamic_batch`).
 
     Composite ops that the runtimes know (linear, conv2d, gelu, layer_norm, softmax, upsampling) stay whole:
-    each converter lowers them in its own best way. `precision` is what the artifact shall have;
-    a converter narrows the float32 graph itself. The graph's user inputs and outputs correspond in order to
+    each converter lowers them in its own best way. `precision` is that of the artifact;
+    a converter casts the float32 graph itself. The graph's user inputs and outputs correspond in order to
     spec.inputs and spec.outputs. provenance goes into the manifest unchanged.
 
     Raises ExportError naming every offending op with its module path.
@@ -68,7 +68,7 @@ class Program:
         return self.exported.example_inputs[0]
 
     def _batch_symbol(self) -> str:
-        """The name of the size that counts images, "" if that size is fixed."""
+        """The symbol of the batch size, "" if that size is fixed."""
         first = self.exported.graph_signature.user_inputs[0]
         values = (node.meta["val"] for node in self.exported.graph.nodes if node.name == first)
         size = next(values).shape[0]
@@ -92,7 +92,7 @@ class Program:
 
 
 def _node_problems(node: fx.Node, batch: str) -> list[str]:
-    """What keeps a node out of a program; batch: the one symbol that its sizes may depend on, "" for none."""
+    """The invariants that a node breaks; batch: the one symbol that its sizes may depend on, "" for none."""
     import torch
 
     if node.op != "call_function":
@@ -152,10 +152,10 @@ def load_program(folder: Path) -> Program:
     """Read what save_program wrote. The spec's `build` is absent: a program needs none."""
     import torch
 
-    qdq_operations()  # what an int8 program calls
+    qdq_operations()  # registers the operations of int8 programs
     facts = json.loads((folder / "program.json").read_text())
     exported = torch.export.load(folder / "program.pt2")
-    exported.graph_module.graph.eliminate_dead_code()  # saving writes out results that nothing reads
+    exported.graph_module.graph.eliminate_dead_code()  # saving also writes results without users
     return Program(
         exported,
         spec_from_json(facts["spec"]),

@@ -52,18 +52,18 @@ def functional(exported: ExportedProgram) -> fx.GraphModule:
 
     with quiet_tree_specs():
         unlifted = to_functional(exported).module(check_guards=False)
-    plain = fx.GraphModule(unlifted, unlifted.graph)  # export's own kind refuses train() and eval()
+    plain = fx.GraphModule(unlifted, unlifted.graph)  # export's own class refuses train() and eval()
     mark_functional(plain)
     return plain
 
 
 def mark_functional(module: fx.GraphModule) -> None:
-    """Say of a graph that it consists of functional ATen operations, as `functional` gives them."""
+    """Mark a graph as one of functional ATen operations, as `functional` returns it."""
     module.meta[_FUNCTIONAL] = True
 
 
 def is_functional(module: nn.Module) -> TypeGuard[fx.GraphModule]:
-    """Whether a module is what `functional` gave, or a rewrite of it: its capture needs no decomposition."""
+    """Whether a module came from `functional`, or is a rewrite of such: its capture needs no decomposition."""
     return _FUNCTIONAL in getattr(module, "meta", {})
 
 

@@ -1,9 +1,9 @@
-"""A graph that was captured for one image, for any number of them.
+"""Turns a graph that was captured for one image into one for any number of images.
 
-Rewrites and token views of a deployed graph count on a batch of one, so where a batch may stand follows from each
-operation. Mostly it is the leading axis of one that a tensor has already: it rides there as long as operations leave
-that axis where it is. Where a view drops it, brings heads in front of it or spreads it, every tensor that depends on
-the image gets an axis of its own in front, until there is a leading axis of one again.
+Rewrites and token views of a deployed graph rely on a batch of one, so the batch axis of each tensor follows from its
+operation. Mostly it is the leading axis of size one that a tensor has already, as long as operations leave that axis in
+place. Where a view drops it, moves heads in front of it or splits it, every tensor that depends on the image gets an
+additional leading axis, until there is a leading axis of one again.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from edgevit.graph.edit import argument, is_call, node_of, operation, shape
 if TYPE_CHECKING:
     from torch import Tensor, fx
 
-# What a batch may differ by from its images alone, of the largest answer. Another order of summation may send a
-# value on a grid to its neighbour.
+# Allowed difference of a batch from its images alone, relative to the largest output. Another order of summation may
+# move a quantized value by one quantization step.
 OUTPUTS, QDQ_OPS = 1e-4, 0.1
 _AXES = ("dim", "dims", "dim0", "dim1", "start_dim", "end_dim")  # arguments that count axes from the front
 _SIZES = ("size", "shape")
@@ -29,8 +29,8 @@ _SIZES = ("size", "shape")
 def any_batch(one: fx.GraphModule, tolerance: float = OUTPUTS) -> fx.GraphModule:
     """A copy of a graph from one image (1, 3, S, S) to (1, ...) that maps (N, 3, S, S) to (N, ...).
 
-    Raises ExportError if a batch of two does not give what its images give alone, up to `tolerance` of the
-    largest answer.
+    Raises ExportError if a batch of two differs from its images alone by more than `tolerance` of the largest
+    output.
     """
     import torch
 
@@ -55,9 +55,9 @@ def any_batch(one: fx.GraphModule, tolerance: float = OUTPUTS) -> fx.GraphModule
 
 
 def sum_alone(module: fx.GraphModule) -> None:
-    """Let the sums in a graph of `any_batch` be those of each image alone, to the bit, in place.
+    """Make the sums in a graph of `any_batch` bit-exact with those of each image alone, in place.
 
-    Kernels add the numbers of several images in another order.
+    Kernels sum in another order for several images.
     """
     import torch
 
@@ -76,7 +76,7 @@ def sum_alone(module: fx.GraphModule) -> None:
             continue
         parted = [argument in depending for argument in node.args]
         with module.graph.inserting_before(node):
-            arguments: Any = (operation(node), parted, *node.args)  # torch's stub takes no functions among them
+            arguments: Any = (operation(node), parted, *node.args)  # torch's stub declares no functions among them
             call = module.graph.call_function(_each_alone, arguments, node.kwargs)
         node.replace_all_uses_with(call)
         module.graph.erase_node(node)
@@ -85,7 +85,7 @@ def sum_alone(module: fx.GraphModule) -> None:
 
 
 def _each_alone(operation: Any, parted: list[bool], *args: Any, **kwargs: Any) -> Tensor:
-    """An operation on one image after the other. parted: which of its arguments have images in front."""
+    """An operation on one image after the other. parted: which of its arguments have a leading batch axis."""
     import torch
 
     count = next(len(arg) for arg, parts in zip(args, parted, strict=True) if parts)
@@ -96,8 +96,8 @@ def _each_alone(operation: Any, parted: list[bool], *args: Any, **kwargs: Any) -
 class _Batching:
     """One walk in execution order.
 
-    `_riding`: nodes whose own leading axis of one counts images now, (N, ...) for (1, ...).
-    `_fronted`: nodes with one more axis in front, (N, k, ...) for (k, ...).
+    `_riding`: nodes whose own leading axis of one is the batch axis now, (N, ...) for (1, ...).
+    `_fronted`: nodes with an additional leading batch axis, (N, k, ...) for (k, ...).
     """
 
     def __init__(self, graph: fx.Graph) -> None:
@@ -113,7 +113,7 @@ class _Batching:
             *(aten.conv2d.default, aten.max_pool2d.default, aten.avg_pool2d.default, aten.pixel_shuffle.default),
             *(aten.adaptive_avg_pool2d.default, aten.upsample_bilinear2d.vec, aten.upsample_nearest2d.vec),
             *(aten.pixel_unshuffle.default, aten.conv_transpose2d.input, aten.group_norm.default, self._norm),
-            aten.prelu.default,  # its slopes are of the channels, behind the first axis
+            aten.prelu.default,  # its slopes belong to the channels, the second axis
         }
         self._over_all = {aten.mean.default: aten.mean.dim, aten.sum.default: aten.sum.dim_IntList}
         self._views = {aten.view.default, aten.reshape.default, aten._unsafe_view.default}
@@ -136,7 +136,7 @@ class _Batching:
         return [source for source in node.all_input_nodes if source in self._riding or source in self._fronted]
 
     def _rewrite(self, node: fx.Node) -> None:
-        """Let a node compute for any number of images."""
+        """Make a node compute for any number of images."""
         if is_call(node, *self._views):
             self._view(node)
         elif self._rides(node):
@@ -149,7 +149,7 @@ class _Batching:
             self._front(node)
 
     def _view(self, node: fx.Node) -> None:
-        """A view leads from either form to either form; behind moved axes it may have to copy."""
+        """A view may go from either form to either form; after a permutation of axes it may have to copy."""
         import torch
 
         size, rides = shape(node), shape(node)[:1] == (1,)
@@ -198,12 +198,12 @@ class _Batching:
         if is_call(node, aten.expand.default):
             node.args = (node.args[0], [-1, *argument(node, 1)[1:]])
         elif is_call(node, aten.bmm.default) and len(self._depending(node)) == 1:
-            node.target = aten.matmul.default  # which repeats the other operand
+            node.target = aten.matmul.default  # which broadcasts the other operand
         elif is_call(node, aten.cat.default):
             self._repeat_constants(node, _repeated_on_axis)
 
     def _fold(self, node: fx.Node) -> None:
-        """Several maps per image, (N, k, C, H, W), are (N * k, C, H, W) to operations on maps."""
+        """Several feature maps per image, (N, k, C, H, W), become (N * k, C, H, W) for operations on feature maps."""
         import torch
 
         aten = torch.ops.aten
@@ -218,7 +218,7 @@ class _Batching:
             )
 
     def _front(self, node: fx.Node) -> None:
-        """Compute with one more axis in front; a leading axis of one takes the images over again."""
+        """Compute with an additional leading axis, until a leading axis of one can be the batch axis again."""
         import torch
 
         aten = torch.ops.aten
@@ -244,7 +244,7 @@ class _Batching:
             self._fronted.add(node)
 
     def _front_form(self, source: fx.Node) -> fx.Node:
-        """What holds a node's result as (N, k, ...)."""
+        """The node that holds a result as (N, k, ...)."""
         import torch
 
         if source in self._fronted:
@@ -258,7 +258,7 @@ class _Batching:
         return self._spread[source]
 
     def _shift(self, node: fx.Node) -> None:
-        """Axes count from one further on, sizes get one more in front."""
+        """Shift axes by one, and prepend the batch to sizes."""
         declarations = schema_of(node.target).arguments
         named = [position for position, declared in enumerate(declarations) if declared.name in _AXES]
         spelled = max([len(node.args), *(position + 1 for position in named)])
@@ -274,7 +274,7 @@ class _Batching:
         node.args = tuple(arguments)
 
     def _align(self, node: fx.Node) -> None:
-        """Operands of lower rank broadcast from behind: their axes of size 1 belong behind the new one."""
+        """Operands of lower rank broadcast from the last axis: their axes of size 1 belong after the batch axis."""
         import torch
 
         ranks = {source: _rank(source) for source in node.all_input_nodes if source in self._fronted}
@@ -288,7 +288,7 @@ class _Batching:
                 node.replace_input_with(source, aligned)
 
     def _repeat_constants(self, node: fx.Node, repeated: Any) -> None:
-        """Parts of a concatenation that no image changes are repeated for each."""
+        """Repeat the constant parts of a concatenation for each image."""
         batch = self._depending(node)[0]
         parts = [
             part

@@ -36,7 +36,7 @@ class Graph:
 
     @property
     def nodes(self) -> Iterator[fx.Node]:
-        """The nodes of now in execution order; what a rewrite adds is left out, what it erases is skipped."""
+        """The current nodes in execution order; nodes that a rewrite adds are left out, erased ones are skipped."""
         return (node for node in list(self.module.graph.nodes) if node not in self._erased)
 
     def calls(self, *targets: Any) -> Iterator[fx.Node]:
@@ -56,7 +56,7 @@ class Graph:
         return value
 
     def parameter(self, node: Argument) -> Tensor:
-        """The tensor of a constant node itself, for who changes it."""
+        """The tensor of a constant node itself, to be changed in place."""
         return self._attribute(str(node_of(node).target))
 
     def constant(self, value: Tensor, name: str) -> fx.Node:
@@ -75,7 +75,7 @@ class Graph:
         return node
 
     def call(self, target: Any, *args: Any, like: fx.Node) -> fx.Node:
-        """Insert a call in front of `like`, from whose module it is said to come."""
+        """Insert a call before `like`, with the module path of `like`."""
         with self.module.graph.inserting_before(like):
             node = self.module.graph.call_function(target, args)
         node.meta["val"] = target(*_values(args))
@@ -85,7 +85,7 @@ class Graph:
         return node
 
     def replace(self, old: fx.Node, new: fx.Node) -> None:
-        """Let every reader of `old` read `new`, and erase what nothing reads any more."""
+        """Let every user of `old` read `new`, and erase nodes without users."""
         old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
         self._erase(old)
 
@@ -99,13 +99,13 @@ class Graph:
             self._erase(source)
 
     def rewrite_each(self, nodes: Iterable[fx.Node], rule: Callable[[fx.Node], bool]) -> list[str]:
-        """Try a rule, which says whether it changed something, on every node, then tidy; the places it changed."""
+        """Apply a rule, which returns whether it changed something, to every node, then tidy; the places it changed."""
         places = [place(node) for node in nodes if rule(node)]
         self.tidy()
         return places
 
     def tidy(self) -> None:
-        """Drop what nothing reads: nodes, and parameters that no node names."""
+        """Drop nodes without users, and parameters that no node names."""
         self.module.graph.eliminate_dead_code()
         self.module.delete_all_unused_submodules()
         named = {node.target for node in self.module.graph.nodes if node.op == "get_attr"}
@@ -131,12 +131,12 @@ def node_of(argument: Argument) -> fx.Node:
 
 
 def source_of(node: fx.Node) -> fx.Node:
-    """The node that an operation reads first."""
+    """The first input of an operation."""
     return node_of(node.args[0])
 
 
 def operation(node: fx.Node) -> Callable[..., Any]:
-    """What a node calls; TypeError for a node that only names something."""
+    """What a node calls; TypeError for a node that calls nothing."""
     if isinstance(node.target, str):
         raise TypeError(f"{node.name} calls nothing: it is {node.target}")
     return node.target
@@ -179,17 +179,17 @@ def place(node: fx.Node) -> str:
 
 
 def argument(node: fx.Node, position: int, default: Any = None) -> Any:
-    """A positional argument that may be left out; the operation's schema says of what type it is."""
+    """A positional argument that may be left out; its type is that of the operation's schema."""
     return node.args[position] if len(node.args) > position else default
 
 
 def only_user(node: fx.Node) -> fx.Node | None:
-    """The one node that reads this one, None if there are several or none."""
+    """The only user of a node, None if there are several or none."""
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
 def elements(node: fx.Node) -> int:
-    """How many numbers a node's result has."""
+    """The number of elements of a node's result."""
     return math.prod(shape(node))
 
 

@@ -1,4 +1,4 @@
-"""Operations that treat every element alike, so that it does not matter where in a tensor an element stands."""
+"""Elementwise operations: the place of an element in its tensor does not matter to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program whose inner values are outputs too, to be lowered like the one that it was made from."""
+"""A program with intermediate activations as additional outputs, to be lowered like the original."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _LOW, _HIGH = -128, 127
 
 
 def with_outputs(exported: ExportedProgram, nodes: Sequence[str]) -> ExportedProgram:
-    """A copy of the program that also returns the values of `nodes`, in their order behind its own outputs.
+    """A copy of the program that also returns the values of `nodes`, in their order after its own outputs.
 
-    Integers on a grid come dequantized, as everything that leaves the network does: a delegate keeps its kernels.
+    Quantized values are returned dequantized, as all outputs of the network are, so that a delegate keeps its kernels.
     """
     from torch.export import graph_signature
 
@@ -38,7 +38,7 @@ def with_outputs(exported: ExportedProgram, nodes: Sequence[str]) -> ExportedPro
 
 
 def integers(exported: ExportedProgram, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What such a program returned, by node: integers again where the node gives some."""
+    """The values that such a program returned, by node: integers again for quantize nodes."""
     nodes = {node.name: node for node in exported.graph.nodes}
     return {name: _quantized(nodes[name], value) for name, value in values.items()}
 

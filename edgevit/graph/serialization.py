@@ -1,7 +1,7 @@
 """A functional graph as plain data: JSON for its nodes, tensors by key; nothing in it is code, and nothing is pickled.
 
-What a checkpoint keeps of a deployed network, so that no later version has to find the same nodes again by making
-the same rewrites. Reading builds calls of ATen operations from an allow-list, on tensors that are there.
+A checkpoint stores a deployed network so, and no later version has to find the same nodes again by the same passes.
+Reading builds calls of ATen operations from an allow-list, on tensors that are there.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def graph_to_json(module: fx.GraphModule) -> list[dict[str, Any]]:
 def graph_from_json(nodes: Any, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
     """The graph that `graph_to_json` wrote; tensors: its constants by key, each becomes a parameter.
 
-    Every node has its name of then, its shape, and the path of its module. Raises ValueError for anything that
+    Every node has its original name, its shape, and the path of its module. Raises ValueError for anything that
     `graph_to_json` does not write, and for operations and sizes beyond the bounds.
     """
     return _Builder(tensors).run(nodes)
@@ -242,7 +242,7 @@ class _Builder:
 
 
 def _values(arguments: Any) -> Any:
-    """The same with each node's result, on the meta device, in its place."""
+    """The arguments with each node replaced by its result on the meta device."""
     if isinstance(arguments, dict):
         return {key: _values(value) for key, value in arguments.items()}
     if isinstance(arguments, (tuple, list)):

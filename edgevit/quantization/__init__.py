@@ -1,1 +1,1 @@
-"""Int8: which tensors lie on which grid, how grids are found and trained, how they reach every file; pruning."""
+"""Int8: which tensors are quantized, how quantization parameters are found, trained and written; pruning."""

@@ -1,8 +1,8 @@
-"""Where the int8 grids stand in a deployed graph: one rule for all targets, before anything is measured or trained.
+"""Which tensors of a deployed graph are quantized: one rule for all targets, before any calibration or training.
 
 A convolution or linear layer reads and writes int8. Arithmetic, activations and averages join where everything that
 they read is int8 already; they are float elsewhere, and so is what no delegate computes in int8 (softmax, products of
-two computed tensors, the statistics of a LayerNorm). Data movement keeps the grid of what it moves.
+two computed tensors, the statistics of a LayerNorm). Data movement keeps the quantization parameters of its input.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Annotation:
 
     weighted: convolutions and linear layers with learned weights. integer: other operations that read and write int8.
     quantized: nodes, the input among them, whose result is int8. shared: groups of them that must have the same
-    quantization parameters, as concatenation, resizing and pooling want it, by name. floating: what stays in float.
+    quantization parameters, as concatenation, resizing and pooling need, by name. floating: what stays in float.
     """
 
     weighted: tuple[fx.Node, ...]
@@ -37,14 +37,14 @@ class Annotation:
     floating: tuple[fx.Node, ...]
 
     def float_fallback(self) -> dict[str, int]:
-        """How many operations stay in float, by the place where they stand."""
+        """Count of operations kept in float, by module path."""
         counts: dict[str, int] = {}
         for node in self.floating:
             counts[place(node)] = counts.get(place(node), 0) + 1
         return counts
 
     def to_json(self) -> dict[str, list[Any]]:
-        """By the names of nodes, as `keep_annotation` takes it."""
+        """By node names, as `keep_annotation` takes it."""
         parts = ("weighted", "integer", "quantized", "floating")
         names: dict[str, list[Any]] = {part: [node.name for node in getattr(self, part)] for part in parts}
         return names | {"shared": [sorted(group) for group in self.shared]}
@@ -53,8 +53,8 @@ class Annotation:
 def annotate(graph: Graph, float_fallback: Collection[str] = ()) -> Annotation:
     """Decide for every operation of a deployed graph whether it computes in int8.
 
-    float_fallback: names of nodes that shall compute in float in any case; what reads them follows by the rule above.
-    A graph that came with its annotation keeps it, as long as the same nodes fall back to float.
+    float_fallback: names of nodes kept in float in any case; their users follow by the rule above.
+    A graph that came with its annotation keeps it, as long as the same nodes are kept in float.
     """
     kept = graph.module.meta.get(_KEPT)
     if kept is not None and kept[1] == frozenset(float_fallback):
@@ -68,7 +68,7 @@ def annotate(graph: Graph, float_fallback: Collection[str] = ()) -> Annotation:
 
 
 def keep_annotation(module: fx.GraphModule, names: Mapping[str, Any], float_fallback: Collection[str]) -> None:
-    """Let `annotate` answer with this annotation, of `Annotation.to_json`, for the graph: later rules do not change it.
+    """Let `annotate` return this annotation, of `Annotation.to_json`, for the graph: later rules do not change it.
 
     Raises ValueError for a part that is missing, or a name that no node has.
     """
@@ -87,7 +87,7 @@ class _Annotator:
         self._float_fallback = float_fallback
         self._norms = norm_members(graph)
         self._kinds = _kinds()
-        self._int8: set[fx.Node] = set()  # nodes whose result is int8 wherever it goes
+        self._int8: set[fx.Node] = set()  # nodes whose result is int8 for every user
 
     def run(self) -> Annotation:
         weighted: list[fx.Node] = []
@@ -151,11 +151,11 @@ class _Annotator:
         return kind
 
     def _sources(self, node: fx.Node) -> list[fx.Node]:
-        """What a node reads that is no constant."""
+        """The inputs of a node that are not constants."""
         return [source for source in node.all_input_nodes if source.op in ("placeholder", "call_function")]
 
     def _is_absorbed(self, node: fx.Node) -> bool:
-        """Whether the operation ends in a fused activation that its kernel applies: the grid stands behind that."""
+        """Whether the kernel applies a fused activation: then the activation's result is quantized, not this one."""
         import torch
 
         aten = torch.ops.aten
@@ -164,7 +164,7 @@ class _Annotator:
         return is_call(node, *fusing) and node in self._int8 and is_call(user, *fused_activations())
 
     def _readers(self, node: fx.Node) -> set[fx.Node]:
-        """Those that read a result, through data movement."""
+        """The users of a result, through data movement."""
         found: set[fx.Node] = set()
         for user in node.users:
             if is_move(user):
@@ -175,7 +175,7 @@ class _Annotator:
 
 
 def fused_activations() -> tuple[Any, ...]:
-    """The operations that a kernel applies to its own result, by holding it between two ends."""
+    """The activations that a kernel applies to its own result by clamping it."""
     import torch
 
     aten = torch.ops.aten
@@ -183,19 +183,19 @@ def fused_activations() -> tuple[Any, ...]:
 
 
 def is_move(node: fx.Node) -> bool:
-    """Whether an operation only moves elements, or picks some: its result lies on the grid of its input."""
+    """Whether an operation only moves or selects elements: its result has the quantization parameters of its input."""
     return node.op == "call_function" and _kinds().get(node.target) == "move"
 
 
 def origin(node: fx.Node) -> fx.Node:
-    """The node whose elements a result holds, behind all data movement."""
+    """The node that computed the elements of a result, before any data movement."""
     while is_move(node):
         node = source_of(node)
     return node
 
 
 def norm_members(graph: Graph) -> frozenset[fx.Node]:
-    """The operations of every LayerNorm in products: means, centring, squares and the reciprocal root."""
+    """The operations of every decomposed LayerNorm: means, centring, squares and the reciprocal root."""
     import torch
 
     aten = torch.ops.aten
@@ -235,7 +235,7 @@ def _is_mean(graph: Graph, node: Any) -> bool:
 
 
 def _operands(node: fx.Node) -> list[Any]:
-    """The tensors or numbers that element by element arithmetic reads; the one input of all else."""
+    """The tensors or numbers that elementwise arithmetic reads; the one input of all else."""
     import torch
 
     aten = torch.ops.aten

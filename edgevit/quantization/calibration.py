@@ -1,7 +1,6 @@
-"""Post-training quantization by NNCF: ranges from images, and biases that take back what rounding shifts.
+"""Post-training quantization by NNCF: ranges from images, and bias correction.
 
-NNCF is told where the grids stand, measures each tensor there and corrects biases; its numbers become a table of this
-scheme's grids.
+NNCF gets the tensors to quantize, measures their ranges and corrects biases; its numbers become a `QParamsTable`.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ if TYPE_CHECKING:
 def calibrate(
     deployed: fx.GraphModule, images: Sequence[Tensor], input_range: Range | None = None
 ) -> tuple[fx.GraphModule, QParamsTable]:
-    """Measure the grids of a deployed graph on images, float32 tensors (1, 3, S, S).
+    """Calibrate the quantization parameters of a deployed graph on images, float32 tensors (1, 3, S, S).
 
-    input_range: what the input can be, which preprocessing knows; measured without it.
-    Returns a copy of the graph, its biases corrected, and the scale table. Raises QuantizationError for images that
-    are not finite or all the same.
+    input_range: the range of the input, known from preprocessing; measured without it.
+    Returns a copy of the graph with corrected biases, and its table of quantization parameters. Raises
+    QuantizationError for images that are not finite or all the same.
     """
     from edgevit.quantization.integer_arithmetic import coarse_enough
 
@@ -69,17 +68,17 @@ def _require_variety(images: Sequence[Tensor]) -> None:
 
 
 def _is_vector(node: fx.Node) -> bool:
-    """Whether a result has one value per channel, as pooled maps and logits have.
+    """Whether a result has one value per channel, as pooled feature maps and logits have.
 
-    NNCF takes the mean of what images reach, each over all of its pixels. A vector has no pixels: what half of the
-    images reach would be clipped.
+    NNCF averages the per-image extremes, each over all pixels. A vector has no pixels: what half of the images reach
+    would be clipped.
     """
     sizes = shape(node)
     return math.prod(sizes) == max(sizes, default=1)
 
 
 def _extremes(graph: Graph, nodes: Sequence[fx.Node], images: Sequence[Tensor]) -> dict[str, Range]:
-    """What results span over all images, by the name of their node."""
+    """The range of results over all images, by node name."""
     import torch
 
     names = {node.name for node in nodes}
@@ -102,9 +101,9 @@ def _extremes(graph: Graph, nodes: Sequence[fx.Node], images: Sequence[Tensor]) 
 def _quantized_by_nncf(
     graph: Graph, annotation: Annotation, vectors: Sequence[fx.Node], images: Sequence[Tensor]
 ) -> dict[str, fx.Node]:
-    """The nodes by name of NNCF's quantized copy of the graph; `meta` of constants holds their tensors.
+    """The nodes of NNCF's quantized copy of the graph, by name; `meta` of constants holds their tensors.
 
-    vectors: grids that are none to NNCF, so that it corrects no bias for what it would clip.
+    vectors: tensors that NNCF does not quantize, so that it corrects no bias for values that it would clip.
     """
     model = copy.deepcopy(graph.module)
     own = Graph(model)
@@ -121,14 +120,14 @@ def _quantized_by_nncf(
 
 
 def _range(node: fx.Node) -> Range:
-    """What NNCF found a node's result to span, from the quantize node behind it."""
+    """The range that NNCF measured for a node's result, from the quantize node behind it."""
     (stored,) = (user for user in node.users if "quantize_per_tensor" in str(user.target))
     scale, zero_point, low, high = (argument(stored, position) for position in (1, 2, 3, 4))
     return scale * (low - zero_point), scale * (high - zero_point)
 
 
 def _take_bias(graph: Graph, node: fx.Node, corrected: fx.Node) -> None:
-    """Copy the bias that NNCF left in its own graph."""
+    """Copy the bias that NNCF corrected in its own graph."""
     import torch
 
     bias = node.args[2] if len(node.args) > 2 else None

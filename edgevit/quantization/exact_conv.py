@@ -1,4 +1,4 @@
-"""How PyTorch sums on a CPU, where the way shows in the result."""
+"""How PyTorch convolves on a CPU, where the algorithm changes the result."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def plain_sums(weight: Tensor, strides: Sequence[int]) -> Iterator[None]:
-    """Within it, a convolution with this weight (O, I/groups, *kernel) adds the very products of its definition.
+    """Within it, a convolution with this weight (O, I/groups, *kernel) adds exactly the products of its definition.
 
-    oneDNN turns dense kernels that skip no place into Winograd's, and so does NNPACK for 16 images or more: sums of
-    whole numbers are no whole numbers then.
+    oneDNN computes dense kernels of stride 1 by Winograd's algorithm, and so does NNPACK for 16 images or more: sums of
+    integers are not integers then.
     """
     from torch.backends import mkldnn, nnpack
 

@@ -1,4 +1,4 @@
-"""The grids that a file must hold, in the form in which converters read them back: of a checkpoint, of a program."""
+"""The expected quantization parameters of a file, of a checkpoint or a program, in the form that converters read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def network_qparams(network: Int8Network) -> ModelQParams:
-    """Every number from the checkpoint's table; where it belongs from the deployed graph. Names are the table's."""
+    """The numbers of the checkpoint's table, their places from the deployed graph. Names are the table's."""
     graph, annotation, table = Graph(network.deployed), network.annotation(), network.table
     activations = dict(table.activations)
 
@@ -41,7 +41,7 @@ def network_qparams(network: Int8Network) -> ModelQParams:
 
 
 def program_qparams(exported: ExportedProgram) -> ModelQParams:
-    """What the quantize and dequantize nodes of a program say. Names are those of its nodes."""
+    """The numbers of a program's quantize and dequantize nodes. Names are those of its nodes."""
     return _ProgramReader(exported).run()
 
 
@@ -92,7 +92,7 @@ class _ProgramReader:
 
 
 def _numbers(pair: fx.Node) -> QParams:
-    """What a quantize or dequantize node says."""
+    """The quantization parameters of a quantize or dequantize node."""
     return QParams(argument(pair, 1), argument(pair, 2))
 
 

@@ -1,8 +1,8 @@
-"""NNCF's trainable quantizers, computing what leaves the pipeline.
+"""NNCF's trainable quantizers, with the arithmetic of the exported network.
 
-Parameters, their meaning and their place in a state dict are NNCF's. The arithmetic is torch's fake quantization on
-this scheme's grids: it rounds as the exported pairs do, every scale is a float16 number in training already, and no
-compiler has to be on the machine, as for NNCF's own kernels.
+Parameters, their meaning and their place in a state dict are NNCF's. The arithmetic is torch's fake quantization with
+this scheme's quantization parameters: it rounds as the exported Q/DQ pairs do, every scale is a float16 number in
+training already, and no compiler is needed, as for NNCF's own kernels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _Symmetric: Any = quantizer_type(symmetric=True)
 
 
 class ActivationQuantizer(_Asymmetric):
-    """A tensor on a trained int8 grid: float32 in, float32 on the grid out, any shape."""
+    """Fake quantization of a tensor by trained quantization parameters: float32 in and out, any shape."""
 
     def __init__(self, qparams: QParams) -> None:
         super().__init__(quantizer_spec((1,), symmetric=False, narrow_range=False))
@@ -37,11 +37,11 @@ class ActivationQuantizer(_Asymmetric):
         return fake_quantize_per_tensor(x, scale, zero_point, LOW, HIGH, factor)
 
     def scale_now(self) -> Tensor:
-        """The scale of now (1,)."""
+        """The current scale (1,)."""
         return self._numbers()[0]
 
     def qparams(self) -> QParams:
-        """The grid of now."""
+        """The current quantization parameters."""
         scale, zero_point = (number.detach() for number in self._numbers())
         return QParams(float(scale), int(zero_point.round().clamp(LOW, HIGH)))
 
@@ -51,7 +51,7 @@ class ActivationQuantizer(_Asymmetric):
 
 
 class WeightQuantizer(_Symmetric):
-    """A weight (O, ...) on trained int8 grids, one per output channel."""
+    """Fake quantization of a weight (O, ...) by trained scales, one per output channel."""
 
     def __init__(self, weight: Tensor, quantized: QuantizedWeight) -> None:
         shape = (len(quantized.scales), *[1] * (weight.dim() - 1))
@@ -66,18 +66,18 @@ class WeightQuantizer(_Symmetric):
         return fake_quantize_per_channel(x, scales, zeros, WEIGHT_LOW, WEIGHT_HIGH, factor)
 
     def quantized(self, weight: Tensor) -> QuantizedWeight:
-        """The grid of now with the values that `weight` takes on it."""
+        """`weight` quantized by the current scales."""
         scales = self.scale_now().detach()
         inverse = (1 / scales).reshape(-1, *[1] * (weight.dim() - 1))
         values = (weight.detach() * inverse).round().clamp(WEIGHT_LOW, WEIGHT_HIGH)
         return QuantizedWeight(values.to(torch.int8).numpy(), scales.clone().numpy())
 
     def scale_now(self) -> Tensor:
-        """The scales of now (O,)."""
+        """The current scales (O,)."""
         return _half(self.scale.abs().reshape(-1) / WEIGHT_HIGH)
 
 
 def _half(scale: Tensor) -> Tensor:
-    """The nearest float16, at least the smallest one; the gradient passes as if nothing had been rounded."""
+    """The nearest float16, at least the smallest one; the gradient passes unchanged (straight-through)."""
     rounded = scale.detach().clamp_min(SMALLEST_SCALE).to(torch.float16).to(torch.float32)
     return scale + (rounded - scale).detach()

@@ -1,12 +1,12 @@
-"""The int8 network in integers, as the kernels of XNNPACK compute it: equal to the bit.
+"""The int8 network in integer arithmetic, bit-exact with the kernels of XNNPACK.
 
-Fake quantization in floats sends one value in ten thousand to the neighbour of what an integer kernel gives, because
-it breaks ties in another way and adds biases unrounded. In the next layers each such step makes others, until in deep
-networks half of all values differ by one. So what is trained, and what artifacts are compared with, is the arithmetic
-that ExecuTorch and LiteRT run: convolutions and linear layers sum int8 products and an int32 bias and are rescaled by
-one float32 factor, half to even; products alike; sums are rescaled by fixed-point factors of 21 bits, half up; maps
-grow bilinearly with weights of 11 bits, half up (XNNPACK, src/reference/unary-elementwise and microparams-init: "fp32
-requantization", qs8-vadd, s8-ibilinear).
+Fake quantization in float moves one value in ten thousand by one quantization step from the output of an integer
+kernel, because it breaks ties in another way and adds biases unrounded. Each such step causes others in the next
+layers, until in deep networks half of all values differ by one. So what is trained, and what artifacts are compared
+with, is the arithmetic that ExecuTorch and LiteRT run: convolutions and linear layers sum int8 products and an int32
+bias and are rescaled by one float32 factor, half to even; products likewise; sums are rescaled by fixed-point factors
+of 21 bits, half up; bilinear upsampling has weights of 11 bits, half up (XNNPACK, src/reference/unary-elementwise and
+microparams-init: "fp32 requantization", qs8-vadd, s8-ibilinear).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edgevit.quantization.exact_conv import plain_sums
 from edgevit.quantization.qparams import QParams, QParamsTable, next_half
 
 _EXACT = 2**24  # up to here float32 holds every integer
-_LARGEST = 255  # of a value less its zero point
+_LARGEST = 255  # of a quantized value minus its zero point
 _FACTOR_BITS = 21
 _LARGEST_FACTOR = 128  # of the 256 that kernels allow, because training moves scales
 _LARGEST_QUOTIENT = 512  # of 1024
@@ -39,9 +39,9 @@ Scale = Callable[[], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A node whose kernel computes in integers: the nodes whose grids it reads and writes, all by name.
+    """A node whose kernel computes in integers, and the quantized nodes that it reads and writes, all by name.
 
-    weighted: whether its second operand is a weight with a grid of its own.
+    weighted: whether its second operand is a weight, with scales of its own.
     """
 
     name: str
@@ -51,10 +51,10 @@ class Site:
 
 
 def integer_sites(deployed: fx.GraphModule, annotation: Annotation) -> tuple[Site, ...]:
-    """All convolutions, linear layers, sums, differences, products and bilinear growths with grids on both sides.
+    """All convolutions, linear layers, sums, differences, products and bilinear upsamplings from int8 to int8.
 
-    Arithmetic that placement calls a float island is among them where what it reads and gives has a grid for other
-    reasons: the runtimes see the pairs around it.
+    Arithmetic that the annotation keeps in float is among them where its inputs and its result are quantized for other
+    reasons: the runtimes see the Q/DQ pairs around it.
     """
     aten = torch.ops.aten
     sites, quantized = [], {node.name for node in annotation.quantized}
@@ -66,7 +66,7 @@ def integer_sites(deployed: fx.GraphModule, annotation: Annotation) -> tuple[Sit
         read = node.args[: 2 if is_call(node, *binary) else 1]
         inputs = [origin(one) for one in read if isinstance(one, fx.Node)]
         output, user = node, only_user(node)
-        if node.name not in quantized and is_call(user, *fused_activations()):  # which the kernel applies
+        if node.name not in quantized and is_call(user, *fused_activations()):  # applied by the kernel
             output = user
         on_grids = len(inputs) == len(read) and all(_on(one, quantized) for one in inputs)
         if output.name in quantized and not node.kwargs and on_grids:
@@ -75,10 +75,10 @@ def integer_sites(deployed: fx.GraphModule, annotation: Annotation) -> tuple[Sit
 
 
 def coarse_enough(deployed: fx.GraphModule, annotation: Annotation, table: QParamsTable) -> QParamsTable:
-    """The table with grids between which every kernel can rescale.
+    """The table, its scales enlarged where a kernel could not rescale between them.
 
-    XNNPACK takes factors below 256, in sums also not below 1/1024, and no others. A result that is always zero, as
-    behind a fused activation that no image opens, would get the finest grid there is.
+    XNNPACK takes only factors below 256, and in sums not below 1/1024. A result that is always zero, as behind a fused
+    activation that clips everything, would get the smallest scale there is.
     """
     qparams = dict(table.activations)
     groups = {name: group for group in annotation.shared for name in group}
@@ -110,10 +110,10 @@ def _on(value: Any, quantized: set[str]) -> bool:
 def in_integers(
     module: fx.GraphModule, sites: tuple[Site, ...], activations: Mapping[str, Scale], weights: Mapping[str, Scale]
 ) -> fx.GraphModule:
-    """Let the nodes of `sites` compute in integers, in place; what they read must lie on its grids.
+    """Let the nodes of `sites` compute in integers, in place; their inputs must be quantized already.
 
-    activations, weights: what gives the scale (1,) or (O,) of a grid, by node. Gradients are those of the float
-    operations. Raises QuantizationError if a node is missing.
+    activations, weights: functions that return the scale (1,) or the scales (O,), by node. Gradients are those of the
+    float operations. Raises QuantizationError if a node is missing.
     """
     nodes = {node.name: node for node in module.graph.nodes}
     for site in sites:
@@ -135,10 +135,10 @@ def in_integers(
 
 
 class IntegerKernel(nn.Module):
-    """One operation on tensors that lie on int8 grids, float32 in and out, computed in integers.
+    """One operation on dequantized int8 tensors, float32 in and out, in integer arithmetic emulated exactly.
 
     operation: aten conv2d, linear, add, sub, mul or upsample_bilinear2d. scales: of its inputs, the weight's among
-    them, and of its result, which is on that grid but not yet held to its ends.
+    them, and of its result, which is a multiple of its scale but not clamped yet.
     """
 
     def __init__(self, operation: Any, scales: tuple[Scale, ...]) -> None:
@@ -170,7 +170,7 @@ class IntegerKernel(nn.Module):
         if bias is not None:
             bias = whole_bias(bias, weights.double() * data.double())
         reach = weight.abs().flatten(1).sum(dim=1).max() * _LARGEST + (0 if bias is None else bias.abs().max())
-        if reach >= _EXACT or x.device.type != "cpu":  # other devices may sum in less than float32
+        if reach >= _EXACT or x.device.type != "cpu":  # other devices may sum in less than float32 precision
             x, weight = x.double(), weight.double()
         with plain_sums(weight, rest[0] if rest else (1,)):
             summed = self._operation(x, weight, None if bias is None else bias.to(x.dtype), *rest)
@@ -180,13 +180,13 @@ class IntegerKernel(nn.Module):
 
 
 def quantize_bias(bias: Tensor, data: float, weights: Tensor) -> Tensor:
-    """A bias (O,) rounded to the integers that kernels add to their products. data: scale, weights: scales (O,)."""
+    """A bias (O,) rounded as kernels do, which add it as int32. data: scale of the input, weights: scales (O,)."""
     products = weights.double() * data
     return (whole_bias(bias, products) * products).float()
 
 
 def whole_bias(bias: Tensor, products: Tensor) -> Tensor:
-    """A bias (O,) in steps of the products that it is added to; products: the size of one step (O,). float64."""
+    """A bias (O,) as the int32 that kernels add, in float64; products: the scales of input times weight (O,)."""
     return (bias.double() / products).round().clamp(-_INT32 - 1, _INT32)
 
 
@@ -215,7 +215,7 @@ def _sum(a: Tensor, b: Tensor, *, scales: list[Tensor], sign: int = 1) -> Tensor
 
 
 def fixed_point(first: Tensor, second: Tensor, result: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Whole factors of two summands and what stands for one in them: the larger factor has 21 bits. Scales, float64."""
+    """Integer factors of two summands and the integer that stands for 1: the larger factor has 21 bits. float64."""
     ratios = first / result, second / result
     exponent = torch.frexp(torch.maximum(*ratios)).exponent
     one = torch.exp2((_FACTOR_BITS - exponent).double())
@@ -239,7 +239,7 @@ def _grown(
     *,
     scales: list[Tensor],
 ) -> Tensor:
-    """(N, C, H, W) at another size, on its own grid: first along rows, then along columns, rounded once."""
+    """Bilinear upsampling of (N, C, H, W), same scale: first along rows, then along columns, rounded once."""
     height, width = size or [int(x.shape[axis] * factor) for axis, factor in zip((2, 3), factors or (), strict=True)]
     (left, right, across), (top, bottom, down) = (
         neighbours(x.shape[axis], length, align_corners, x.device) for axis, length in ((3, width), (2, height))
@@ -253,7 +253,7 @@ def _grown(
 
 
 def neighbours(before: int, after: int, align_corners: bool, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """For each new position the old ones on both sides and the second one's weight, in steps of 2^-11."""
+    """For each output position its two source positions and the second one's weight, in units of 2^-11."""
     positions = torch.arange(after, device=device, dtype=torch.float32)
     if align_corners:
         places = positions * ((before - 1) / max(after - 1, 1))
@@ -266,5 +266,5 @@ def neighbours(before: int, after: int, align_corners: bool, device: torch.devic
 
 
 def _along(values: Tensor, rank: int, axis: int) -> Tensor:
-    """(O,) so that it broadcasts along one axis of a tensor of `rank` axes."""
+    """(O,) reshaped to broadcast along one axis of a tensor of `rank` axes."""
     return values.reshape([-1 if one == axis else 1 for one in range(rank)])

@@ -1,12 +1,12 @@
-"""An int8 program in whole numbers that float32 holds: the arithmetic of integer kernels for runtimes without them.
+"""An int8 program in integer arithmetic emulated exactly in float32, for runtimes without integer kernels.
 
-Quantize and dequantize pairs around float arithmetic leave a value near the middle of two steps to chance, and from
-there a deep network drifts (see `integers`). Here convolutions and linear layers sum products of whole numbers, which
-float32 holds up to 2^24, with a whole bias, and are rescaled by one float32 factor, half to even; sums and bilinear
-growth have fixed-point factors, half up: what XNNPACK computes, operation by operation. Any runtime that multiplies and
-adds in float32 then gives the same answers to the bit; only a sum beyond 2^24, which takes thousands of products at
-their ends, is rounded. Scales stand where they always do, at what goes onto a grid; what is read from it comes in
-steps, by a scale of one.
+Q/DQ pairs around float arithmetic leave it to chance how a value near the middle of two quantization steps is rounded,
+and in a deep network these errors accumulate (see `integer_arithmetic`). Here convolutions and linear layers sum
+products of integers, which float32 holds up to 2^24, with an integer bias, and are rescaled by one float32 factor, half
+to even; sums and bilinear upsampling have fixed-point factors, half up: what XNNPACK computes, operation by operation.
+Any runtime that multiplies and adds in float32 is then bit-exact; only a sum beyond 2^24, which takes thousands of
+products at the ends of their range, is rounded. Scales stand at the quantize nodes as always; the dequantize nodes of
+these kernels have a scale of one and so give integers.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from torch.export import ExportedProgram
 
-_KERNEL = "whole_"  # begins the names of the modules that compute in whole numbers
-_HALF, _BYTE = 2**11, 2**8  # where factors and differences are cut, so that float32 holds the products of either part
+_KERNEL = "whole_"  # prefix of the names of the modules that compute in integers
+_HALF, _BYTE = 2**11, 2**8  # factors and differences are split here, so that float32 holds the products of either part
 
 _quantized, _aten = qdq_operations(), torch.ops.aten
 
@@ -37,12 +37,12 @@ _QParams = tuple[float, int]  # scale and zero point
 
 
 def emulate_integers(exported: ExportedProgram) -> ExportedProgram:
-    """The program with such a kernel for every operation that reads and writes int8; the others stay as they are."""
+    """The program with an emulated integer kernel for every operation from int8 to int8; the others stay."""
     return _rewritten(exported)[1]
 
 
 def named_emulated_integers(exported: ExportedProgram) -> tuple[ExportedProgram, dict[str, str]]:
-    """`in_whole_numbers`, and the new names of the nodes: those that stay, and the results of those made kernels."""
+    """`emulate_integers`, and the new names of the nodes: those that stay, and the results of the kernels."""
     module, whole = _rewritten(exported)
     return whole, _new_names(module, whole)
 
@@ -81,7 +81,7 @@ def _new_names(module: fx.GraphModule, whole: ExportedProgram) -> dict[str, str]
 
 
 def _kernel(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    """What computes a node in whole numbers; None for one that reads or writes floats."""
+    """The module that computes a node in integers; None for a node that reads or writes floats."""
     result = _written_scale(node)
     if result is None or node.kwargs:
         return None
@@ -113,7 +113,7 @@ def _qparams(read: fx.Node) -> _QParams:
 
 
 def _written_scale(node: fx.Node) -> float | None:
-    """Of the grid that a result goes to, behind a fused activation where there is one; None if it stays float."""
+    """The scale that a result is quantized with, behind any fused activation; None if it stays float."""
     user = only_user(node)
     if is_call(user, *fused_activations()):
         user = only_user(user)
@@ -126,7 +126,7 @@ def _constant(module: fx.GraphModule, node: fx.Node) -> Tensor:
 
 
 def _steps(stored: Tensor, zero_point: int) -> Tensor:
-    """An int8 tensor less its zero point, in float32."""
+    """An int8 tensor minus its zero point, in float32."""
     return _quantized.dequantize_per_tensor.default(stored, 1.0, zero_point, LOW, HIGH, torch.int8)
 
 
@@ -172,7 +172,7 @@ class _Product(nn.Module):
 
 
 class _Sum(nn.Module):
-    """A sum or difference: fixed-point factors of up to 21 bits, of which float32 takes the upper and lower half."""
+    """A sum or difference: fixed-point factors of up to 21 bits, in halves so that float32 holds the products."""
 
     def __init__(self, first: _QParams, second: _QParams, result: float, *, sign: int) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class _Sum(nn.Module):
 
 
 class _Growth(nn.Module):
-    """Bilinear, first along rows, then along columns, rounded once."""
+    """Bilinear upsampling, first along rows, then along columns, rounded once."""
 
     down_first: Tensor
     down_second: Tensor
@@ -222,5 +222,5 @@ class _Growth(nn.Module):
 
 
 def _half_up(total: Tensor, one: float) -> Tensor:
-    """Whole numbers over a power of two, rounded half up."""
+    """Integers divided by a power of two, rounded half up."""
     return ((total + one / 2) * (1 / one)).floor()

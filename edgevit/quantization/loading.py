@@ -1,4 +1,4 @@
-"""An int8 checkpoint as a model ready for the line."""
+"""An int8 checkpoint as a model ready to convert."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class QuantizedModel:
-    """An int8 network with what it was trained with.
+    """An int8 network with its spec, labels and the origin of its weights.
 
-    module: its deployed graph with quantize and dequantize pairs. reference: the same in integer arithmetic, which
-    artifacts are compared with. float_build: the deployed graph without pairs, on the dequantized weights; artifacts
-    made of it prove the graph apart from int8.
+    module: its deployed graph with Q/DQ pairs. reference: the same in integer arithmetic, which artifacts are compared
+    with. float_build: the deployed graph without pairs, with the dequantized weights; its artifacts, the fp32 reference
+    builds, test the graph apart from int8.
     """
 
     network: Int8Network
@@ -104,7 +104,7 @@ def _method(checkpoint: Checkpoint | None) -> Any:
 
 
 def _require_input(network: Int8Network, spec: ModelSpec) -> None:
-    """The stored graph is for one input shape; a size asked for beside it would be ignored."""
+    """The stored graph has one input shape; another requested size would be ignored."""
     stored = next(tuple(node.meta["val"].shape) for node in network.deployed.graph.nodes if node.op == "placeholder")
     if stored != spec.inputs[0].shape:
         raise QuantizationError(

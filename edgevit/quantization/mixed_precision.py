@@ -1,8 +1,8 @@
-"""Mixed precision by an accuracy budget: the few layers whose int8 costs most stay in float, and no others.
+"""Mixed precision by an accuracy budget: the few layers whose int8 costs most are kept in float, and no others.
 
-Layers are the modules of the network. What int8 costs at one is measured with all others in float; then the costliest
-go back to float, as many as it takes until the accuracy lost on held-out images is within the budget; last, those
-that turn out not to be needed go to int8 again.
+Layers are the modules of the network. The cost of int8 at one is measured with all others in float; then the costliest
+are kept in float, as many as needed until the accuracy lost on held-out images is within the budget; last, those that
+turn out not to be needed go to int8 again.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from torch import Tensor, fx
 
 HEADER = ("layer", "SNR, alone in int8", "points, alone in int8", "operations")
-_RANKED_ON = 128  # images: a noise is known sooner than an accuracy
+_RANKED_ON = 128  # images: noise needs fewer of them than accuracy
 _BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
 class LayerCost:
-    """What int8 at one layer alone does to the answers of the float network.
+    """What int8 at one layer alone does to the logits of the float network.
 
     place: the path of its module; nodes: its operations that can compute in int8. snr_db: of the logits, None where
-    they stay equal; drop_percentage_points: top-1 or mIoU lost on the ranking's images, in points.
+    they stay equal; drop_percentage_points: top-1 or mIoU lost on the images of the ranking.
     """
 
     place: str
@@ -44,9 +44,9 @@ class LayerCost:
 
 @dataclass(frozen=True, slots=True)
 class Budgeted:
-    """An int8 network within its budget. Drops are points of `metric` below the float network on held-out images.
+    """An int8 network within its budget. Drops are percentage points of `metric` lost on held-out images.
 
-    floating: the layers that stay in float, the costliest first; candidates: how many could have.
+    floating: the layers kept in float, the costliest first; candidates: how many layers could have been.
     """
 
     network: Int8Network
@@ -74,10 +74,9 @@ def row(cost: LayerCost) -> tuple[str, ...]:
 def fit_budget(
     network: Int8Network, images: Sequence[Tensor], targets: Sequence[int | Tensor], max_drop: float
 ) -> Budgeted:
-    """Let layers of an int8 network return to float until it loses at most `max_drop` points of top-1, or of mIoU.
+    """Keep layers of an int8 network in float until it loses at most `max_drop` percentage points of top-1 or mIoU.
 
-    images: normalised (3, S, S), with the class or the mask (S, S) of each; not those that the result will be judged
-    on.
+    images: normalised (3, S, S), with the class or the mask (S, S) of each; not the test images.
     Raises QuantizationError if not even all layers in float keep the budget.
     """
     trial = _Trial(network, images, targets)
@@ -88,7 +87,7 @@ def fit_budget(
 
 
 def _chosen(trial: _Trial, max_drop: float) -> list[LayerCost]:
-    """The shortest run of the costliest layers that keeps the budget, found by halving, less what it does not need."""
+    """The fewest of the costliest layers that keep the budget, found by bisection, without those not needed."""
     costs = sorted(trial.costs(), key=lambda cost: math.inf if cost.snr_db is None else cost.snr_db)
     too_few, enough = 0, len(costs)
     if trial.drop(costs) > max_drop:
@@ -129,7 +128,7 @@ class _Trial:
         self.metric = next(iter(score(self._wanted.numpy(), self._target)))
 
     def drop(self, floating: Iterable[LayerCost]) -> float:
-        """Points below the float network on all images, with these layers in float too."""
+        """Percentage points below the float network on all images, with these layers in float too."""
         inner = self._network.with_float_fallback({name for cost in floating for name in cost.nodes})
         return self._points_lost(self._outputs(_quantizers(inner.annotation()), self._batches))
 
@@ -146,7 +145,7 @@ class _Trial:
         return found
 
     def _outputs(self, active: Collection[str], batches: Sequence[Tensor]) -> Tensor:
-        """Logits with these quantizers alone; some tensors share one, so it is taken out where it shall not be."""
+        """Logits with only these quantizers active; the others become identities."""
         import torch
 
         for name, quantizer in self._quantizers.items():
@@ -176,7 +175,7 @@ def _absorbed_by(node: fx.Node, annotation: Annotation) -> fx.Node | None:
 
 
 def _quantizers(annotation: Annotation) -> set[str]:
-    """The submodules of a trainable network that put weights and tensors on their grids."""
+    """The submodules of a trainable network that quantize weights and tensors."""
     return {quantizer_name(node) for node in annotation.quantized} | {
         quantizer_name(node_of(node.args[1])) for node in annotation.weighted
     }

@@ -1,7 +1,7 @@
-"""The int8 grids that a file holds, and whether they are to the bit those that it was made from.
+"""The quantization parameters that a file holds, and whether they equal exactly those that it was made from.
 
-Converters read a `StoredGrids` back from their file, never from its manifest; `expected.py` makes the same form of a
-checkpoint and of a program. Comparing the two knows no target.
+Converters read a `ModelQParams` back from their file, never from its manifest; `expected_qparams.py` makes the same of
+a checkpoint and of a program. The comparison knows no target.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class LayerQParams:
 
     @property
     def content(self) -> tuple[int, bytes, bytes]:
-        """Equal for equal weights: a convolution and a linear layer over the taps that it reads are one thing."""
+        """Equal for equal weights, also for a convolution and the same weight as a linear layer over im2col."""
         rows = np.moveaxis(self.weight.int_repr, 1, -1)  # (O, kH, kW, I/groups) or (O, I)
         return len(rows), rows.tobytes(), self.weight.scales.tobytes()
 
@@ -50,9 +50,9 @@ class LayerQParams:
 
 @dataclass(frozen=True, slots=True)
 class ModelQParams:
-    """All grids of one network, with what of it has none.
+    """All quantization parameters of one network, and what stays in float.
 
-    activations: the grid of each tensor that has one, by its name there. float_layers: convolutions and linear layers
+    activations: those of each quantized tensor, by its name there. float_layers: convolutions and linear layers
     with float weights; averages (one output channel, equal weights that sum to one, as in LayerNorms) are apart.
     floating: the other operations that compute in float, by kind; data movement does not compute.
     """
@@ -91,9 +91,9 @@ class ModelQParams:
 
 @dataclass(frozen=True, slots=True)
 class QParamsComparison:
-    """A file's grids against the expected ones.
+    """A file's quantization parameters against the expected ones.
 
-    names: the expected name of each of the file's layers whose weight is equal to the bit. weights and activations:
+    names: the expected name of each of the file's layers whose weight is exactly equal. weights and activations:
     (equal, expected). differences: a line for everything that is not as expected.
     """
 
@@ -109,7 +109,7 @@ class QParamsComparison:
         return not self.differences
 
     def summary(self) -> str:
-        """ "148 of 148 weights and 171 of 171 activation grids equal to the bit; ..." and what differs first."""
+        """One line for people: how many weights and activations are exactly equal, and the first differences."""
         line = (
             f"{self.weights[0]} of {self.weights[1]} weights and {self.activations[0]} of {self.activations[1]} "
             f"activation grids equal to the bit; {self.coverage}"
@@ -122,10 +122,11 @@ class QParamsComparison:
 
 
 def compare_qparams(stored: ModelQParams, expected: ModelQParams) -> QParamsComparison:
-    """Hold what a file stores to what it was made from.
+    """Compare the actual quantization parameters of a file with the expected ones.
 
-    Layers are matched by their weights, so that a file may name them as it likes; each must read and write the
-    expected grids. Activation grids must be the same set. No more layers may be float than expected.
+    Layers are matched by their weights, so that a file may name them as it likes; the input and result of each must
+    have the expected parameters. Those of all activations must be the same set. No more layers may be float than
+    expected.
     """
     pairs = _matched(stored, expected)
     found, wanted = set(stored.activations.values()), set(expected.activations.values())
@@ -186,7 +187,7 @@ def _differences(
 
 
 def canonical_weight(stored: np.ndarray, channel_axis: int) -> np.ndarray:
-    """A weight from the order of channels-last runtimes.
+    """A weight in our axis order, from that of channels-last runtimes.
 
     (O, kH, kW, I/groups) with channels at 0, or depthwise (1, kH, kW, O) with channels at 3, becomes
     (O, I/groups, kH, kW); of a matrix, the channels come first: (O, I).

@@ -60,8 +60,8 @@ def prune(
     sparsity: share of the weights of all convolutions and linear layers, above 0 and below 1; NNCF's global magnitude
     mode chooses them, each layer measured by its own norm. Training learns the outputs of the float network.
     The zeros are single weights: NNCF has no structured pruning for PyTorch, so files that store zeros and kernels
-    that multiply them gain nothing; Core ML stores them away with the option weight_compression=sparse. Epochs and the
-    peak learning rate are those of the recipe "prune" unless given; `resume` goes on with a killed run as in `qat`.
+    that multiply them gain nothing; Core ML stores them sparsely with the option weight_compression=sparse. Epochs and
+    the peak learning rate are those of the recipe "prune" unless given; `resume` goes on with a killed run as in `qat`.
     Raises UsageError for weights and data that do not fit, EdgevitError when training diverges; `out` then stays.
     """
     if not 0 < sparsity < 1:
@@ -90,7 +90,7 @@ def prune(
 
 
 def _masked(module: nn.Module, spec: ModelSpec, sparsity: float) -> nn.Module:
-    """The network with NNCF's masks on its weights; constants that are no parameters, as of averages, stay whole."""
+    """The network with NNCF's masks on its weights; constants that are no parameters, as of averages, stay."""
     from edgevit.graph.capture import example_input
 
     nncf = open_nncf()

@@ -34,16 +34,16 @@ log = logging.getLogger(__name__)
 SAMPLES = 256
 _BATCH = 64
 _FEW = 16  # images below which ranges are guesses
-_JUDGES = 512  # held-out images that a budget is kept on: a fifth of a point each
+_JUDGES = 512  # held-out images for the budget: a fifth of a percentage point each
 
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """An int8 checkpoint that was written, and what its making showed.
+    """The int8 checkpoint that was written, with counts and scores.
 
-    grids: tensors on an int8 grid; weighted: convolutions and linear layers in int8; islands: operations left in
-    float, by the module where they stand. scores (0 to 1): of the float network and of the int8 one on the test
-    images, the one that the task is judged by first. floating: layers that stay in float to keep an accuracy budget.
+    qparams: quantized tensors; weighted: convolutions and linear layers in int8; float_fallback: operations kept in
+    float, by module. scores_float, scores_int8 (0 to 1): of the float and of the int8 network on the test images, the
+    task's metric first. floating: layers kept in float by the accuracy budget.
     """
 
     checkpoint: Path
@@ -109,7 +109,7 @@ def quantize(
 
 
 def post_training(source: LoadedModel, images: LabelledDataset, samples: int) -> Int8Network:
-    """Deploy the network of a source and set its grids by up to `samples` images, evenly spread over the set."""
+    """Deploy the network of a source and calibrate it on up to `samples` images, evenly spread over the set."""
     images = spread(images, samples)
     count = len(images)
     if count < _FEW:
@@ -129,7 +129,7 @@ def post_training(source: LoadedModel, images: LabelledDataset, samples: int) ->
 def within_budget(
     source: LoadedModel, network: Int8Network, images: LabelledDataset, samples: int, max_drop: float
 ) -> Budgeted:
-    """`fit_budget` on training images that `samples` of them, which set the ranges, are not among."""
+    """`fit_budget` on training images other than the `samples` that set the ranges."""
     used = set(spread_indices(len(images), samples))
     unused = [index for index in range(len(images)) if index not in used]
     if len(unused) < _FEW:
@@ -147,14 +147,14 @@ def within_budget(
 
 
 def budget_facts(budgeted: Budgeted | None) -> dict[str, Any]:
-    """What a checkpoint's metadata says about the layers that stay in float."""
+    """What a checkpoint's metadata holds about the layers kept in float."""
     if budgeted is None:
         return {}
     return {"floating": [dataclasses.asdict(cost) for cost in budgeted.floating], "budget": budgeted.summary()}
 
 
 def _warn_of_coarse_steps(count: int, max_drop: float) -> None:
-    """Say so where one image more or less is a longer step than the drop that `count` images shall show."""
+    """Warn where one image of `count` is worth more percentage points than the drop to be measured."""
     if 0 < max_drop < 100 / count:
         log.warning(
             "WARNING   %d images judge in steps of %.1f points: a drop of %g takes %d; give more training images",
@@ -163,7 +163,7 @@ def _warn_of_coarse_steps(count: int, max_drop: float) -> None:
 
 
 def _warn_of_constants(images: list[Tensor]) -> None:
-    """Say how many images (1, 3, S, S) have one colour alone: they show the network nothing of its task."""
+    """Warn of images (1, 3, S, S) of a single colour: they calibrate nothing."""
     constant = sum(bool((image.amax((2, 3)) == image.amin((2, 3))).all()) for image in images)
     if constant:
         log.warning("WARNING   %d of %d calibration images have one colour alone", constant, len(images))
@@ -176,7 +176,7 @@ def _input_range(spec: ModelSpec) -> tuple[float, float]:
 
 
 def require_classes(source: LoadedModel, images: LabelledDataset) -> None:
-    """Raise UsageError where the data have another kind of truth, or other classes, than the network."""
+    """Raise UsageError where the data are for another task, or have other classes, than the network."""
     require_task(source.spec.task, images, source.spec.name)
     if len(images.labels) != source.spec.num_classes:
         raise UsageError(
@@ -186,7 +186,7 @@ def require_classes(source: LoadedModel, images: LabelledDataset) -> None:
 
 
 def save_quantized(out: str | Path, source: LoadedModel, network: Int8Network, facts: dict[str, Any]) -> None:
-    """Write an int8 checkpoint: the float network, the int8 one, and `facts` about its making. Raises StorageError."""
+    """Write an int8 checkpoint: the float network, the int8 one, and `facts` for its metadata. Raises StorageError."""
     quantization = {**facts, "edgevit_version": __version__}
     metadata = dataclasses.replace(source.metadata, quantization=quantization)
     save_checkpoint(out, source.module, metadata, network.checkpoint_part())

@@ -44,7 +44,7 @@ def qat(
 ) -> TrainingResult:
     """Train a network with NNCF's quantizers at its activations and weights, and write an int8 checkpoint.
 
-    It learns the outputs of its float network: int8 shall lose nothing, and need not find anything new.
+    It learns the outputs of its float network (distillation): int8 shall lose nothing, and need not learn anything new.
 
     model: a name of `edgevit list` or "file.py:factory". weights: a float checkpoint, whose ranges are first set by up
     to `samples` training images, or an int8 one to go on from. data: "digits", "photos", "tiles", a folder (see

@@ -1,4 +1,4 @@
-"""The int8 network as one that trains: NNCF quantizers at its grids, any batch size."""
+"""The int8 network as one that trains: an NNCF quantizer per quantized tensor, any batch size."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 def trainable(network: Int8Network) -> fx.GraphModule:
-    """A copy of the deployed graph with a quantizer at every grid, in the arithmetic of integer kernels.
+    """A copy of the deployed graph with a quantizer at every quantized tensor, in integer arithmetic.
 
-    It maps images (N, 3, S, S) to logits like the network, to the bit. Weights and biases of the layers with grids
-    train, and so do all ranges but the input's, which preprocessing knows; norms and what else stays in float keep
-    their values. Raises QuantizationError for a graph that cannot take a batch.
+    Its logits of images (N, 3, S, S) are bit-exact with the network's. Weights and biases of the int8 layers train, and
+    so do all ranges but the input's, which preprocessing sets; norms and everything else in float keep their values.
+    Raises QuantizationError for a graph that cannot take a batch.
     """
     module = simulated(network)
     annotation = network.annotation()
@@ -32,7 +32,7 @@ def trainable(network: Int8Network) -> fx.GraphModule:
 
 
 def simulated(network: Int8Network) -> fx.GraphModule:
-    """The same in float arithmetic between the quantizers: right up to rounding, also where some are taken out."""
+    """The same with float arithmetic between the quantizers: equal up to rounding, and some can be taken out."""
     module = copy.deepcopy(network.deployed)
     graph = Graph(module)
     annotation = annotate(graph, network.table.float_fallback)
@@ -54,7 +54,7 @@ def simulated(network: Int8Network) -> fx.GraphModule:
                 quantizers[owner].disable_gradients()
         _insert(module, node, list(node.users), quantizers[owner])
     module.recompile()
-    any_batch(network.deployed)  # an exact answer about the graph, before rounding blurs it
+    any_batch(network.deployed)  # an exact check of the graph, without quantizers that hide errors in rounding
     return any_batch(module, QDQ_OPS)
 
 
@@ -80,12 +80,12 @@ def finished(trained: fx.GraphModule, network: Int8Network) -> Int8Network:
 
 
 def quantizer_name(node: fx.Node) -> str:
-    """The submodule of a trainable network that puts a node's result, or a weight, on its grid."""
+    """The submodule of a trainable network that quantizes a node's result, or a weight."""
     return f"quantizer_{node.name}"
 
 
 def _insert(module: fx.GraphModule, node: fx.Node, users: list[fx.Node], quantizer: nn.Module) -> None:
-    """Let `readers` read what the quantizer makes of the node's result."""
+    """Let `users` read the quantized result of the node."""
     name = quantizer_name(node)
     module.add_submodule(name, quantizer)
     with module.graph.inserting_after(node):
@@ -96,14 +96,14 @@ def _insert(module: fx.GraphModule, node: fx.Node, users: list[fx.Node], quantiz
 
 
 def _activation(module: fx.GraphModule, node: fx.Node) -> ActivationQuantizer:
-    """What quantizes the result of a node."""
+    """The quantizer of a node's result."""
     found = module.get_submodule(quantizer_name(node))
     assert isinstance(found, ActivationQuantizer)  # of the same annotation
     return found
 
 
 def _weight(module: fx.GraphModule, node: fx.Node) -> WeightQuantizer:
-    """What quantizes the weight of a node."""
+    """The quantizer of a node's weight."""
     found = module.get_submodule(quantizer_name(node_of(node.args[1])))
     assert isinstance(found, WeightQuantizer)  # of the same annotation
     return found

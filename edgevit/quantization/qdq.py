@@ -1,8 +1,8 @@
 """Quantize and dequantize pairs in a deployed graph: the one form of the int8 network that every target starts from.
 
-Weights become int8 constants behind `dequantize_per_channel`; each tensor on a grid is quantized once and dequantized
-for each reader by a node of its own, as XNNPACK's partitioner wants it. Data movement repeats the grid behind it, so
-that it moves int8.
+Weights become int8 constants behind `dequantize_per_channel`; each quantized tensor is quantized once and dequantized
+for each user by a node of its own, as XNNPACK's partitioner needs it. The pair is repeated after data movement, so that
+it moves int8.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def insert_qdq(deployed: fx.GraphModule, table: QParamsTable) -> fx.GraphModule:
-    """A copy of the deployed graph in which every tensor of `table` lies on its grid, in float arithmetic.
+    """A copy of the deployed graph with a Q/DQ pair at every tensor of `table`, in float arithmetic.
 
     Raises QuantizationError if the table belongs to another graph.
     """

@@ -27,7 +27,7 @@ SMALLEST_SCALE = 2.0**-24  # of float16
 class QParams:
     """Quantization parameters of a tensor: real = scale * (q - zero_point) for q in [-128, 127].
 
-    Any two numbers, because a file that is read back may hold any; `valid` says whether this scheme has them.
+    Any two numbers, because a file that is read back may hold any; `valid` checks them against this scheme.
     """
 
     scale: float
@@ -38,7 +38,7 @@ class QParams:
 
     @classmethod
     def over(cls, low: float, high: float) -> QParams:
-        """The finest step that reaches from `low` to `high`, both widened to zero. QuantizationError if not finite."""
+        """The smallest scale that covers `low` to `high`, and zero. QuantizationError if not finite."""
         low, high = min(low, 0.0), max(high, 0.0)
         if not low >= -1e30 or not high <= 1e30:
             raise QuantizationError(f"a tensor ranges from {low} to {high}", fix="the network or its input diverged")
@@ -47,16 +47,16 @@ class QParams:
 
     @property
     def valid(self) -> bool:
-        """Whether zero is among the numbers, and the scale a positive float16."""
+        """Whether zero is representable, and the scale a positive float16."""
         return LOW <= self.zero_point <= HIGH and is_half(self.scale)
 
     @property
     def range(self) -> tuple[float, float]:
-        """The smallest and the largest real number that int8 stands for."""
+        """The smallest and the largest representable real number."""
         return self.scale * (LOW - self.zero_point), self.scale * (HIGH - self.zero_point)
 
     def dequantize(self, stored: np.ndarray) -> np.ndarray:
-        """What integers stand for, float64 of the same shape."""
+        """The real numbers of quantized values, float64 of the same shape."""
         return (stored.astype(np.float64) - self.zero_point) * self.scale
 
 
@@ -70,7 +70,7 @@ class QuantizedWeight:
 
     @classmethod
     def of(cls, weight: Tensor) -> QuantizedWeight:
-        """Round a float weight (O, ...) with the finest step that holds it, channel by channel."""
+        """Quantize a float weight (O, ...) by the smallest scales that cover it, channel by channel."""
         import torch
 
         largest = weight.detach().abs().flatten(1).amax(dim=1)  # (O,)
@@ -97,7 +97,7 @@ class QParamsTable:
     """The quantization parameters of a network, by the name of the node whose result it is or which has the weight.
 
     float_fallback: nodes that could compute in int8 and stay in float, because int8 cost too much accuracy there.
-    Raises QuantizationError for numbers that this scheme does not have.
+    Raises QuantizationError for numbers outside this scheme.
     """
 
     activations: Mapping[str, QParams]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # One deployed form for all targets: the quantization parameters belong to its tensors.
 INT8_PASSES = (*PASSES, CHANNEL_SCALE_TO_DEPTHWISE, DECOMPOSE_SILU, ISOLATE_CONCAT_INPUTS)
 
-FORMAT = 1  # of the graph in a checkpoint; a reader refuses others
+FORMAT = 1  # of the graph in a checkpoint; loading refuses others
 MAX_GRAPH_BYTES = 64 * 2**20
 _QUANTIZE_AGAIN = "make it again from the float checkpoint: edgevit quantize MODEL --weights FLOAT --data DATA"
 _FEW, _TOGETHER = 8, 16  # images: run one by one, and at once
@@ -42,7 +42,7 @@ _FEW, _TOGETHER = 8, 16  # images: run one by one, and at once
 class Int8Network:
     """A deployed float graph (batch 1) and the quantization parameters of its tensors.
 
-    passes: those that made it. The float weights of quantized layers are the dequantized ones.
+    passes: those applied to make it. The float weights of quantized layers are the dequantized ones.
     """
 
     deployed: fx.GraphModule
@@ -51,7 +51,7 @@ class Int8Network:
 
     @classmethod
     def settled(cls, deployed: fx.GraphModule, table: QParamsTable, passes: tuple[AppliedPass, ...]) -> Int8Network:
-        """With the biases of `deployed` rounded, in place, to steps of the products that they are added to."""
+        """With the biases of `deployed` rounded in place, as integer kernels add them (`quantize_bias`)."""
         import torch
 
         from edgevit.quantization.integer_arithmetic import quantize_bias
@@ -66,11 +66,11 @@ class Int8Network:
         return cls(deployed, table, passes)
 
     def module(self) -> fx.GraphModule:
-        """The network that leaves the pipeline: int8 weights, a quantize and dequantize pair at every tensor."""
+        """The network that is exported: int8 weights, a Q/DQ pair at every quantized tensor."""
         return insert_qdq(self.deployed, self.table)
 
     def reference(self, *, batched: bool = False) -> fx.GraphModule:
-        """The same network in the arithmetic of integer kernels: what outputs of artifacts are compared with.
+        """The same network in integer arithmetic: what outputs of artifacts are compared with.
 
         It takes one image (1, 3, S, S), or with `batched` any number (N, 3, S, S).
         """
@@ -92,7 +92,7 @@ class Int8Network:
         return annotate(Graph(self.deployed), self.table.float_fallback)
 
     def with_float_fallback(self, names: Collection[str]) -> Int8Network:
-        """The same network with these nodes in float too, and without the parameters that nothing needs any more."""
+        """The same network with these nodes kept in float too, without the quantization parameters no longer used."""
         table = self.table
         float_fallback = table.float_fallback | set(names)
         annotation = annotate(Graph(self.deployed), float_fallback)
@@ -122,7 +122,7 @@ class Int8Network:
         return stored
 
     def to_json(self) -> str:
-        """All but the tensors as plain data: the graph, what is quantized in it and how, and the passes behind it.
+        """All but the tensors as plain data: the graph, what is quantized in it and how, and the applied passes.
 
         Raises ExportError for an operation that a checkpoint cannot store.
         """
@@ -156,7 +156,7 @@ class Int8Network:
 class ReferenceNetwork:
     """An int8 network's outputs in integer arithmetic, for one image or many: `Int8Network.reference` on each alone.
 
-    Its form for batches is made once more than a few images come: it takes seconds, and then a fraction of the time.
+    Its batched form takes seconds to build and is faster then, so it is built for the first call with many images.
     """
 
     def __init__(self, network: Int8Network) -> None:
@@ -176,12 +176,12 @@ class ReferenceNetwork:
 
 
 def prepare(module: nn.Module, spec: ModelSpec) -> tuple[fx.GraphModule, tuple[AppliedPass, ...]]:
-    """The deployed form of a trained float network that int8 starts from, and what made it."""
+    """The deployed form of a trained float network that int8 starts from, and the applied passes."""
     return deploy(module, spec, INT8_PASSES)
 
 
 def restore(part: Int8Part) -> Int8Network:
-    """The network that a checkpoint stores: its own graph, whatever passes there are by now.
+    """The network that a checkpoint stores: its own graph, independent of the passes of this version.
 
     Raises QuantizationError for a text or tensors that are damaged, too large, or of another format.
     """
@@ -202,7 +202,7 @@ def restore(part: Int8Part) -> Int8Network:
 
 
 def refuse_without_graph(where: object) -> QuantizationError:
-    """The error for an int8 checkpoint of a version that did not store its graph yet."""
+    """The error for an int8 checkpoint of a version that did not store the graph yet."""
     return QuantizationError(
         f"{where} is an int8 checkpoint of an edgevit that did not store the graph yet", fix=_QUANTIZE_AGAIN
     )

@@ -1,8 +1,8 @@
-"""Int8 weights in a float network: which are rounded, and onto which grids. One rule for all targets.
+"""Int8 weights in a float network: which are quantized, and how. One rule for all targets.
 
-Weights of dense convolutions and linear layers go onto the grids of `scheme`; everything is computed in float. The
-rest stays as the precision has it: depthwise and large kernels hold few values and have no kernels that take int8
-weights into float arithmetic.
+Weights of dense convolutions and linear layers are quantized as in `qparams`; everything is computed in float. The rest
+stays as the precision has it: depthwise and large kernels hold few values, and runtimes have no kernels that use int8
+weights in float arithmetic for them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MAX_TAPS = 25
 def round_weights(deployed: fx.GraphModule) -> fx.GraphModule:
     """A copy of a functional graph whose large weights are int8 constants behind `dequantize_per_channel`.
 
-    It computes in float32 with the weights of the grids: what an artifact with int8 weights is held to. Raises
+    It computes in float32 with the dequantized weights: what an artifact with int8 weights is compared with. Raises
     QuantizationError if no weight is large enough.
     """
     graph = Graph(copy.deepcopy(deployed))
@@ -48,7 +48,7 @@ def round_weights(deployed: fx.GraphModule) -> fx.GraphModule:
 
 
 def rounded_program(program: Program) -> Program:
-    """The program of `round_weights`; everything else about it stays."""
+    """The program with its weights as in `round_weights`; everything else about it stays."""
     module = round_weights(functional(program.exported))
     exported = export(module, program.spec).exported
     return dataclasses.replace(program, exported=exported)

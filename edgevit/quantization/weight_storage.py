@@ -1,4 +1,4 @@
-"""The option `weight_compression` that every edge target has: how large weights are stored, and what that excludes."""
+"""The option `weight_compression` that every edge target has: how large weights are stored, and when."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from edgevit.spec import Precision
 if TYPE_CHECKING:
     from edgevit.contract.manifest import Manifest
 
-UNCOMPRESSED = "none"  # as many bits as the precision says
-INT8 = "int8"  # with the scales of int8, computed with in float; see weight_only.py
+UNCOMPRESSED = "none"  # as many bits as the precision has
+INT8 = "int8"  # quantized per channel, computed in float; see weight_only.py
 
-MIN_VALUES = 2049  # of a weight that is stored in another form: smaller ones save nothing and lose as much
+MIN_VALUES = 2049  # of a weight to compress: smaller ones save nothing and lose as much accuracy
 
 
 def require_kind(kind: str, known: Sequence[str] = (UNCOMPRESSED, INT8)) -> None:
@@ -24,11 +24,11 @@ def require_kind(kind: str, known: Sequence[str] = (UNCOMPRESSED, INT8)) -> None
 
 
 def require_float(precision: Precision, kind: str) -> None:
-    """Raise UsageError for weights of an int8 network that shall be compressed once more."""
+    """Raise UsageError for an int8 network whose weights would be compressed again."""
     if precision is Precision.INT8 and kind != UNCOMPRESSED:
         raise UsageError("int8 weights are not compressed again", fix="leave -O weight_compression out")
 
 
 def has_qparams(manifest: Manifest) -> bool:
-    """Whether an artifact's file holds int8 quantization parameters: of an int8 network, or of int8 weights alone."""
+    """Whether an artifact's file holds quantization parameters: of an int8 network, or of int8 weights alone."""
     return manifest.precision is Precision.INT8 or manifest.compression == INT8

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgevit.quantization.model_qparams import ModelQParams
     from edgevit.spec import Precision, Tier
 
-# The accelerator that is none: a reference interpreter evaluates the file. Its numbers count, its time does not.
+# Not an accelerator: a reference interpreter evaluates the file. Its outputs count, its latency does not.
 INTERPRETER = "interpreter"
 
 
@@ -28,12 +28,12 @@ class NotExecutable(DeviceError):
 
 
 class NotSwitchable(DeviceError):
-    """This runtime cannot be run under a setting that phones' builds of it have; says why."""
+    """This runtime cannot be run under a setting that phones' builds of it have; the message has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """What a session must know of a model file: the part of a manifest that the file itself tells as well."""
+    """What a session needs to know of a model file: the part of a manifest that the file itself holds as well."""
 
     entry: str
     inputs: tuple[TensorSpec, ...]
@@ -62,8 +62,7 @@ class Converted:
     """What a converter wrote: the model file's name, its tensors as the file declares them, its lowering.
 
     compression: the form of weights that are stored in fewer bits than they are computed in, "" if none are;
-    tolerance: what such an artifact is held to in place of its precision's bounds. accelerator: where it runs unless
-    another is asked for.
+    tolerance: replaces the bounds of its precision for such an artifact. accelerator: where it runs by default.
     """
 
     entry: str
@@ -78,7 +77,7 @@ class Converted:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What a model file shows, without being run, of how phones' builds of its runtime will treat it.
+    """How phones' builds of its runtime will treat a model file, found without running it.
 
     summary: one line of facts; faults: a line for everything that will go wrong there.
     """
@@ -87,7 +86,7 @@ class Audit:
     faults: tuple[str, ...] = ()
 
     def failure(self, name: str, fix: str) -> ParityError | None:
-        """The faults of the file called so as one error, None if there are none; fix: how to make it again."""
+        """The faults as one error that names the file, None if there are none; fix: how to make it again."""
         if not self.faults:
             return None
         return ParityError(f"{name} is wrong on phones: {'; '.join(self.faults)}", fix=fix)
@@ -100,8 +99,8 @@ class Session(Protocol):
     """
 
     runtime: str  # name and version, "executorch 1.4.1"
-    accelerator: str  # where it really runs: "cpu"
-    threads: int | None  # read back from the runtime, None if it does not tell
+    accelerator: str  # where it actually runs: "cpu"
+    threads: int | None  # read back from the runtime, None if it does not report them
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One inference; the returned arrays are the caller's to keep."""
@@ -155,7 +154,7 @@ class Converter(Protocol):
     packages: tuple[str, ...]  # distributions it needs, for `edgevit doctor` and the manifest's tool versions
     runtime_modules: tuple[str, ...]  # what running (not converting) imports, so that memory can be told apart
     # Frozen dataclass of strings and booleans; the command line fills it from -O key=value. A field whose metadata
-    # says "numeric" is at its default in the fp32 reference build, and in the artifact's name elsewhere;
+    # has "numeric" is at its default in the fp32 reference build, and in the artifact's name elsewhere;
     # one that says "named" is part of the name alone.
     Options: type
     # What phones' builds of the runtime do otherwise than the one here, one mapping of names to values for each way to
@@ -170,10 +169,10 @@ class Converter(Protocol):
         """Compare the file with its manifest without running it: fact -> value. Raises ContractError."""
 
     def read_qparams(self, folder: Path, manifest: Manifest) -> ModelQParams:
-        """The int8 grids that the file itself holds, nothing taken from the manifest. Raises ContractError."""
+        """The quantization parameters in the file itself, nothing taken from the manifest. Raises ContractError."""
 
     def audit(self, path: Path) -> Audit:
-        """What a model file, whoever made it, shows of how those builds will treat it. Raises ContractError."""
+        """How those builds will treat a model file, whoever made it, without running it. Raises ContractError."""
 
     def describe(self, path: Path) -> ModelFile:
         """The tensors of a model file, whoever made it. Raises DeviceError if its runtime cannot load it."""
@@ -182,7 +181,7 @@ class Converter(Protocol):
         """Load and run under one of `settings` from now on, in this process. Raises NotSwitchable."""
 
     def confirm(self, settings: Mapping[str, str], path: Path) -> None:
-        """Raise NotSwitchable unless the open model file was loaded under the settings, as the runtime tells."""
+        """Raise NotSwitchable unless the open model file was loaded under the settings, as the runtime reports."""
 
     def runs_here(self) -> str:
         """ "" if this machine can execute artifacts of this target, else why not."""
@@ -191,8 +190,8 @@ class Converter(Protocol):
         """Load for inference. Raises NotExecutable where the runtime does not exist, DeviceError if it fails."""
 
     def open_traced(self, folder: Path, manifest: Manifest, program: Program, nodes: Sequence[str]) -> Session:
-        """Load so that a run also gives the values of the program's `nodes`, by name and in the node's own shape.
+        """Load so that a run also records the values of the program's `nodes`, by name and in the node's own shape.
 
         Integers where the node quantizes, float32 elsewhere; nodes without a value in the file are left out. program:
-        what the artifact was converted from. Raises ContractError if that can be seen not to be so.
+        what the artifact was converted from. Raises ContractError if the file shows that it was not.
         """

@@ -1,7 +1,7 @@
 """Converter options: from names and values as a user gives them to a converter's own frozen `Options`.
 
-A field whose metadata says "numeric" changes what numbers come out, and one that says "named" where they are computed:
-both are part of the artifact's name where they are not at their default.
+A field whose metadata has "numeric" changes the outputs, and one that has "named" where they are computed: both are
+part of the artifact's name where they are not at their default.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def name_parts(options: Any) -> list[str]:
 
 
 def without_numeric(options: Any) -> Any:
-    """The same options with all numeric ones at their defaults, as the fp32 reference build wants them."""
+    """The same options with all numeric ones at their defaults, as in the fp32 reference build."""
     numeric = [field for field in dataclasses.fields(options) if field.metadata.get("numeric")]
     return dataclasses.replace(options, **{field.name: field.default for field in numeric})
 
@@ -62,7 +62,7 @@ def _require_current(key: str, value: Any, fields: Mapping[str, Any]) -> None:
 
 
 def _typed(converter: Converter, field: dataclasses.Field[Any], value: Any) -> Any:
-    """An option as its field wants it: the command line has "true" and "false" for booleans."""
+    """An option as the type of its field: the command line has "true" and "false" for booleans."""
     if not isinstance(field.default, bool) or isinstance(value, bool):
         return value
     if value not in ("true", "false"):

@@ -58,9 +58,9 @@ _CHUNK = 64  # images preprocessed and run together
 class DataScore:
     """Scores of checkpoint and artifact on the same images; null for what was not run.
 
-    metric names what checkpoint and artifact count, and the task is judged by; `scores` has all of them, by name and
-    then by who ran. float_network is the metric of the network as trained, which for an artifact in int8, or with int8
-    weights, is not its checkpoint's: what converting cost is the difference to this one.
+    metric names the task's main score; `scores` has all of them, by name and then by network. float_network is the
+    metric of the network as trained, which for an artifact in int8, or with int8 weights, is not its checkpoint's: the
+    cost of the conversion is the difference to this one.
     """
 
     source: str
@@ -69,9 +69,9 @@ class DataScore:
     metric: str  # "top-1" or "mIoU"
     checkpoint: float | None
     artifact: float | None
-    agreement: float | None  # share of images, or of pixels, that both give the same class
+    agreement: float | None  # share of images, or of pixels, with the same class in both
     scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
-    skipped: int = 0  # files that cannot be read: they count neither as right nor as wrong
+    skipped: int = 0  # files that cannot be read, left out of the scores
     float_network: float | None = None
 
     @property
@@ -101,11 +101,11 @@ class Verification:
     data: DataScore | None
     seconds: float
     compression: str = ""  # of the stored weights, as in the manifest
-    interpreter: Parity | None = None  # of the runtime's outputs with the reference interpreter's, where asked for
-    error_breakdown: tuple[StageError, ...] = ()  # where the forms of its checkpoint ran on the same inputs
+    interpreter: Parity | None = None  # of the runtime's outputs with the reference interpreter's, if requested
+    error_breakdown: tuple[StageError, ...] = ()  # if the stages between checkpoint and artifact ran on the same inputs
     executed: tuple[SettingsRun, ...] = ()  # under the settings of phones, where they were tried
-    failures: tuple[EdgevitError, ...] = ()  # what else is wrong with it, worst first; not in the document
-    tolerance: Tolerance = field(default_factory=Tolerance)  # what the parity is held to; in the manifest, not here
+    failures: tuple[EdgevitError, ...] = ()  # other failures, worst first; not in the document
+    tolerance: Tolerance = field(default_factory=Tolerance)  # of the parity; in the manifest, not in this document
     started_utc: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
 
     def to_json(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class Verification:
         return {"schema": "edgevit.verification", "schema_version": VERSION, **fields}
 
     def require(self) -> None:
-        """Raise ParityError beyond the tolerance, else the worst of what else went wrong; nothing if all is right."""
+        """Raise ParityError beyond the tolerance, else the worst of the other failures, if any."""
         check_parity(self.parity, self.tolerance, self.artifact)
         for failure in self.failures:
             raise failure
@@ -181,9 +181,9 @@ def check_parity(parity: Parity, tolerance: Tolerance, name: str) -> None:
 
 
 def examine_file(path: Path) -> Verification:
-    """What can be said of a model file that came without a manifest: `file_without_manifest` found it.
+    """Check a model file without a manifest, found by `file_without_manifest`.
 
-    How phones' builds of its runtime will treat it, and whether it gives the same outputs under all their settings.
+    How phones' builds of its runtime will treat it, and whether its outputs are the same under all their settings.
     """
     started = time.perf_counter()
     converter = converter_of(path)
@@ -225,8 +225,8 @@ def examine(
     (N, 3, H, W) to logits, to score and compare on the same images. Without them the stored goldens decide.
     accelerator: by default the one that the artifact was made for.
     interpreter: also compare the runtime with the reference interpreter, which Core ML artifacts have. stages: the
-    forms of the checkpoint in order, of `stages_of`; each runs on the data, or on the goldens without any.
-    settings: also look at how phones' builds of the runtime will treat the file, and run it as they do.
+    stages of the error breakdown in order, of `stages_of`; each runs on the data, or without data on the goldens.
+    settings: also check how phones' builds of the runtime will treat the file, and run it under their settings.
     Raises ContractError if files, format or preprocessing are not what the manifest says. Where this machine has
     no runtime for the format, the parity is NotExecuted and says why.
     """
@@ -304,7 +304,7 @@ def _golden_tensors(artifact: Artifact) -> Iterator[np.ndarray]:
 
 
 def _against_interpreter(artifact: Artifact, session: Session) -> Parity:
-    """The goldens in the open runtime against the same file in the reference interpreter."""
+    """Parity of the session's outputs on the goldens with those of the same file in the reference interpreter."""
     if session.accelerator == INTERPRETER:
         return NotExecuted(session.runtime, "the interpreter is what runs here; Core ML itself needs macOS")
     reference = artifact.open(accelerator=INTERPRETER)
@@ -339,7 +339,7 @@ def _outputs(
 
 
 def _tensors(artifact: Artifact, data: LabelledDataset) -> Iterator[np.ndarray]:
-    """Inputs (n, 3, H, W) of all images in chunks: pixels of a large set never sit in memory at once."""
+    """Inputs (n, 3, H, W) of all images in chunks: a large set need not fit in memory."""
     from edgevit.data.preprocess import preprocess
 
     for start in range(0, len(data), _CHUNK):
@@ -354,9 +354,9 @@ def _parity(
     outputs: np.ndarray | None,
     wanted: np.ndarray | None,
 ) -> Parity:
-    """Over the goldens, whose answers one by one are given, and over the data where the checkpoint ran on it too.
+    """Over the goldens, whose outputs one by one are given, and over the data if the checkpoint ran on them too.
 
-    Several goldens at once where the artifact takes several.
+    Goldens also run as a batch where the artifact takes several images.
     """
     manifest = artifact.manifest
     result = manifest.outputs[0]
@@ -386,7 +386,7 @@ def _score(
     artifact: Artifact,
     breakdown: Sequence[StageError],
 ) -> DataScore:
-    """All scores of both, and how often they agree. UsageError for data whose targets are of another task."""
+    """All scores of both, and their agreement. UsageError for data whose targets are of another task."""
     from edgevit.data.datasets import require_task, targets
 
     require_task(artifact.manifest.model.task, data, artifact.name)

@@ -43,9 +43,9 @@ class LintReport:
 def lint(artifact: Artifact | str | Path, *, strict: bool = True) -> LintReport:
     """Check a Core ML package without running it: versions, ops, precision, shapes, weights, labels, metadata.
 
-    artifact: an Artifact that holds an ML Program, or its folder, which is also held to its manifest; or any .mlpackage
-    with an ML Program. strict: raise ContractError for a finding that is an error; without it the caller asks
-    `LintReport.require`.
+    artifact: an Artifact that holds an ML Program, or its folder, which is also compared with its manifest; or any
+    .mlpackage with an ML Program. strict: raise ContractError for a finding that is an error; without it the caller
+    asks `LintReport.require`.
     Raises UsageError for an artifact of another target, ContractError for a package that cannot be read at all.
     """
     from edgevit.mil.lint import lint as lint_package

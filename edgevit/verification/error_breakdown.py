@@ -1,4 +1,4 @@
-"""Stage by stage from the trained float network to the file in an app: the error that each stage adds."""
+"""Stage-by-stage error breakdown: the error that each stage adds, from the trained float network to the artifact."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ FLOAT, INT8, ROUNDED, EXPORTED, ARTIFACT = (
 
 @dataclass(frozen=True, slots=True)
 class StageError:
-    """One form of the network on all images; agreement, SNR (dB), cosine and error against the step before.
+    """One stage on all images; agreement, SNR (dB), cosine and error against the stage before.
 
-    score (0 to 1) counts what `metric` says, agreement the images or pixels of the same class. What compares is null
-    for the first step; an SNR of null elsewhere means equal answers. Without labels metric is "" and score null.
+    score (0 to 1) is the value of `metric`, agreement the share of images or pixels of the same class. The comparisons
+    are null for the first stage; elsewhere an SNR of null means equal outputs. Without labels metric is "" and score
+    null.
     """
 
     name: str
@@ -36,7 +37,7 @@ class StageError:
 
 
 def break_down(outputs: Mapping[str, np.ndarray], target: np.ndarray | None) -> tuple[StageError, ...]:
-    """The ladder of logits (N, classes, ...) by step, in order; truth: classes (N,) or masks (N, H, W), if known."""
+    """Break down the logits (N, classes, ...) by stage, in order; target: classes (N,) or masks (N, H, W), if known."""
     steps, before = [], None
     for name, logits in outputs.items():
         metric, value = ("", None) if target is None else next(iter(score(logits, target).items()))
@@ -46,7 +47,7 @@ def break_down(outputs: Mapping[str, np.ndarray], target: np.ndarray | None) -> 
 
 
 def header(steps: Sequence[StageError]) -> tuple[str, ...]:
-    """The words above the cells of `row`."""
+    """The column names of `row`."""
     return "step", steps[0].metric or "score", "agreement", "SNR", "cosine", "max. abs. error"
 
 

@@ -41,10 +41,10 @@ def evaluate(
     data: "digits", "photos", "tiles", a folder (see `open_dataset`) or a data set; the scores are top-1, or mIoU and
     Dice for segmentation, whose agreement is that of pixels. model: "file.py:factory" of a network that is not ours.
     With the weights of artifacts in int8, or with int8 weights, the float network that was quantized is scored too, and
-    each such result says stage by stage what changed.
+    each such result has a stage-by-stage error breakdown.
     accelerator: by default the one that each artifact was made for. threads: CPU threads of the runtime. Results are
     also written to `out`, by default results/ beside each artifact, as NAME.evaluate.json. Where this machine has no
-    runtime for a format its accuracy is null; Core ML runs in the reference interpreter there, and the result says so.
+    runtime for a format its accuracy is null; Core ML runs in the reference interpreter there, and the result names it.
     strict: raise what is wrong once all results are written; without it the caller asks `Verification.require`.
     Raises UsageError for data of another task or other classes than the model's and for weights that the artifacts were
     not made from, ParityError if an artifact is beyond its tolerance on these images, StorageError.
@@ -79,7 +79,7 @@ def evaluate(
 def _references(
     artifacts: Sequence[Artifact], weights: str | Path | None, model: str | None
 ) -> list[tuple[Reference | None, Mapping[str, Reference]]]:
-    """For each artifact the network that it shall equal, and the stages on the way to it where it is quantized."""
+    """For each artifact its reference network, and where it is quantized the stages of the error breakdown."""
     if weights is None:
         return [(None, {})] * len(artifacts)
     source = load_source(list(artifacts), weights, model)
@@ -99,7 +99,7 @@ def _references(
 
 
 def _require_classes(artifact: Artifact, images: LabelledDataset) -> None:
-    """Raise UsageError where index and label of a class would not mean the same to both: a score would say nothing."""
+    """Raise UsageError where index and label of a class differ between both: a score would mean nothing."""
     require_task(artifact.manifest.model.task, images, artifact.name)
     classes, known = artifact.manifest.model.num_classes, artifact.manifest.labels
     if len(images.labels) != classes:
@@ -115,7 +115,7 @@ def _require_classes(artifact: Artifact, images: LabelledDataset) -> None:
 
 
 def header(results: Sequence[Verification]) -> tuple[str, ...]:
-    """The words above the cells of `row`: two columns per score of the task."""
+    """The column names of `row`: two columns per score of the task."""
     scores = [f"{metric} {who}" for metric, values in _data(results[0]).scores.items() for who in values]
     return "artifact", "where", *scores, "drop from float", "agreement", "images"
 
@@ -141,7 +141,7 @@ def _percent(share: float | None) -> str:
 
 
 def _where(parity: Parity) -> str:
-    """The runtime that gave the answers; nobody shall take the interpreter for a device."""
+    """The runtime that gave the outputs; the interpreter must not be mistaken for a device."""
     if isinstance(parity, NotExecuted):
         return "not executed"
     return "reference parity (interpreter)" if parity.interpreted else parity.runtime

@@ -1,4 +1,4 @@
-"""Whether the stored golden vectors are what this machine's preprocessing gives."""
+"""Whether this machine's preprocessing reproduces the stored golden vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values inside a program: which of its nodes are the layers that people know, and what each makes of given values."""
+"""Intermediate activations of a program: which nodes are layers, and what each computes from given inputs."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A node of a program's graph whose value counts.
+    """A node of a program's graph whose value is compared.
 
-    node: its name; of a tensor on an int8 grid that of the node which quantizes it. source: the node that computes the
-    value. operation: "conv2d", with a fused activation "conv2d relu". place: the path of its module, "" outside of all.
+    node: its name; of a quantized tensor that of its quantize node. source: the node that computes it. operation:
+    "conv2d", with a fused activation "conv2d relu". place: the path of its module, "" outside of all.
     """
 
     node: str
@@ -39,7 +39,7 @@ class Layer:
 def layers_of(program: Program) -> tuple[Layer, ...]:
     """The layers of a program in execution order.
 
-    A tensor on a grid counts once, as the integers that a kernel writes; what is in float counts where it is computed,
+    A quantized tensor counts once, as the integers that a kernel writes; a float tensor counts where it is computed,
     behind a fused activation that its kernel applies. Data movement and constants are no layers.
     """
     return tuple(_layers(program))
@@ -87,10 +87,10 @@ def _operation(node: fx.Node) -> str:
 
 
 class ProgramTrace:
-    """A program evaluated node by node in PyTorch, for one image at a time; an int8 one in whole numbers.
+    """A program evaluated node by node in PyTorch, for one image at a time; an int8 one in integer arithmetic.
 
-    layers: of an int8 program with the same operations, which have the names there; given integers count as what they
-    stand for.
+    layers: of an int8 program with the same operations, under whose names values go in and out; given integers are
+    dequantized.
     """
 
     def __init__(self, program: Program, layers: Sequence[Layer] | None = None) -> None:
@@ -115,13 +115,13 @@ class ProgramTrace:
             self._qparams = {layer.node: layer.qparams for layer in layers}
 
     def run(self, tensor: np.ndarray) -> dict[str, np.ndarray]:
-        """The value of every layer for a normalised image (1, 3, H, W): int8 where it lies on a grid."""
+        """The value of every layer for a normalised image (1, 3, H, W): int8 where it is quantized."""
         return self._walk(tensor, {})
 
     def follow(self, tensor: np.ndarray, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What every layer makes of the given values of the layers in front of it.
+        """The output of every layer on the given values of the layers before it.
 
-        The difference to the layer's own given value is what that layer itself did differently.
+        The difference to the layer's own given value is its local error.
         """
         return self._walk(tensor, values)
 

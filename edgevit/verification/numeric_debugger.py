@@ -1,9 +1,9 @@
-"""`debug`: which layers of an artifact compute something else than its checkpoint, the worst first.
+"""`debug`: the layers of an artifact, ranked by their local error.
 
-Two errors are told of every layer. What it gives differs from what the reference gives: that much has come together up
-to there. And what it gives differs from what the reference's own operation makes of the very values that the artifact
-handed to it: that much is new at this layer, and ranks it. The reference is the network that the artifact shall equal,
-which shows what a runtime does otherwise, or of int8 the float network, which shows what the grids cost and where.
+Local error: the layer's output against the reference operation's output on the same inputs. Accumulated error: the
+layer's output against the output of the same layer in the reference. The reference is the network that the artifact
+shall equal, which shows what a runtime computes differently, or of an int8 artifact the float network, which shows what
+quantization costs and where.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ KIND_HEADER = ("operation", "layers", "local noise / signal, sum", "local LSB mi
 
 @dataclass(frozen=True, slots=True)
 class ErrorSize:
-    """How far values are from those that they should be.
+    """The error of a layer's values against the reference.
 
-    snr_db: None where they are equal. max_abs_error: in the layer's own unit. lsb_mismatch: the share of values on
-    another quantization step than the nearest one, None for what is not quantized.
+    snr_db: None where they are equal. max_abs_error: in the layer's own unit. lsb_mismatch: the share of values that
+    differ by more than half a quantization step (LSB), None for what is not quantized.
     """
 
     snr_db: float | None
@@ -75,7 +75,7 @@ class LayerError:
 class LayerReport:
     """The layers of one artifact, those that add most error first; NAME.debug.json or NAME.float.debug.json.
 
-    same_answers: whether the copy that tells its inner values gives the artifact's own answers to the bit. untold:
+    same_outputs: whether the copy with recorded intermediate activations is bit-exact with the artifact. unrecorded:
     layers that the file has no value for, by the names of their nodes. reference: CHECKPOINT or FLOAT.
     """
 
@@ -90,7 +90,7 @@ class LayerReport:
     reference: str
 
     def kinds(self) -> list[tuple[str, list[LayerError]]]:
-        """The layers by their operation, on a grid or in float apart; what adds most noise first."""
+        """The layers by their operation, quantized or in float apart; most added noise first."""
         found: dict[str, list[LayerError]] = {}
         for error in self.layers:
             found.setdefault(f"{error.layer.operation}{'' if error.layer.qparams else ', float'}", []).append(error)
@@ -154,7 +154,7 @@ def debug(
 
 
 def row(error: LayerError) -> tuple[str, ...]:
-    """The cells of HEADER; "-" for what has no grid."""
+    """The cells of HEADER; "-" for what is not quantized."""
     layer = error.layer
     return (
         f"{layer.place} {layer.node}".strip(),
@@ -239,7 +239,7 @@ def _tallied(
     sessions: tuple[Session, Session],
     images: list[np.ndarray],
 ) -> tuple[dict[str, _Tally], bool]:
-    """The layers that have a value in the artifact, by node; whether both sessions always gave the same answers."""
+    """The layers that have a value in the artifact, by node; whether both sessions always gave the same outputs."""
     computed = artifact.manifest.outputs[0]
     tallies: dict[str, _Tally] = {}
     same = True
@@ -257,7 +257,7 @@ def _tallied(
 
 
 class _Tally:
-    """Sums over images for one layer: first the new error, then all of it."""
+    """Sums over images for one layer: first the local error, then the accumulated one."""
 
     def __init__(self, layer: Layer) -> None:
         self._qparams = layer.qparams
@@ -265,7 +265,7 @@ class _Tally:
         self._noise, self._largest, self._steps = np.zeros(2), np.zeros(2), np.zeros(2)
 
     def add(self, recorded: np.ndarray, wanted: np.ndarray, made: np.ndarray) -> None:
-        """One image: the artifact's values, the reference's, and what the reference makes of the artifact's."""
+        """One image: the artifact's output, the reference's, and the reference operation's on the artifact's inputs."""
         value, target, step = map(self._real, (recorded, wanted, made))
         errors = np.stack([(value - step).ravel(), (value - target).ravel()])
         self._signal += float(np.square(target).sum())
@@ -276,14 +276,14 @@ class _Tally:
             self._steps += (np.abs(errors) > self._qparams.scale / 2).sum(axis=1)
 
     def sizes(self) -> Iterator[ErrorSize]:
-        """The new error, and all of it."""
+        """The local error, then the accumulated one."""
         for noise, largest, steps in zip(self._noise, self._largest, self._steps, strict=True):
-            # A layer of zeros has no signal: any error there is as large as can be told.
+            # A layer of zeros has no signal: any error there gets the lowest SNR.
             snr = None if noise == 0 else float(10 * np.log10(max(self._signal, 1e-30) / noise))
             yield ErrorSize(snr, float(largest), float(steps / self._values) if self._qparams else None)
 
     def _real(self, value: np.ndarray) -> np.ndarray:
-        """Float64; the float network's values are real numbers for layers with a grid, too."""
+        """Dequantized, in float64; the float network has float values for quantized layers, too."""
         if value.dtype != np.int8 or self._qparams is None:
             return value.astype(np.float64)
         return self._qparams.dequantize(value)

@@ -1,4 +1,4 @@
-"""How far outputs lie from those they should be: one formula for every check, on phones the same (CONTRACT of apps)."""
+"""How far outputs are from the expected ones: one formula for every check, the same on phones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Distance:
     cosine: float
 
     def misses(self, tolerance: Tolerance) -> list[str]:
-        """What a tolerance asks for and this is not, in words."""
+        """The bounds of a tolerance that this misses, in words."""
         if self.max_relative_error == NOT_FINITE.max_relative_error:
             return ["values are not finite, or of another shape"]
         found = []

@@ -1,8 +1,9 @@
-"""Is a file right under the settings that phones' builds of its runtime have? Executed here, and judged.
+"""Is a file right under the settings that phones' builds of its runtime have? Executed here, and compared.
 
-The wheels that run a file on this machine are built otherwise than the runtimes of apps. Where a target says what these
-do (`Converter.settings`), a file is run that way too: goldens and seeded noise, all settings in turn in one child
-process, each model closed before the next; and if anything goes wrong there, each setting in a child of its own.
+The wheels that run a file on this machine are built differently from the runtimes of apps. Where a target has these
+differences as settings (`Converter.settings`), a file is run that way too: goldens and seeded noise, all settings
+in turn in one child process, each model closed before the next; and if anything goes wrong there, each setting in a
+child of its own.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ NOISE_INPUTS = 8
 _LIMIT_S = 120.0  # for one setting: load, and run all inputs
 _SPARE_S = 60.0  # for importing the runtime, and for ending
 _WAITING_S = 86400.0  # a child that was started early waits for a whole conversion
-_SIDE_BY_SIDE = 2  # children, once each setting has one of its own
+_SIDE_BY_SIDE = 2  # child processes at once, when each setting has its own
 _CRASHED, _HUNG, _KILLED, _UNTRIED = "crashed", "hung", "killed", "untried"  # beside the worker's own states
-_TIMED_OUT = "Timeout ("  # how the worker's watch begins its last words
+_TIMED_OUT = "Timeout ("  # prefix of the stack dump by the worker's watchdog
 _RIGHT = (Outcome.EQUAL, Outcome.WITHIN)
 
 Arrays = Mapping[str, np.ndarray]
@@ -52,8 +53,8 @@ Arrays = Mapping[str, np.ndarray]
 class Execution:
     """Every way in which a file was run.
 
-    failure: what keeps the file from being called right, None if nothing does. unproven: why some settings could not
-    be tried, "" if all were; that is no failure, but no proof either.
+    failure: what is wrong with the file, None if nothing is. unproven: why some settings could not be tried, "" if
+    all were; that is no failure, but no proof either.
     """
 
     rows: tuple[SettingsRun, ...]
@@ -70,19 +71,19 @@ class Execution:
 
 def has_settings(converter: Converter) -> bool:
     """Whether phones' builds of the target's runtime have settings that differ from the one here."""
-    return bool(getattr(converter, "settings", ()))  # plug-ins made before there were any have no such field
+    return bool(getattr(converter, "settings", ()))  # older plug-ins have no such field
 
 
 def audit_of(artifact: Artifact) -> Audit | None:
-    """What the model file shows of how those builds will treat it; None for a target without settings."""
+    """How those builds will treat the model file, without running it; None for a target without settings."""
     converter = get_converter(artifact.manifest.target)
     return converter.audit(artifact.path / artifact.manifest.entry) if has_settings(converter) else None
 
 
 def execution_of(artifact: Artifact, child: Child | None = None) -> Execution:
-    """Run an artifact's goldens and noise under all settings, and hold the outputs to the goldens and each other.
+    """Run an artifact's goldens and noise under all settings, and compare the outputs with the goldens and each other.
 
-    Outputs of int8 arithmetic and of int8 weights must be equal to the bit under all settings, others within the
+    Outputs of int8 arithmetic and of int8 weights must be bit-exact under all settings, others within the
     manifest's tolerance. child: a worker that `waiting_child` started.
     """
     manifest = artifact.manifest
@@ -118,7 +119,7 @@ def converter_of(path: Path) -> Converter | None:
 
 
 def execution_of_file(path: Path, converter: Converter) -> Execution:
-    """The same for a model file that came without a manifest: noise alone, equal to the bit under all settings."""
+    """The same for a model file that came without a manifest: noise alone, bit-exact under all settings."""
     judge = _Judge(path.name, "ask whoever made it, or convert the model with edgevit", [], Tolerance(), exact=True)
     return _execute(converter, path.parent, converter.describe(path), [], judge, None)
 
@@ -141,7 +142,7 @@ def waiting_child(converter: Converter) -> Iterator[Child | None]:
 
 
 class Child:
-    """A process that waits for one request; it ends with what asked for it, and when it is told to stop."""
+    """A process that waits for one request; it ends with its parent process, or by `stop`."""
 
     def __init__(self, target: str, folder: Path, pool: ThreadPoolExecutor) -> None:
         self._folder, self._stop = folder, threading.Event()
@@ -190,7 +191,7 @@ class _Trial:
 
 
 def _ending(completed: process.Completed) -> _Trial:
-    """What the end of a process says of the setting that it was at."""
+    """The result of the setting during which a process ended, from how it ended."""
     if _TIMED_OUT in completed.stderr:
         return _Trial(_HUNG, f"did not end within {_LIMIT_S:g} s")
     if completed.ending == "signal SIGKILL":
@@ -239,7 +240,7 @@ def _execute(
 
 
 def _noise(file: ModelFile, seed: int) -> dict[str, np.ndarray]:
-    """Normal numbers; whole ones over the range of a byte; 0 and 1 where they are wider, and mean places."""
+    """Normal numbers for floats; bytes over their range; 0 and 1 for wider integers, which are indices."""
     random = np.random.default_rng(seed)
     arrays = {}
     for spec in file.inputs:
@@ -255,7 +256,7 @@ def _noise(file: ModelFile, seed: int) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """What became of one setting; `state` tells what is a failure from what proves nothing."""
+    """The result of one setting; `state` separates failures from what proves nothing."""
 
     state: str
     outcome: Outcome
@@ -272,7 +273,7 @@ class _Verdict:
 
 
 def _with_company(alone: _Verdict, together: _Verdict) -> _Verdict:
-    """A setting that is right in a process of its own, but was not behind others, is not right."""
+    """A setting that is right in a process of its own, but was not after others, is not right."""
     if alone.wrong or not together.wrong or together.outcome is Outcome.NOT_EXECUTED:
         return alone
     reason = f"{together.reason}, after other settings ran in the same process"
@@ -285,10 +286,10 @@ def _unproven(verdicts: Sequence[_Verdict]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Judge:
-    """What the outputs of one file are held to.
+    """What the outputs of one file are compared with.
 
-    expected: those of the goldens, which come before the noise. The goldens are held to `tolerance`; `exact`: outputs
-    must be equal to the bit under all settings, else noise is held to the tolerance, too.
+    expected: those of the goldens, which come before the noise. The goldens must be within `tolerance`; `exact`:
+    outputs must be bit-exact under all settings, else noise must be within the tolerance, too.
     """
 
     name: str
@@ -316,7 +317,7 @@ class _Judge:
         return _Verdict(RAN, Outcome.DIFFERS if reason else Outcome.WITHIN, reason, found)
 
     def _difference(self, trial: _Trial, first: _Trial) -> str:
-        """How far a trial lies from the first one, in words, "" if that is as it should be."""
+        """How far a trial is from the first one, in words, "" if it is within bounds."""
         pairs = [pair for pair in zip(trial.outputs, first.outputs, strict=True) if not _equal(*pair)]
         if not pairs:
             return ""
@@ -346,7 +347,7 @@ class _Judge:
 
 
 def _equal(one: Arrays, other: Arrays) -> bool:
-    """To the bit, over the outputs that the second has."""
+    """Whether the outputs that the second has are bit-exact."""
     return all(one[name].dtype == other[name].dtype and one[name].tobytes() == other[name].tobytes() for name in other)
 
 

@@ -17,7 +17,7 @@ from edgevit.targets.registry import get_converter
 
 @dataclass(frozen=True, slots=True)
 class QParamsReport:
-    """What an artifact's file holds; comparison: with the checkpoint, where one was given."""
+    """The quantization parameters of an artifact's file; comparison: with the checkpoint, where one was given."""
 
     artifact: str
     artifact_sha256: str
@@ -30,7 +30,7 @@ class QParamsReport:
 
     @property
     def failure(self) -> ParityError | None:
-        """What is wrong: an error where a comparison was made and anything differs."""
+        """The error if a comparison was made and anything differs, else None."""
         if self.comparison is None or self.comparison.equal:
             return None
         return ParityError(

@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 
 def load_float(artifact: Artifact, weights: str | Path, model: str | None) -> LoadedModel:
-    """The float network of an artifact's checkpoint, of an int8 one the network that it was made from."""
+    """The float network of an artifact's checkpoint, of an int8 one the float network that it was made from."""
     return load_model(**_arguments(artifact, weights, model), float_part=True)
 
 
 def load_source(artifacts: list[Artifact], weights: str | Path, model: str | None = None) -> Source:
-    """The checkpoint's network, after a check that it is the very one that the artifacts were made from.
+    """The checkpoint's network, after a check that the artifacts were made from it.
 
     model: "file.py:factory" for networks that are not ours. Raises UsageError for other weights.
     """
@@ -69,7 +69,7 @@ def open_float_form(artifact: Artifact, weights: str | Path, model: str | None =
 
 
 def remembering(run: Reference) -> Reference:
-    """A reference that answers once for each input: several artifacts of one checkpoint see the same images."""
+    """A reference with cached outputs: several artifacts of one checkpoint are compared on the same images."""
     known: dict[bytes, np.ndarray] = {}
 
     def once(tensor: np.ndarray) -> np.ndarray:
@@ -95,7 +95,7 @@ def program_of(artifact: Artifact, source: Source) -> Program:
 
 
 def float_program_of(artifact: Artifact, source: LoadedModel) -> Program:
-    """The float network of an int8 artifact's checkpoint, by the operations of its program; source: of `load_float`."""
+    """The float network of an int8 artifact's checkpoint, with its program's operations; source: of `load_float`."""
     deployed, _ = prepare(source.module, source.spec)
     return export(deployed, source.spec, labels=artifact.manifest.labels, dynamic_batch=artifact.manifest.dynamic_batch)
 

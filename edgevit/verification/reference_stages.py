@@ -1,4 +1,4 @@
-"""The forms of a network between its checkpoint and an artifact, each as a function: stages of the error breakdown."""
+"""The stages of the error breakdown, from a checkpoint's network to an artifact, each as a function."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ def open_stages(artifact: Artifact, weights: str | Path, model: str | None = Non
     """By name, in order: the float network, the graph exported for its target, of an int8 artifact the int8 network.
 
     The graph of an int8 artifact is the fake-quantized one, in float arithmetic; the int8 network computes in integers.
-
-    The graph of an artifact with int8 weights has these weights, and says so by its name.
-
+    The graph of an artifact with int8 weights has these weights, and is named so.
     Raises UsageError for weights that the artifact was not made from.
     """
     return stages_of(artifact, load_source([artifact], weights, model), weights, model)
@@ -32,7 +30,7 @@ def open_stages(artifact: Artifact, weights: str | Path, model: str | None = Non
 def stages_of(
     artifact: Artifact, source: Source, weights: str | Path, model: str | None = None
 ) -> dict[str, Reference]:
-    """`open_ladder` where the checkpoint's network is open already."""
+    """`open_stages` where the checkpoint's network is open already."""
     reference = remembering(source.run)
     exported = program_of(artifact, source).exported.module(check_guards=False)
 

@@ -1,8 +1,8 @@
 """Runs a model file under settings in turn: `python -m edgevit.verification.settings_worker FOLDER TARGET PARENT`.
 
 In a process of its own, because settings stay switched and a file may end the process that runs it. It imports its
-runtime first, then waits for a request in FOLDER; each setting N leaves N.begun, N.npz with the outputs, and N.json, so
-that whoever finds the process dead knows where it died.
+runtime first, then waits for a request in FOLDER; each setting N leaves N.begun, N.npz with the outputs, and N.json,
+which show where a process that died got to.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from edgevit.targets.registry import get_converter
 if TYPE_CHECKING:
     from edgevit.targets.base import Converter
 
-# How a setting ended that did not end the process; exhausted: this machine had no room for it, in memory or on disk.
+# How a setting ended that did not end the process; exhausted: out of memory or of disk space.
 RAN, NOT_SWITCHED, FAILED, EXHAUSTED = "ran", "not_switched", "failed", "exhausted"
 _REQUEST, _INPUTS = "request.json", "inputs.npz"
 _POLL_S = 0.02
-_THREADS = min(2, os.cpu_count() or 1)  # a conversion waits for this; kernels add up the same whatever their number
+_THREADS = min(2, os.cpu_count() or 1)  # a conversion waits for this; the number does not change what kernels compute
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -76,7 +76,7 @@ def main(folder: Path, target: str, parent: int) -> None:
     request = Request.await_at(folder)
     for place in request.places:
         _begun(folder, place).touch()
-        # Native code that hangs keeps the interpreter to itself; this watch ends the process all the same.
+        # Native code that hangs may hold the GIL; this watchdog ends the process all the same.
         faulthandler.dump_traceback_later(request.limit_s, exit=True)
         state, reason = _try(converter, request, request.settings[place], folder / f"{place}.npz")
         faulthandler.cancel_dump_traceback_later()
@@ -122,7 +122,7 @@ def _try(converter: Converter, request: Request, settings: Mapping[str, str], ou
         return NOT_SWITCHED, error.message
     except (MemoryError, OSError) as error:
         return EXHAUSTED, f"this machine ran out of memory or of room for temporary files: {error}"
-    except Exception as error:  # whatever a runtime raises under this setting is what shall be told
+    except Exception as error:  # whatever a runtime raises is the result of this setting
         return FAILED, " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return RAN, ""
 
@@ -160,4 +160,4 @@ def _load(path: Path, runs: int | None = None) -> tuple[Arrays, ...]:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
-    os._exit(0)  # what libraries do at their end takes a while, and nobody needs it
+    os._exit(0)  # skip the slow cleanup of libraries

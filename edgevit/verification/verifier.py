@@ -1,4 +1,4 @@
-"""`verify`: is an artifact whole, and does it compute what its checkpoint computes, here and as phones run it?"""
+"""`verify`: is an artifact complete, and does it compute what its checkpoint does, here and under phones' settings?"""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def verify(
 ) -> Verification:
     """Check an artifact's files, format and preprocessing, run it, and compare its outputs with its checkpoint's.
 
-    artifact: an Artifact, its folder, or a model file without a manifest, which is held to itself: its outputs must be
+    artifact: an Artifact, its folder, or a model file without a manifest, whose outputs must be
     bit-exact under all settings that phones' builds of its runtime have. Files of such runtimes are always run under
     these settings, too. interpreter: also compare Core ML with the reference interpreter.
-    weights: the checkpoint; then each form on the way from it to the file runs on the goldens as well, which shows
-    stage by stage where outputs change, and the quantization parameters of the file are compared with its own.
+    weights: the checkpoint; then the stages between it and the file also run on the goldens for a stage-by-stage error
+    breakdown, and the quantization parameters of the file are compared with its own.
     model: "file.py:factory" of a network that is not ours. accelerator: by default the one that the artifact was made
     for. threads: CPU threads of the runtime.
     The result is also written to `out`, by default results/ beside the artifact, as NAME.verify.json. strict: raise

@@ -226,7 +226,7 @@ def test_deploy_steps_survive_the_file(tmp_path):
     manifest = dataclasses.replace(make_manifest(), deploy=(_STEP, AppliedPass("remove_noops", 1, 0.0, ("drop",))))
     manifest.write(tmp_path)
     assert read_manifest(tmp_path) == manifest
-    assert hash(read_manifest(tmp_path).deploy) == hash(manifest.deploy)  # targets are grouped by their steps
+    assert hash(read_manifest(tmp_path).deploy) == hash(manifest.deploy)  # targets are grouped by their applied passes
 
 
 @pytest.mark.parametrize(

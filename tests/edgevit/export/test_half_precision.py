@@ -1,4 +1,4 @@
-"""Programs in fp16 and bf16: everything between the ends is narrow, and the program itself stays what it was."""
+"""Programs in fp16 and bf16: everything between inputs and outputs is cast, and the program itself stays unchanged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DTYPES = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
 
 
 class _Named(nn.Module):
-    """Names float32 where it makes and where it converts tensors."""
+    """Names float32 where it creates and where it converts tensors."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Where grids stand: what computes in int8, what stays in float, and what shares a grid."""
+"""Annotation: what computes in int8, what is kept in float, and what shares quantization parameters."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_layer_norm_in_products_is_an_float_fallback_of_float():
     assert _names(annotation.weighted) == ["conv2d", "linear"]
     assert sorted(_names(annotation.floating)) == ["add", "conv2d", "conv2d", "mul", "mul", "mul", "rsqrt", "sub"]
     assert annotation.float_fallback() == {"norm": 8}
-    # The norm's result is read by a linear layer: it gets a grid although it was computed in float.
+    # The norm's result is read by a linear layer: it is quantized although it was computed in float.
     assert _names(annotation.quantized) == ["inputs_0", "conv2d", "add", "linear"]
 
 

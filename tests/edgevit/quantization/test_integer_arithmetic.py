@@ -1,4 +1,4 @@
-"""The int8 network in integers: rounding, ties, gradients, and the places where it applies."""
+"""The int8 network in integer arithmetic: rounding, ties, gradients, and where it applies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mixed precision by an accuracy budget: the layer that int8 ruins goes back to float, and every target follows."""
+"""Mixed precision by an accuracy budget: the layer that int8 ruins is kept in float, in every target."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IMAGES = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 
 @pytest.fixture(scope="module")
 def network() -> Int8Network:
-    """TinyResidual whose convolution "last" writes to a grid of three numbers; all else is calibrated well."""
+    """TinyResidual whose convolution "last" can write three values only; all else is calibrated well."""
     deployed, steps = prepare(seeded(TinyResidual), residual_spec())
     corrected, table = calibrate(deployed, list(IMAGES[:16, None]))
     healthy = Int8Network(corrected, table, steps)

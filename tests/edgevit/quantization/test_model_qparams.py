@@ -1,4 +1,4 @@
-"""Grids of a file against the expected ones: every way to differ is named, and nothing else is."""
+"""Quantization parameters of a file against the expected ones: every difference is named, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Grids: what lies on them, and that their scales survive float16."""
+"""Quantization parameters: which values they represent, and that their scales are float16 numbers."""
 
 from __future__ import annotations
 

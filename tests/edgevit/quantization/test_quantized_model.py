@@ -1,4 +1,4 @@
-"""The int8 network: pairs in its graph, training, storing; what is trained is what leaves, to the bit."""
+"""The int8 network: Q/DQ pairs, training, storing; the trained and the exported network are bit-exact."""
 
 from __future__ import annotations
 

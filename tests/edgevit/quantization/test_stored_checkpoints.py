@@ -1,4 +1,4 @@
-"""Int8 checkpoints outlive the version that wrote them: committed ones load and convert, whatever passes there are."""
+"""Int8 checkpoints outlive the version that wrote them: committed ones load and convert with any passes."""
 
 from __future__ import annotations
 

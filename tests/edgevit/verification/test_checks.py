@@ -1,4 +1,4 @@
-"""Parity numbers and the bounds they are held to."""
+"""Parity numbers and their tolerances."""
 
 from __future__ import annotations
 

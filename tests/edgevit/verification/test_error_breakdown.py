@@ -1,4 +1,4 @@
-"""The ladder of drift: every step against the one before."""
+"""The stage-by-stage error breakdown: every stage against the one before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accuracy beside the checkpoint's, and Core ML against the interpreter, with sessions that answer as told."""
+"""Accuracy beside the checkpoint's, and Core ML against the interpreter, with sessions of fixed outputs."""
 
 from __future__ import annotations
 

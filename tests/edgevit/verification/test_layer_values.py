@@ -1,4 +1,4 @@
-"""Layers of a program, and what each makes of values that are given to it."""
+"""Layers of a program, and the output of each on given values."""
 
 from __future__ import annotations
 
@@ -74,6 +74,6 @@ def test_the_float_network_is_followed_by_the_layers_of_the_int8_one(program, ne
     recorded = ProgramTrace(program).run(IMAGE)
     made = trace.follow(IMAGE, recorded)
     gelu = next(layer for layer in layers if layer.operation == "gelu")
-    inside = (recorded[gelu.node] > -128) & (recorded[gelu.node] < 127)  # beyond its ends a grid has no nearest step
+    inside = (recorded[gelu.node] > -128) & (recorded[gelu.node] < 127)  # not clamped: the nearest step exists
     rounded = (gelu.qparams.dequantize(recorded[gelu.node]) - made[gelu.node])[inside]
     assert 0 < np.abs(rounded).max() <= gelu.qparams.scale / 2 * 1.01

@@ -1,4 +1,4 @@
-"""The ranking of layers: what is new at a layer comes before what it inherits."""
+"""The ranking of layers: by local error, not by accumulated error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.tiny import int8_network, residual_spec
 
 @dataclass
 class Telling(FakeConverter):
-    """A runtime that computes another program, layer by layer; `hides` names a layer that it does not tell."""
+    """A runtime that computes another program, layer by layer; `hides` names a layer that it does not record."""
 
     program: object = None
     hides: str = ""

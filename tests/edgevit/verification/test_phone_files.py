@@ -1,4 +1,4 @@
-"""ExecuTorch files as users have them, right ones and wrong ones: what convert, verify and bundle make of each."""
+"""ExecuTorch files as users have them, right ones and wrong ones: how convert, verify and bundle treat each."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def wrong(right, tmp_path_factory) -> Artifact:
 
 
 def network_on_maps_alone(patch) -> None:
-    """ExecuTorch's own PReLU takes maps alone: vectors go to the portable kernels, as ours do."""
+    """ExecuTorch's own PReLU takes feature maps alone: vectors go to the portable kernels, as ours do."""
     from executorch.backends.xnnpack.partition.config.node_configs import PreluConfig
 
     check = PreluConfig.check_constraints

@@ -1,4 +1,4 @@
-"""Files under the settings of phones: what is right, and how each way to go wrong is told from the others."""
+"""Files under the settings of phones: what is right, and how the ways to go wrong are told apart."""
 
 from __future__ import annotations
 
