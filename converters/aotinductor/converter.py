@@ -122,7 +122,9 @@ class AOTInductorConverter:
 
     def read_qparams(self, folder: Path, manifest: Manifest) -> ModelQParams:
         """No package holds quantization parameters."""
-        raise ContractError(f"{manifest.name}: packages of compiled code hold no int8 grids", fix="convert again")
+        raise ContractError(
+            f"{manifest.name}: packages of compiled code hold no quantization parameters", fix="convert again"
+        )
 
     def runs_here(self) -> str:
         """torch runs everywhere; compiling also needs a C++ compiler."""

@@ -130,7 +130,7 @@ class _FunctionReader:
         values, scale, zero = (self._constant(producer, key) for key in _WEIGHTS[producer.type])
         if values.dtype != np.int8 or (zero is not None and np.any(zero)):
             raise ContractError(
-                f"{self._package.path}: the weight of {operation.outputs[0].name} is not on a symmetric int8 grid",
+                f"{self._package.path}: the weight of {operation.outputs[0].name} is not symmetric int8",
                 fix="convert again",
             )
         scales = np.asarray(scale, np.float32).reshape(-1)

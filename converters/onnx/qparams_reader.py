@@ -30,7 +30,7 @@ def read_qparams(path: Path) -> ModelQParams:
     try:
         return _Reader(read_model(path).graph).run()
     except (KeyError, IndexError, ValueError) as error:
-        raise ContractError(f"{path} has an incomplete int8 grid: {error}", fix="convert again") from error
+        raise ContractError(f"{path} has incomplete quantization parameters: {error}", fix="convert again") from error
 
 
 class _Reader:

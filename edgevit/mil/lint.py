@@ -285,7 +285,7 @@ def _numbers(view: View) -> Iterator[Finding]:
     if float_fallback:
         kinds = ", ".join(sorted({operation.type for operation in float_fallback}))
         message = f"{len(float_fallback)} op(s) compute in fp32 inside an fp16 program: {kinds}"
-        yield Finding(Level.WARNING, "fp32-island", message, view.where(float_fallback))
+        yield Finding(Level.WARNING, "fp32-float-fallback", message, view.where(float_fallback))
     needed = len(view.function.inputs) + len(view.block.outputs)
     if view.half and len(casts) > needed:
         message = f"{len(casts)} casts where {needed} would serve inputs and outputs"

@@ -81,12 +81,14 @@ class ModelQParams:
         for layer in self.layers:
             if not layer.weight.valid:
                 raise ContractError(
-                    f"{where}: the weight of {layer.name} is not on a symmetric int8 grid with float16 scales",
+                    f"{where}: the weight of {layer.name} is not symmetric int8 with float16 scales",
                     fix="convert again",
                 )
         for name, qparams in self.activations.items():
             if not qparams.valid:
-                raise ContractError(f"{where}: {name} lies on {qparams}, no int8 grid", fix="convert again")
+                raise ContractError(
+                    f"{where}: {name} has {qparams}, which this int8 scheme does not have", fix="convert again"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ class QParamsComparison:
         """One line for people: how many weights and activations are exactly equal, and the first differences."""
         line = (
             f"{self.weights[0]} of {self.weights[1]} weights and {self.activations[0]} of {self.activations[1]} "
-            f"activation grids equal to the bit; {self.coverage}"
+            f"activation qparams bit-exact; {self.coverage}"
         )
         if self.equal:
             return line
@@ -178,10 +180,10 @@ def _differences(
                 yield f"{other.name} {end} {qparams or 'float'}, not {due or 'float'}"
     for name, qparams in expected.activations.items():
         if qparams not in found:
-            yield f"no tensor lies on {qparams}, the grid of {name}"
+            yield f"no tensor has {qparams}, the qparams of {name}"
     for name, qparams in stored.activations.items():
         if qparams not in wanted:
-            yield f"{name} lies on {qparams}, which was not expected"
+            yield f"{name} has {qparams}, which was not expected"
     if len(stored.float_layers) > len(expected.float_layers):
         yield f"{len(stored.float_layers)} layers compute with float weights: {', '.join(stored.float_layers[:_SHOWN])}"
 

@@ -122,7 +122,7 @@ def post_training(source: LoadedModel, images: LabelledDataset, samples: int) ->
         tensors = [chosen[i][0][None] for i in range(count)]
         _warn_of_constants(tensors)
         corrected, table = calibrate(deployed, tensors, _input_range(source.spec))
-        running.result = f"{len(table.activations)} tensors and {len(table.weights)} weights on int8 grids"
+        running.result = f"{len(table.activations)} tensors and {len(table.weights)} weights quantized"
     return Int8Network.settled(corrected, table, steps)
 
 

@@ -99,8 +99,8 @@ class LayerReport:
     def summary(self) -> str:
         """One line for people."""
         adding = sum(error.local.snr_db is not None for error in self.layers)
-        outputs = "the artifact's to the bit" if self.same_outputs else "NOT the artifact's to the bit"
-        unrecorded = f", {len(self.unrecorded)} not told" if self.unrecorded else ""
+        outputs = "bit-exact" if self.same_outputs else "NOT bit-exact"
+        unrecorded = f", {len(self.unrecorded)} not recorded" if self.unrecorded else ""
         network = " to the float network's" if self.reference == FLOAT else ""
         return (
             f"{adding} of {len(self.layers)} layers add error{network}{unrecorded}; {self.images} images of "

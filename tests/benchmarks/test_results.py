@@ -149,7 +149,7 @@ def test_int8_files_in_integer_arithmetic_compute_what_was_trained():
                 assert form == "coreml-fp16"
                 continue
             numbers = re.findall(r"(\d+) of (\d+) ", rows[form]["checks"]["qparams"])
-            assert len(numbers) == 3  # weights, activation grids, layers in int8
+            assert len(numbers) == 3  # weights, activations, layers in int8
             assert all(done == total for done, total in numbers)
 
 

@@ -91,7 +91,7 @@ def test_kernels_compute_what_the_int8_network_does(name, converter, run, tmp_pa
             moved = np.abs(run(tmp_path / converted.entry, image) - reference(image).numpy()).max()
             assert moved <= (OWN_ROUNDING.get((converter.name, name), 0) + 0.01) * qparams.scale
     if converter is tflite.CONVERTER:
-        assert converted.lowering.ops["QUANTIZE"] == 1, "a float island between int8 operations"
+        assert converted.lowering.ops["QUANTIZE"] == 1, "a float operation between int8 ones"
 
 
 def test_equal_numbers_are_stored_once(tmp_path):

@@ -101,7 +101,7 @@ def test_changed_scale_of_the_table_is_noticed(written, network):
         qparams, scale=float(np.nextafter(np.float16(qparams.scale), np.float16(1)))
     )
     lines = compare_qparams(stored, expected).differences
-    assert f"no tensor lies on {expected.activations[name]}, the grid of {name}" in lines
+    assert f"no tensor has {expected.activations[name]}, the qparams of {name}" in lines
 
 
 def test_float_file_holds_no_qparams(written, network, tmp_path):

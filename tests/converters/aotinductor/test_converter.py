@@ -124,5 +124,5 @@ def test_compiled_code_shows_no_layers(made):
 
 
 def test_compiled_code_holds_no_qparams(made):
-    with pytest.raises(ContractError, match="no int8 grids"):
+    with pytest.raises(ContractError, match="no quantization parameters"):
         CONVERTER.read_qparams(made.path, made.manifest)

@@ -125,7 +125,7 @@ def test_normalisation_stays_fp32_so_that_halves_lose_nothing_to_it(tmp_path):
     taking = _convert(tmp_path / "taking", Precision.FP16, image_input=True)
     assert _error(taking) <= 1.2 * _error(plain)
     findings = lint(taking.path / taking.manifest.entry, manifest=taking.manifest)
-    (float_fallback,) = [finding for finding in findings if finding.rule == "fp32-island"]
+    (float_fallback,) = [finding for finding in findings if finding.rule == "fp32-float-fallback"]
     assert float_fallback.message == "2 op(s) compute in fp32 inside an fp16 program: add, mul"
     assert not [finding for finding in findings if finding.rule == "casts"]
 

@@ -108,7 +108,7 @@ def test_fp32_float_fallback_and_needless_casts_in_an_fp16_program(tmp_path):
     build.op("exp", "island", (1, 3, 8, 8), x="single")
     build.op("cast", "back", (1, 3, 8, 8), "fp16", x="island")
     findings = _lint(build, tmp_path)
-    float_fallback = _one(findings, "fp32-island", Level.WARNING)
+    float_fallback = _one(findings, "fp32-float-fallback", Level.WARNING)
     assert (float_fallback.message, float_fallback.where) == (
         "1 op(s) compute in fp32 inside an fp16 program: exp",
         "main: island",

@@ -117,9 +117,9 @@ def test_lost_and_foreign_activation_qparams_are_named(expected):
     name, *others = expected.activations
     kept = {other: expected.activations[other] for other in others}
     lost = _only_difference(dataclasses.replace(expected, activations=kept), expected)
-    assert lost == f"no tensor lies on {expected.activations[name]}, the grid of {name}"
+    assert lost == f"no tensor has {expected.activations[name]}, the qparams of {name}"
     more = {**expected.activations, "extra": QParams(1.0, 0)}
-    assert _only_difference(dataclasses.replace(expected, activations=more), expected).startswith("extra lies on 1 @ 0")
+    assert _only_difference(dataclasses.replace(expected, activations=more), expected).startswith("extra has 1 @ 0")
 
 
 def test_float_layers_beyond_the_expected_are_named(expected):
@@ -133,7 +133,7 @@ def test_what_no_int8_file_can_hold_is_refused(expected):
     values.flat[0] = -128
     with pytest.raises(ContractError, match=f"model: the weight of {expected.layers[0].name} "):
         _with_weight(expected, 0, int_repr=values).require_scheme("model")
-    with pytest.raises(ContractError, match=r"t lies on 0\.1 @ 0"):
+    with pytest.raises(ContractError, match=r"t has 0\.1 @ 0"):
         dataclasses.replace(expected, activations={"t": QParams(0.1, 0)}).require_scheme("model")
 
 

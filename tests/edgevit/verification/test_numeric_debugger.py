@@ -107,7 +107,7 @@ def test_layers_that_are_not_reported_are_named(use, program, tmp_path):
     use(Telling(program=program, hides=hidden))
     report = debug(artifact_at(tmp_path), weights="w.pt", out=tmp_path)
     assert report.unrecorded == (hidden,)
-    assert "1 not told" in report.summary()
+    assert "1 not recorded" in report.summary()
 
 
 def test_other_outputs_of_the_telling_copy_are_said(use, program, tmp_path, caplog):
