@@ -134,7 +134,7 @@ class TinyWide(nn.Module):
 
 
 def int8_network() -> Int8Network:
-    """TinyResidual on made-up quantization parameters, each unlike all others; those of rectified tensors begin at zero."""
+    """TinyResidual with made-up quantization parameters, each unlike all others; those behind a ReLU begin at zero."""
     deployed, steps = prepare(seeded(TinyResidual), residual_spec())
     graph = Graph(deployed)
     annotation = annotate(graph)

@@ -123,7 +123,7 @@ class AOTInductorConverter:
     def read_qparams(self, folder: Path, manifest: Manifest) -> ModelQParams:
         """No package holds quantization parameters."""
         raise ContractError(
-            f"{manifest.name}: packages of compiled code hold no quantization parameters", fix="convert again"
+            f"{manifest.name}: a compiled package holds no quantization parameters", fix="convert again"
         )
 
     def runs_here(self) -> str:

@@ -86,9 +86,7 @@ class ModelQParams:
                 )
         for name, qparams in self.activations.items():
             if not qparams.valid:
-                raise ContractError(
-                    f"{where}: {name} has {qparams}, which this int8 scheme does not have", fix="convert again"
-                )
+                raise ContractError(f"{where}: {name} has {qparams}, not of this int8 scheme", fix="convert again")
 
 
 @dataclass(frozen=True, slots=True)
