@@ -164,7 +164,7 @@ def test_layers_are_compared_by_the_command(line, artifacts, halves, capsys):
     for artifact in (*(one for one in artifacts if one.manifest.target != "executorch"), halves):
         code, out, _ = run(capsys, "debug", artifact.path, *weights, "--data", line / "data", "--samples", 2, "--json")
         recorded = json.loads(out)
-        assert (code, recorded["images"], recorded["same_answers"]) == (0, 2, True)
+        assert (code, recorded["images"], recorded["same_outputs"]) == (0, 2, True)
         assert len(recorded["unrecorded"]) <= (
             artifact.manifest.target == "coreml"
         )  # one name is lost in its converter

@@ -92,6 +92,7 @@ def test_evaluate_scores_artifact_and_checkpoint_on_the_same_images(workshop, ca
         "metric": "top-1",
         "checkpoint": 1.0,
         "artifact": 1.0,
+        "float_network": 1.0,
         "agreement": 1.0,
         "scores": {"top-1": {"checkpoint": 1.0, "artifact": 1.0}},
     }
