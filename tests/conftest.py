@@ -25,6 +25,13 @@ def _no_cache():
         os.environ["EDGEVIT_CACHE"] = before
 
 
+@pytest.fixture(autouse=True)
+def _same_random_numbers():
+    """Each test draws from the start of torch's generator, so that no result depends on which tests ran before it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _warm_processes():
     """Conversions run in processes forked from one that has imported the libraries: most of their time went there."""
