@@ -69,21 +69,31 @@ _OPERATIONS = """
 _ALLOWED = frozenset(f"aten.{name}" for name in _OPERATIONS) | {_GETITEM}
 
 
-def graph_to_json(module: fx.GraphModule) -> list[dict[str, Any]]:
-    """The nodes of a functional graph in execution order, as `graph_from_json` reads them.
+def graph_to_json(module: fx.GraphModule) -> dict[str, Any]:
+    """A functional graph as `graph_from_json` reads it: constants in the module's order, nodes in execution order.
 
     Raises ExportError naming an operation or an argument that has no plain form.
     """
-    return [_node_to_json(node) for node in module.graph.nodes]
+    return {
+        "parameters": [name for name, _ in module.named_parameters()],
+        "buffers": [name for name, _ in module.named_buffers()],
+        "nodes": [_node_to_json(node) for node in module.graph.nodes],
+    }
 
 
-def graph_from_json(nodes: Any, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
-    """The graph that `graph_to_json` wrote; tensors: its constants by key, each becomes a parameter.
+def graph_from_json(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> fx.GraphModule:
+    """The graph that `graph_to_json` wrote; tensors: its constants by key.
 
-    Every node has its original name, its shape, and the path of its module. Raises ValueError for anything that
-    `graph_to_json` does not write, and for operations and sizes beyond the bounds.
+    Every node has its name of then, its shape, and the path of its module; constants have their order, which decides
+    the order in files. Raises ValueError for anything that `graph_to_json` does not write, and for operations and sizes
+    beyond the bounds.
     """
-    return _Builder(tensors).run(nodes)
+    builder = _Builder(tensors)
+    for name in document["parameters"]:
+        builder.add_constant(name, buffer=False)
+    for name in document["buffers"]:
+        builder.add_constant(name, buffer=True)
+    return builder.run(document["nodes"])
 
 
 def _node_to_json(node: fx.Node) -> dict[str, Any]:
@@ -142,10 +152,10 @@ class _Builder:
         self._tensors = tensors
         self._graph = torch.fx.Graph()
         self._nodes: dict[str, fx.Node] = {}
-        self._root = torch.nn.Module()
+        self._placed: set[str] = set()
+        self._root = torch.fx.GraphModule(torch.nn.Module(), torch.fx.Graph())  # which keeps the order of its constants
 
     def run(self, nodes: Any) -> fx.GraphModule:
-        import torch
 
         if not isinstance(nodes, list) or not 2 <= len(nodes) <= MAX_NODES:
             raise ValueError(f"a graph is a list of 2 to {MAX_NODES} nodes")
@@ -159,9 +169,9 @@ class _Builder:
         outputs = self._argument(nodes[-1]["outputs"])
         self._graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
         self._graph.lint()
-        module = torch.fx.GraphModule(self._root, self._graph)
-        mark_functional(module)
-        return module
+        self._root.graph = self._graph
+        mark_functional(self._root)
+        return self._root
 
     def _node(self, document: Any) -> fx.Node:
         if not isinstance(document, dict) or not isinstance(document.get("name"), str):
@@ -185,22 +195,30 @@ class _Builder:
         node.meta["val"] = torch.empty(shape, dtype=_dtype(facts["dtype"]), device="meta")
         return node
 
-    def _constant(self, name: str, key: Any) -> fx.Node:
+    def add_constant(self, key: Any, *, buffer: bool) -> None:
+        """Put a tensor into the module at its path, once."""
         import torch
 
-        if key not in self._tensors:
-            raise ValueError(f"no tensor {key!r}")
-        value = self._tensors[key]
+        if key not in self._tensors or key in self._placed:
+            raise ValueError(f"no tensor {key!r}, or two")
         owner, _, attribute = key.rpartition(".")
         holder = self._root
         for part in filter(None, owner.split(".")):
             if not hasattr(holder, part):
                 holder.add_module(part, torch.nn.Module())
             holder = holder.get_submodule(part)
-        if not hasattr(holder, attribute):
+        value = self._tensors[key]
+        if buffer:
+            holder.register_buffer(attribute, value)  # KeyError for a name that modules have themselves
+        else:
             holder.register_parameter(attribute, torch.nn.Parameter(value, requires_grad=False))
+        self._placed.add(key)
+
+    def _constant(self, name: str, key: Any) -> fx.Node:
+        if key not in self._placed:
+            self.add_constant(key, buffer=False)  # a second name of a parameter, which modules list once
         node = self._graph.create_node("get_attr", key, name=name)
-        node.meta["val"] = value.to("meta")
+        node.meta["val"] = self._tensors[key].to("meta")
         return node
 
     def _call(self, name: str, document: dict[str, Any]) -> fx.Node:

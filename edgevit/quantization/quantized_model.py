@@ -128,7 +128,7 @@ class Int8Network:
         """
         document = {
             "format": FORMAT,
-            "nodes": graph_to_json(self.deployed),
+            "graph": graph_to_json(self.deployed),
             "annotation": self.annotation().to_json(),
             "activations": {name: [q.scale, q.zero_point] for name, q in self.table.activations.items()},
             "float_fallback": sorted(self.table.float_fallback),
@@ -216,13 +216,14 @@ def _restored(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Int
         name: QuantizedWeight(tensors[f"{name}.int_repr"].numpy(), tensors[f"{name}.scales"].numpy()) for name in names
     }
     constants = {key.removeprefix("float."): value for key, value in tensors.items() if key.startswith("float.")}
-    targets = {node["name"]: node["constant"] for node in document["nodes"] if "constant" in node}
-    for node in document["nodes"]:
+    nodes = document["graph"]["nodes"]
+    targets = {node["name"]: node["constant"] for node in nodes if "constant" in node}
+    for node in nodes:
         if node.get("name") in names:
             weight = weights[node["name"]]
             _require_weight(node["name"], weight)
             constants[targets[node["arguments"][1]["node"]]] = torch.from_numpy(weight.dequantize())
-    deployed = graph_from_json(document["nodes"], constants)
+    deployed = graph_from_json(document["graph"], constants)
     float_fallback = frozenset(map(str, document["float_fallback"]))
     keep_annotation(deployed, document["annotation"], float_fallback)
     activations = {
