@@ -113,7 +113,7 @@ def copied(images, tmp_path):
     return Artifact(tmp_path / "copy", images.manifest)
 
 
-def test_a_image_gives_what_its_normalised_tensor_gives(images):
+def test_an_image_gives_what_its_normalised_tensor_gives(images):
     assert images.manifest.inputs == (TensorSpec("image", (1, SIZE, SIZE, 3), "uint8", Layout.NHWC, "RGB"),)
     assert _error(images) < 1e-6
     facts = CONVERTER.check(images.path, images.manifest)
@@ -135,7 +135,7 @@ def test_a_tensor_that_is_no_image_is_refused(images):
         images.run(np.full((1, 3, SIZE, SIZE), 0.5, np.float32), session=None)
 
 
-def test_core_ml_gets_a_image_object(images, monkeypatch):
+def test_core_ml_gets_an_image_object(images, monkeypatch):
     """On macOS a package with an image as input takes nothing but an image."""
     seen = {}
 

@@ -37,7 +37,7 @@ def test_unfolded_patches_count_once_for_each_number():
     assert count_macs(nn.Unfold(3, padding=1), (1, 2, 4, 4)) == 2 * 9 * 16
 
 
-@pytest.mark.parametrize("spec", iter_specs(), ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", list(iter_specs()), ids=lambda spec: spec.name)
 def test_counts_of_the_spec_are_those_of_the_network(spec):
     with torch.device("meta"):
         model = spec.build(spec.num_classes, spec.input_size)
