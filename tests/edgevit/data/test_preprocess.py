@@ -230,7 +230,7 @@ def test_every_byte_comes_back_from_its_normalised_value():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 5.0, 0.01])
-def test_tensor_without_a_image_is_refused(value):
+def test_tensor_without_an_image_is_refused(value):
     table = normalize_table((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     tensor = to_tensor(np.zeros((4, 4, 3), np.uint8), table, Layout.NCHW)
     tensor[0, 1, 2, 3] = value
