@@ -202,7 +202,7 @@ class _Builder:
         if key not in self._tensors or key in self._placed:
             raise ValueError(f"no tensor {key!r}, or two")
         owner, _, attribute = key.rpartition(".")
-        holder = self._root
+        holder: torch.nn.Module = self._root
         for part in filter(None, owner.split(".")):
             if not hasattr(holder, part):
                 holder.add_module(part, torch.nn.Module())
