@@ -183,7 +183,7 @@ def test_layers_are_compared_by_the_command(line, artifacts, halves, capsys):
     assert (artifacts[2].path.parent / "results" / f"{artifacts[2].name}.float.debug.json").is_file()
     code, out, _ = run(capsys, "verify", artifacts[2].path, *weights)
     assert code == 0
-    assert out.splitlines()[1] == f"scales: {artifacts[2].manifest.checks['scales']}"
+    assert out.splitlines()[1] == f"quantization parameters: {artifacts[2].manifest.checks['qparams']}"
     assert [row.split("  ")[0] for row in out.splitlines()[-3:]] == ["exported graph", "int8 network", "artifact"]
     fails(
         capsys, "debug", artifacts[2].path, *weights[:3], line / "ptq.pt", code=2, says=["was not made from"]
