@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
+from typing import Self, overload
 
 import numpy as np
 
@@ -30,14 +30,17 @@ class ImageFiles(Sequence[np.ndarray]):
     def __getitem__(self, index: int) -> np.ndarray: ...
 
     @overload
-    def __getitem__(self, index: slice) -> ImageFiles: ...
+    def __getitem__(self, index: slice) -> Self: ...
 
-    def __getitem__(self, index: int | slice) -> np.ndarray | ImageFiles:
-        return ImageFiles(self.paths[index]) if isinstance(index, slice) else read_image(self.paths[index])
+    def __getitem__(self, index: int | slice) -> np.ndarray | Self:
+        return type(self)(self.paths[index]) if isinstance(index, slice) else self._read(self.paths[index])
 
-    def subset(self, indices: Sequence[int]) -> ImageFiles:
+    def subset(self, indices: Sequence[int]) -> Self:
         """Some of the files."""
-        return ImageFiles([self.paths[index] for index in indices])
+        return type(self)([self.paths[index] for index in indices])
+
+    def _read(self, path: Path) -> np.ndarray:
+        return read_image(path)
 
 
 def split_folders(folder: Path) -> tuple[Path, Path]:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, overload
+from typing import ClassVar
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class MaskSet:
     def subset(self, indices: Sequence[int]) -> MaskSet:
         """Some of the images with their masks; labels and name stay."""
         images, masks = (
-            files.subset(indices) if isinstance(files, ImageFiles | MaskFiles) else tuple(files[i] for i in indices)
+            files.subset(indices) if isinstance(files, ImageFiles) else tuple(files[i] for i in indices)
             for files in (self.images, self.masks)
         )
         return dataclasses.replace(self, images=images, masks=masks)
@@ -56,27 +56,11 @@ class MaskSet:
         return preprocess_mask(self.masks[index], contract)
 
 
-class MaskFiles(Sequence[np.ndarray]):
+class MaskFiles(ImageFiles):
     """Mask files that are decoded each time they are indexed."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = tuple(paths)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @overload
-    def __getitem__(self, index: int) -> np.ndarray: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> MaskFiles: ...
-
-    def __getitem__(self, index: int | slice) -> np.ndarray | MaskFiles:
-        return MaskFiles(self.paths[index]) if isinstance(index, slice) else read_mask(self.paths[index])
-
-    def subset(self, indices: Sequence[int]) -> MaskFiles:
-        """Some of the files."""
-        return MaskFiles([self.paths[index] for index in indices])
+    def _read(self, path: Path) -> np.ndarray:
+        return read_mask(path)
 
 
 def holds_masks(folder: Path) -> bool:
