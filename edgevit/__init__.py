@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from edgevit.artifacts.artifact import Artifact, load_artifact
     from edgevit.artifacts.prediction import predict
     from edgevit.checkpoints.checkpoint import load_weights
-    from edgevit.checkpoints.model_source import describe_module
+    from edgevit.checkpoints.user_models import describe_module
     from edgevit.contract.job import TimingSettings
     from edgevit.conversion.pipeline import convert
     from edgevit.environment import doctor
@@ -63,7 +63,7 @@ _HOMES = {
     "doctor": "environment",
     "evaluate": "verification.evaluation",
     "create_model": "models",
-    "describe_module": "checkpoints.model_source",
+    "describe_module": "checkpoints.user_models",
     "info": "model_summary",
     "iter_specs": "models",
     "lint": "verification.coreml_lint",

@@ -14,7 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevit.checkpoints.model_source import is_file_model, split_factory
+from edgevit.checkpoints.user_models import is_file_model, split_factory
 from edgevit.infra.files import list_files, sha256_file
 from edgevit.targets.registry import converter_package
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgevit.checkpoints.model_source import is_file_model, split_factory, warn_of_random_weights
+from edgevit.checkpoints.model_source import warn_of_random_weights
+from edgevit.checkpoints.user_models import is_file_model, split_factory
 from edgevit.conversion.cache import open_cache
 from edgevit.conversion.cache_key import conversion_key
 from edgevit.conversion.file_tracking import record_dependencies

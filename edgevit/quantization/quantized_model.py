@@ -189,7 +189,7 @@ def restore(part: Int8Part) -> Int8Network:
         size = f"{len(part.graph)} characters, more than {MAX_GRAPH_BYTES}"
         raise QuantizationError(f"the checkpoint's int8 graph has {size}", fix="do not use this file")
     try:
-        document = json.loads(part.graph)
+        document = json.loads(part.graph)  # integers up to 2^63 - 1, an open end of aten.slice: no contract document
         if document["format"] != FORMAT:
             raise QuantizationError(
                 f"the checkpoint's int8 graph has format {document['format']!r}, this edgevit reads {FORMAT}",
