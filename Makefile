@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 DEMO := artifacts/demo
-CODE := $(wildcard edgevit/*.py edgevit/*/*.py converters/*.py converters/*/*.py)
+CODE := $(wildcard $(foreach depth,* */* */*/*,edgevit/$(depth).py converters/$(depth).py))
 # The address of a package index that has another build of torch, such as one without CUDA; none: PyPI's own build.
 TORCH_INDEX ?=
 SIZES := on Linux x86-64 2.9 GB to download and 5.7 GB on disk; about 2 GB with a CPU build of torch by TORCH_INDEX=URL
