@@ -24,7 +24,7 @@ from edgevit.infra.files import write_json
 from edgevit.infra.optional_imports import version
 from edgevit.log import captured_native_output
 from edgevit.profiling.devices.host_facts import load_average
-from edgevit.profiling.runner import take_samples
+from edgevit.profiling.runner import Clock, Runs, take_samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +204,20 @@ def relative_error(got: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(got - wanted).max() / np.abs(wanted).max())
 
 
+def add_timing(parser: argparse.ArgumentParser) -> None:
+    """The options of one process: those that `comparison.Timing.flags` writes."""
+    for option in ("threads", "warmup-runs", "runs"):
+        parser.add_argument(f"--{option}", type=int, required=True)
+    for option in ("warmup-s", "min-s", "max-s"):
+        parser.add_argument(f"--{option}", type=float, required=True)
+
+
+def timed_runs(session: Runs, inputs: Mapping[str, np.ndarray], job: argparse.Namespace, clock: Clock) -> list[int]:
+    """Nanoseconds of each timed run after the warm-up, as long as the options of `add_timing` say."""
+    take_samples(session, inputs, job.warmup_runs, job.warmup_s, job.max_s, clock)
+    return take_samples(session, inputs, job.runs, job.min_s, job.max_s, clock)
+
+
 def time_candidate(name: str, folder: Path, job: argparse.Namespace) -> dict[str, Any]:
     """Load, first inference, warm-up, timed runs, all in nanoseconds, and how far the output is from the network's."""
     image, wanted = np.load(folder / "input.npy"), np.load(folder / "expected.npy")
@@ -219,8 +233,7 @@ def time_candidate(name: str, folder: Path, job: argparse.Namespace) -> dict[str
         error = relative_error(output, wanted)
         gc.collect()
         gc.disable()  # its pauses are the harness's
-        take_samples(engine, inputs, job.timing.warmup_runs, job.timing.warmup_s, job.timing.max_s, clock)
-        samples = take_samples(engine, inputs, job.timing.runs, job.timing.min_s, job.timing.max_s, clock)
+        samples = timed_runs(engine, inputs, job, clock)
     return {
         "candidate": name,
         "runtime": engine.runtime,
@@ -238,10 +251,7 @@ def main() -> None:
     parser.add_argument("name", choices=CANDIDATES)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--report", type=Path, required=True)
-    for option in ("threads", "warmup-runs", "runs"):
-        parser.add_argument(f"--{option}", type=int, required=True)
-    for option in ("warmup-s", "min-s", "max-s"):
-        parser.add_argument(f"--{option}", type=float, required=True)
+    add_timing(parser)
     job = parser.parse_args()
     write_json(job.report, time_candidate(job.name, job.folder, job))
 

@@ -226,10 +226,8 @@ def run_round(
 
 def run_candidate(folder: Path, candidate: str, rules: Rules, peers: Path) -> dict[str, Any]:
     """The report of one fresh process, or {"error": its last words}."""
-    options = {key: value for key, value in dataclasses.asdict(rules.timing).items() if key != "rounds"}
-    flags = [part for key, value in options.items() for part in (f"--{key.replace('_', '-')}", str(value))]
     python = peers if CANDIDATES[candidate].runtime in PEER_RUNTIMES else Path(sys.executable)
-    return run_worker("benchmarks.candidates", [candidate, folder, *flags], python, rules.timing.threads)
+    return run_worker("benchmarks.candidates", [candidate, folder, *rules.timing.flags()], python, rules.timing.threads)
 
 
 def time_operations(folder: Path, rules: Rules, right: set[str], peers: Path) -> list[dict[str, Any]]:

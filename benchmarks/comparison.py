@@ -34,6 +34,11 @@ class Timing:
     min_s: float
     max_s: float
 
+    def flags(self) -> list[str]:
+        """The command-line options of one process; `candidates.add_timing` reads them."""
+        options = {key: value for key, value in dataclasses.asdict(self).items() if key != "rounds"}
+        return [part for key, value in options.items() for part in (f"--{key.replace('_', '-')}", str(value))]
+
 
 @dataclass(frozen=True, slots=True)
 class Threshold:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 import edgevit
-from benchmarks.candidates import relative_error
+from benchmarks.candidates import add_timing, relative_error, timed_runs
 from benchmarks.compare_runtimes import ROOT, run_worker
 from benchmarks.comparison import CONTROL, Round, Timing, interval_json, paired_ratio, round_medians
 from benchmarks.conversion_matrix import seeded_model
@@ -37,7 +37,6 @@ from edgevit.infra.provenance import provenance
 from edgevit.log import stage
 from edgevit.profiling.devices.host_facts import describe_host, load_average
 from edgevit.profiling.latency_statistics import MIN_ROUNDS, median, spread
-from edgevit.profiling.runner import take_samples
 from edgevit.spec import Precision
 from edgevit.targets.base import Session
 from edgevit.targets.registry import get_converter
@@ -161,8 +160,6 @@ def _run_round(folder: Path, setting: Setting, batch: int, number: int, plan: Pl
     """One process per candidate and one for the control."""
     order = [*setting.candidates(), CONTROL]
     random.Random(number // 2).shuffle(order)
-    options = {key: value for key, value in dataclasses.asdict(plan.timing).items() if key != "rounds"}
-    flags = [part for key, value in options.items() for part in (f"--{key.replace('_', '-')}", str(value))]
     reports = {}
     for name in order if number % 2 == 0 else reversed(order):
         candidate = "eager" if name == CONTROL else name
@@ -174,7 +171,7 @@ def _run_round(folder: Path, setting: Setting, batch: int, number: int, plan: Pl
             setting.accelerator,
             "--batch",
             str(batch),
-            *flags,
+            *plan.timing.flags(),
         ]
         reports[name] = run_worker("benchmarks.server", argv, Path(sys.executable), plan.timing.threads)
     return reports
@@ -259,8 +256,7 @@ def time_candidate(job: argparse.Namespace) -> dict[str, Any]:
     inputs = {"image": images}
     (output,) = session.run(inputs).values()
     error = relative_error(output, wanted)
-    take_samples(session, inputs, job.timing.warmup_runs, job.timing.warmup_s, job.timing.max_s, clock)
-    samples = take_samples(session, inputs, job.timing.runs, job.timing.min_s, job.timing.max_s, clock)
+    samples = timed_runs(session, inputs, job, clock)
     return {
         "candidate": job.name,
         "runtime": session.runtime,
@@ -277,10 +273,8 @@ def run_job(argv: Sequence[str]) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--accelerator", required=True)
     parser.add_argument("--report", type=Path, required=True)
-    for option in ("batch", "threads", "warmup-runs", "runs"):
-        parser.add_argument(f"--{option}", type=int, required=True)
-    for option in ("warmup-s", "min-s", "max-s"):
-        parser.add_argument(f"--{option}", type=float, required=True)
+    parser.add_argument("--batch", type=int, required=True)
+    add_timing(parser)
     job = parser.parse_args(argv)
     write_json(job.report, time_candidate(job))
 
