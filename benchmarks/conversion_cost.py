@@ -32,7 +32,7 @@ from edgevit.log import stage
 from edgevit.models import get_spec
 from edgevit.profiling.devices.host_facts import describe_host, load_average
 
-PLAN = Path(__file__).with_suffix(".toml")
+PLAN = Path(__file__).with_name("cost.toml")
 RESULT = Path(__file__).parent / "results" / "cost.json"
 _INTERVAL_S = 0.1
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 
 import pytest
 
-from benchmarks.conversion_cost import exponents, run_command
+from benchmarks.conversion_cost import PLAN, exponents, run_command
+from edgevit.models import get_spec
+from edgevit.targets.registry import get_converter
 
 MIB = 2**20
 HOLDS = "import sys, time; held = bytearray({mib} * 2**20); time.sleep(1.5)"
@@ -14,6 +17,13 @@ HOLDS = "import sys, time; held = bytearray({mib} * 2**20); time.sleep(1.5)"
 
 def _row(params: int, seconds: float, peak_bytes: int, error: str = ""):
     return {"target": "onnx", "params": params, "seconds": seconds, "peak_bytes": peak_bytes, "error": error}
+
+
+def test_plan_names_models_and_targets_that_exist():
+    plan = tomllib.loads(PLAN.read_text())
+    assert plan.keys() == {"models", "targets", "seed"}
+    assert [get_spec(name).name for name in plan["models"]] == plan["models"]
+    assert [get_converter(name).name for name in plan["targets"]] == plan["targets"]
 
 
 def test_growth_is_the_power_of_the_parameters():
