@@ -152,7 +152,7 @@ def summarize(rounds: Sequence[Round], rules: Rules, cores: int) -> dict[str, An
         "control": control and {"candidate": rules.control} | interval_json(control),
         "ratios": ratios,
         "load_average": [_load(one) for one in rounds],
-        "flags": _flags(rounds, control, cores),
+        "flags": result_flags(rounds, control, cores),
     }
 
 
@@ -246,7 +246,7 @@ def _load(one: Round) -> float | None:
     )
 
 
-def _flags(rounds: Sequence[Round], control: Interval | None, cores: int) -> list[str]:
+def result_flags(rounds: Sequence[Round], control: Interval | None, cores: int) -> list[str]:
     """What speaks against these numbers."""
     flags = []
     if len(rounds) < MIN_ROUNDS:

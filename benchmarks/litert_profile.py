@@ -7,7 +7,6 @@ file, which tells a depthwise 7x7 from a stem. One operation is timed in whole m
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import re
 import time
@@ -28,6 +27,7 @@ from benchmarks.operations import (
     Timed,
     add_up,
     convolution_kind,
+    job_parser,
 )
 from edgevit.compat.litert import file_schema
 from edgevit.errors import DeviceError
@@ -227,12 +227,7 @@ def _outside(kernels: Sequence[str]) -> dict[str, int]:
 
 def main() -> None:
     """Write {"operations": [...]} in the order of the files."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", type=Path, nargs="+")
-    parser.add_argument("--report", type=Path, required=True)
-    for option in ("threads", "rounds", "runs"):
-        parser.add_argument(f"--{option}", type=int, required=True)
-    job = parser.parse_args()
+    job = job_parser(__doc__.splitlines()[0]).parse_args()
     with captured_native_output():
         results = profile_files(job.files, threads=job.threads, rounds=job.rounds, runs=job.runs)
     write_json(job.report, {"operations": results})

@@ -6,7 +6,6 @@ it fused into a convolution are part of that convolution's time.
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import time
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.candidates import onnxruntime_session
-from benchmarks.operations import COPY, ELEMENTWISE, PRODUCT, REST, SOFTMAX, Timed, add_up, convolution_kind
+from benchmarks.operations import COPY, ELEMENTWISE, PRODUCT, REST, SOFTMAX, Timed, add_up, convolution_kind, job_parser
 from edgevit.infra.files import write_json
 from edgevit.profiling.latency_statistics import median
 
@@ -77,12 +76,7 @@ def profile_file(path: Path, *, threads: int, rounds: int, runs: int) -> dict[st
 
 def main() -> None:
     """Write {"operations": [...]} in the order of the files."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", type=Path, nargs="+")
-    parser.add_argument("--report", type=Path, required=True)
-    for option in ("threads", "rounds", "runs"):
-        parser.add_argument(f"--{option}", type=int, required=True)
-    job = parser.parse_args()
+    job = job_parser(__doc__.splitlines()[0]).parse_args()
     options = {"threads": job.threads, "rounds": job.rounds, "runs": job.runs}
     write_json(job.report, {"operations": [profile_file(path, **options) for path in job.files]})
 

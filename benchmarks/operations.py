@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 FAST_TAPS = 25  # the largest depthwise kernel that XNNPACK has a fast path for
@@ -55,3 +57,13 @@ def add_up(operations: Iterable[Timed], whole_ms: float, method: str) -> dict[st
         "kinds": kinds,
         "costliest": [{"name": o.name, "count": o.count, "ms": o.count * o.ms} for o in costly],
     }
+
+
+def job_parser(description: str) -> argparse.ArgumentParser:
+    """What every module takes that times operations: the files, and how often; `compare_runtimes` writes it."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--report", type=Path, required=True, help='{"operations": [...]} in the order of the files')
+    for option in ("threads", "rounds", "runs"):
+        parser.add_argument(f"--{option}", type=int, required=True)
+    return parser

@@ -25,8 +25,17 @@ import torch
 
 import edgevit
 from benchmarks.candidates import add_timing, relative_error, timed_runs
-from benchmarks.compare_runtimes import ROOT, run_worker
-from benchmarks.comparison import CONTROL, Round, Timing, interval_json, paired_ratio, round_medians
+from benchmarks.compare_runtimes import RESULTS, ROOT, run_worker
+from benchmarks.comparison import (
+    CONTROL,
+    Round,
+    Timing,
+    interval_json,
+    is_right,
+    paired_ratio,
+    result_flags,
+    round_medians,
+)
 from benchmarks.conversion_matrix import seeded_model
 from edgevit import log
 from edgevit.checkpoints.model_source import spec_of
@@ -36,13 +45,12 @@ from edgevit.infra.files import write_json
 from edgevit.infra.provenance import provenance
 from edgevit.log import stage
 from edgevit.profiling.devices.host_facts import describe_host, load_average
-from edgevit.profiling.latency_statistics import MIN_ROUNDS, median, spread
+from edgevit.profiling.latency_statistics import median, spread
 from edgevit.spec import Precision
 from edgevit.targets.base import Session
 from edgevit.targets.registry import get_converter
 
 PLAN = Path(__file__).with_suffix(".toml")
-RESULTS = Path(__file__).parent / "results"
 WORK = ROOT / "artifacts" / "server"
 NETWORKS = {"eager": "PyTorch, eager", "compile": "PyTorch, compiled"}  # without a file
 ARTIFACTS = {"aotinductor": "edgevit, AOTInductor", "onnx": "edgevit, ONNX Runtime"}
@@ -180,7 +188,7 @@ def _run_round(folder: Path, setting: Setting, batch: int, number: int, plan: Pl
 def summarize(rounds: Sequence[Round], setting: Setting, batch: int, cores: int) -> dict[str, Any]:
     """One row: images per second of each candidate, and how our times stand to those of the networks."""
     candidates = [_candidate(name, rounds, setting, batch) for name in setting.candidates()]
-    right = {row["candidate"] for row in candidates if not (row["error"] or row["wrong"])}
+    right = {row["candidate"] for row in candidates if is_right(row)}
     ratios = [
         {"ours": ours, "against": other} | interval_json(paired_ratio(rounds, ours, other))
         for ours in ARTIFACTS
@@ -188,19 +196,14 @@ def summarize(rounds: Sequence[Round], setting: Setting, batch: int, cores: int)
         if {ours, other} <= right
     ]
     failed = any(one[CONTROL].get("error") for one in rounds) or "eager" not in right
-    control = None if failed else interval_json(paired_ratio(rounds, CONTROL, "eager"))
-    busy = sum(any((report.get("load_average") or 0.0) > cores for report in one.values()) for one in rounds)
-    flags = [f"{len(rounds)} rounds are too few for a 95 % interval"] if len(rounds) < MIN_ROUNDS else []
-    flags += [f"more work than {cores} cores in {busy} of {len(rounds)} rounds"] if busy else []
-    if control is not None and not control["low"] <= 1 <= control["high"]:
-        flags.append(f"eager against itself gave [{control['low']:.3f}, {control['high']:.3f}]")
+    control = None if failed else paired_ratio(rounds, CONTROL, "eager")
     return {
         "accelerator": setting.accelerator,
         "precision": setting.precision,
         "candidates": candidates,
         "ratios": ratios,
-        "control": control,
-        "flags": flags,
+        "control": control and interval_json(control),
+        "flags": result_flags(rounds, control, cores),
     }
 
 

@@ -9,7 +9,6 @@ beside the whole network.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import math
@@ -32,6 +31,7 @@ from benchmarks.operations import (
     Timed,
     add_up,
     convolution_kind,
+    job_parser,
 )
 from converters.executorch.pte_reader import Json, graph_schema, read_contents
 from edgevit.compat import executorch
@@ -295,12 +295,8 @@ def _interleaved(calls: dict[Any, Callable[[], Any]], rounds: int, runs: int) ->
 
 def main() -> None:
     """Write {"operations": [...]} in the order of the files."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", type=Path, nargs="+")
+    parser = job_parser(__doc__.splitlines()[0])
     parser.add_argument("--setup", type=Path, required=True, help="its input.npy is the image")
-    parser.add_argument("--report", type=Path, required=True)
-    for option in ("threads", "rounds", "runs"):
-        parser.add_argument(f"--{option}", type=int, required=True)
     job = parser.parse_args()
     with captured_native_output():
         image, shelf = np.load(job.setup / "input.npy"), job.setup / "operations"

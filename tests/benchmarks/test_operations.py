@@ -20,6 +20,7 @@ from benchmarks.operations import (
     Timed,
     add_up,
     convolution_kind,
+    job_parser,
 )
 from benchmarks.xnnpack_replay import build_program, read_operations
 from tests.tiny import SIZE, TinyClassifier, seeded
@@ -52,6 +53,13 @@ def test_kinds_add_up_to_the_sum():
     assert summary["kinds"] == {POINTWISE: {"count": 4, "ms": 1.75}, COPY: {"count": 2, "ms": 2.0}}
     assert summary["sum_ms"] == 3.75
     assert [one["name"] for one in summary["costliest"]] == ["c", "a", "b"]
+
+
+def test_profilers_take_files_and_how_often_to_run_them():
+    argv = ["a.pte", "b.pte", "--threads", "1", "--rounds", "5", "--runs", "7", "--report", "r.json"]
+    job = job_parser("Times.").parse_args(argv)
+    assert ([str(path) for path in job.files], str(job.report)) == (["a.pte", "b.pte"], "r.json")
+    assert (job.threads, job.rounds, job.runs) == (1, 5, 7)
 
 
 def test_profile_is_read_in_run_order():
@@ -108,6 +116,7 @@ def test_replayed_operation_computes_what_it_is(lowered, copies):
 def test_equal_work_in_other_shapes_is_one_operation(lowered):
     inside, _ = read_operations(lowered)
     reshapes = [operation for operation in inside if operation.type == "XNNStaticReshape"]
+    assert reshapes
     for operation in reshapes:
         values = json.loads(operation.text)["values"]
         assert all(value["num_dims"] == 1 for value in values.values())

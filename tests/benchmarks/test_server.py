@@ -60,6 +60,16 @@ def test_candidate_that_is_wrong_or_failed_has_no_speed(change, cell, tmp_path, 
     assert line.endswith(f"| 952.4 | 1904.8 | 3809.5 | {cell} | aotinductor 0.500 [0.500, 0.500] |")
 
 
+def test_eager_that_differs_from_itself_is_flagged():
+    slower = [round(9e6 * slowdown) for slowdown in SLOWDOWNS]
+    rounds = _rounds()
+    for one, ns in zip(rounds, slower, strict=True):
+        one[CONTROL]["samples_ns"] = [ns] * 3
+    row = summarize(rounds, SETTING, 8, 2)
+    assert row["flags"] == ["the A/A noise control gave [1.125, 1.125]"]
+    assert row["control"]["ratio"] == pytest.approx(9 / 8)
+
+
 def test_committed_plan_is_read_and_an_unknown_key_refused(tmp_path):
     plan = read_plan(PLAN)
     assert plan.batches == (1, 8)
