@@ -1,9 +1,9 @@
 """`python -m benchmarks.coreml_conformance`: runs coremltools' own op tests with predictions served by our interpreter.
 
-The wheel ships the tests and their expected values; conformance_plugin.py makes them believe in macOS. Counted is
-every test that calls predict, except programs with recurrent, random or list operations; none is left out because
-it fails, and a program that cannot be loaded is a failure. Files about recurrent cells and random numbers are not
-run. The result is results/coreml-conformance.json. It says how well the interpreter agrees with the values that
+The wheel ships the tests and their expected values; `benchmarks.coreml_conformance_plugin` makes them believe in macOS.
+Counted is every test that calls predict, except programs with recurrent, random or list operations; none is left out
+because it fails, and a program that cannot be loaded is a failure. Files about recurrent cells and random numbers are
+not run. The result is results/coreml-conformance.json. It says how well the interpreter agrees with the values that
 Apple expects; it does not say what a device computes.
 """
 
@@ -32,7 +32,7 @@ MIN_SHARE = 0.97
 MIN_TESTS = 1390
 _TESTS = "converters/mil/mil/ops/tests"
 _ROOT = Path(__file__).resolve().parent.parent
-# Reasons that are not ours to mend, found by reading the tests; the first pattern that fits the failure names it.
+# Why tests fail without a fault of ours, found by reading them; the first pattern that fits the failure names it.
 _KNOWN = (
     ("", "neural network of the older format", "the test makes a neural network, not an ML Program"),
     (
@@ -50,7 +50,7 @@ _KNOWN = (
 
 
 def main() -> None:
-    """Run the tests, write the result, print the totals; exit 1 below the bar."""
+    """Run the tests, write the result, print the totals; exit 1 below MIN_SHARE or MIN_TESTS."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--mode", choices=sorted(MODES), default="declared")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-# What the bar leaves out: recurrent cells, random numbers, lists.
+# What is not counted: recurrent cells, random numbers, lists.
 EXCLUDED_OPS = ("lstm", "gru", "rnn", "random_", "list_", "make_list")
 EXCLUDED_FILES = ("test_recurrent.py", "test_random.py")
 _MACOS = (15, 0)  # the first version that runs iOS18 programs and states

@@ -129,11 +129,6 @@ def _file(function: Callable[[Subject], None]) -> Callable[[Subject], None]:
     return function
 
 
-def _spatial(operation: Any) -> bool:
-    """A convolution with a kernel larger than 1."""
-    return operation.outputs[0].type.tensorType.dimensions[2].constant.size > 1
-
-
 def _kernel(subject: Subject, which: int = 0) -> tuple[Any, np.ndarray]:
     """A convolution with a kernel of more than one pixel, and its weight (O, I, kH, kW)."""
     convs = [o for o in subject.block.operations if o.type == "conv"]
@@ -452,7 +447,7 @@ def labels_are_swapped(s: Subject) -> None:
 
 
 @_graph
-def picture_takes_the_other_colour_order(s: Subject) -> None:
+def image_takes_the_other_colour_order(s: Subject) -> None:
     kind = s.spec.description.input[0].type
     if kind.WhichOneof("Type") != "imageType":
         raise NotApplicableError("imageType")
@@ -460,7 +455,7 @@ def picture_takes_the_other_colour_order(s: Subject) -> None:
 
 
 @_graph
-def picture_is_not_normalised(s: Subject) -> None:
+def image_is_not_normalised(s: Subject) -> None:
     s.bypass(s.find("mul", test=lambda o: s.source(o, "x") == "image"))
 
 

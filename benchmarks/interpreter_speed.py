@@ -33,7 +33,7 @@ _WARMUP_ROUNDS = 3
 
 
 def main() -> None:
-    """Measure, write the result, print the ratio; exit 1 if it is above the bar."""
+    """Measure, write the result, print the ratio; exit 1 if it is above MAX_RATIO."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="van_b0")
     parser.add_argument("--rounds", type=int, default=20)

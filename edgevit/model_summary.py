@@ -125,23 +125,23 @@ def plans(spec: ModelSpec, converters: dict[str, Converter]) -> list[Plan]:
     from edgevit.graph.capture import capture, example_input, functional
 
     meant = {name: (spec.tier is Tier.EDGE) == (c.kernels in EDGE_KERNELS) for name, c in converters.items()}
-    steps: dict[str, tuple[AppliedPass, ...]] = {}
+    applied: dict[str, tuple[AppliedPass, ...]] = {}
     if any(meant.values()):
         model = spec.instantiate()
         captured = functional(capture(model, tuple(example_input(tensor.shape) for tensor in spec.inputs), spec.name))
         for kernels in sorted({converters[name].kernels for name in converters if meant[name]}):
-            _, steps[kernels] = deploy(captured, spec, kernels=kernels)
+            _, applied[kernels] = deploy(captured, spec, kernels=kernels)
     return [
-        _plan(name, meant[name], tuple(sorted(c.precisions)), steps.get(c.kernels, ()))
+        _plan(name, meant[name], tuple(sorted(c.precisions)), applied.get(c.kernels, ()))
         for name, c in converters.items()
     ]
 
 
-def _plan(target: str, meant: bool, precisions: tuple[str, ...], steps: tuple[AppliedPass, ...]) -> Plan:
-    after = steps[-1].after if steps else None
+def _plan(target: str, meant: bool, precisions: tuple[str, ...], applied: tuple[AppliedPass, ...]) -> Plan:
+    after = applied[-1].after if applied else None
     if not meant or after is None:
         return Plan(target, meant, precisions)
     changes: dict[str, int] = {}
-    for step in steps:
-        changes[step.name] = changes.get(step.name, 0) + step.changes
+    for one in applied:
+        changes[one.name] = changes.get(one.name, 0) + one.changes
     return Plan(target, meant, precisions, after.operations, after.macs, tuple(changes.items()))

@@ -45,7 +45,7 @@ def error_from_json(record: dict[str, Any], packages: Collection[str]) -> Edgevi
             return None
         fields = {name: _from_json(value, packages) for name, value in record["fields"].items()}
         error: EdgevitError = Exception.__new__(kind, record["message"])
-    except (_NotPlain, TypeError):  # TypeError: the class is an OSError or the like, too, whose maker is another
+    except (_NotPlain, TypeError):  # TypeError: the class is an OSError or the like, too, with a `__new__` of its own
         return None
     vars(error).update(fields, message=record["message"], fix=record["fix"])
     return error

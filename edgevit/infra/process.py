@@ -40,7 +40,7 @@ class Completed:
 
     @property
     def last_line(self) -> str:
-        """The last line on stdout, blank or not, or "": what a program answers after all that libraries say."""
+        """The last line on stdout, blank or not, or "": what a program prints after all that its libraries do."""
         return (self.stdout.splitlines() or [""])[-1].strip()
 
     @property
@@ -113,7 +113,9 @@ def _start(
         )
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        raise DeviceError(f"cannot start {argv[0]}: {reason}", fix="install the program, or mend its path") from error
+        raise DeviceError(
+            f"cannot start {argv[0]}: {reason}", fix="install the program, or correct its path"
+        ) from error
 
 
 def _wait(program: str, process: subprocess.Popen[bytes], timeout_s: float, stop: threading.Event | None) -> int:

@@ -72,8 +72,8 @@ def execute(job: Job, artifact: Artifact, converter: Converter, *, clock: Clock 
     """Do one job in this process, which should have run no model before.
 
     Raises ContractError if the artifact is not the one that the job names, UsageError for a batch that it does not
-    take, MissingDependency if its runtime
-    is not installed, NotExecutable if there is none for this machine, DeviceError if it fails.
+    take, MissingDependency if its runtime is not installed, NotExecutable if there is none for this machine,
+    DeviceError if it fails.
     """
     if artifact.manifest_sha256 != job.artifact_sha256:
         raise ContractError(f"{artifact.name} has changed since the job was written", fix="start it again")

@@ -60,5 +60,7 @@ def _collect(report_file: Path, job: Job) -> RawReport:
     except ContractError as error:
         raise DeviceError(f"{job.artifact} left no valid report: {error.message}") from error
     if report.token != job.token:
-        raise DeviceError(f"{job.artifact} answered job {report.token}, not {job.token}", fix="run it again")
+        raise DeviceError(
+            f"{job.artifact} left the report of job {report.token}, not of {job.token}", fix="run it again"
+        )
     return report

@@ -25,7 +25,7 @@ def describe_host() -> DeviceInfo:
         arch=platform.machine() or None,
         memory_bytes=_memory_bytes(),
         python_version=platform.python_version(),
-        page_size_bytes=_page_size_bytes(),
+        page_size_bytes=_sysconf("SC_PAGE_SIZE"),
     )
 
 
@@ -62,15 +62,14 @@ def _product() -> str | None:
 
 
 def _memory_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
+    page_bytes, pages = _sysconf("SC_PAGE_SIZE"), _sysconf("SC_PHYS_PAGES")
+    return None if page_bytes is None or pages is None else page_bytes * pages
 
 
-def _page_size_bytes() -> int | None:
+def _sysconf(name: str) -> int | None:
+    """A number that the system is asked for by name; None where it does not know the name, or of no such call."""
     try:
-        return os.sysconf("SC_PAGE_SIZE")
+        return os.sysconf(name)
     except (AttributeError, ValueError, OSError):
         return None
 

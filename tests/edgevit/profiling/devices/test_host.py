@@ -97,7 +97,7 @@ def test_incomplete_report_is_an_error(tmp_path):
 
 
 def test_report_of_another_job_is_an_error(tmp_path):
-    with pytest.raises(DeviceError, match="answered job stale, not token-1"):
+    with pytest.raises(DeviceError, match="left the report of job stale, not of token-1"):
         run(write_artifact(tmp_path), device=writing(make_report(make_job(token="stale")).to_json()))
 
 
