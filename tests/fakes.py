@@ -43,7 +43,7 @@ OUTPUT = TensorSpec("logits", (1, 3))
 
 
 class FakeClock:
-    """Time that passes only when told to, nanoseconds."""
+    """Time that passes only by `advance`, nanoseconds."""
 
     def __init__(self) -> None:
         self.now_ns = 0
@@ -253,7 +253,7 @@ def write_artifact(
 ) -> Artifact:
     """A whole artifact with two goldens, "noise" and "ramp".
 
-    Its session multiplies the golden's answer by `gain`. behaviour: run, crash, hang, chatter (then fail), absent.
+    Its session multiplies the golden's output by `gain`. behaviour: run, crash, hang, chatter (then fail), absent.
     model: more for the file of a PhoneConverter: `under`, by setting a behaviour or a gain, and `faults`.
     """
     folder = shelf / name

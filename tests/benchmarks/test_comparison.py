@@ -79,7 +79,7 @@ def test_median_is_that_of_round_medians(rules):
     assert _row(summarize(_rounds(), rules, cores=2), "executorch")["median_ms"] == pytest.approx(10 * 1.1)
 
 
-def test_bars_are_met_and_missed_by_their_limit(rules):
+def test_thresholds_are_met_and_missed_by_their_limit(rules):
     judged = judge_thresholds("van_b0", summarize(_rounds(), rules, cores=2), rules.thresholds)
     assert [row["met"] for row in judged] == [True, False, True]
     fastest = judged[2]
@@ -109,7 +109,7 @@ def test_failed_candidate_stays_as_a_row(rules):
     assert "median_ms" not in _row(summary, "onnx2tf")
 
 
-def test_slower_fp32_reference_is_flagged(rules):
+def test_control_that_is_slower_than_itself_is_flagged(rules):
     summary = summarize(_rounds(control=lambda slow: _report(5.3, slow)), rules, cores=2)
     assert any("A/A noise control" in flag for flag in summary["flags"])
 
@@ -129,7 +129,7 @@ def test_conversions_are_summed_per_round(rules):
     assert row["baseline_s"]["onnx2tf"] == pytest.approx(44.0)
 
 
-def test_committed_race_is_valid():
+def test_committed_rules_are_valid():
     rules = read_rules(RULES)
     assert {one.limit for one in rules.thresholds if one.models == ("van_b0",)} == {0.56, 0.58, 0.95}
     assert rules.conversion.limit == 0.5
@@ -146,7 +146,7 @@ def test_committed_race_is_valid():
         ('models = ["vt_resnet18"]', 'models = ["van_b9"]', "unknown model 'van_b9'"),
     ],
 )
-def test_race_with_a_mistake_is_refused(tmp_path, old, new, message):
+def test_rules_with_a_mistake_are_refused(tmp_path, old, new, message):
     text = RULES.read_text()
     assert old in text
     (tmp_path / "compare-runtimes.toml").write_text(text.replace(old, new, 1))
@@ -195,7 +195,7 @@ def _result(rules, times):
     return {"rules": dataclasses.asdict(rules), "cpu": f"of {times}", **parts}
 
 
-def test_models_raced_again_replace_themselves_alone(rules):
+def test_models_compared_again_replace_themselves_alone(rules):
     first, second, *_ = rules.models
     both = merged(_result(rules, {first: 1, second: 1}), _result(rules, {first: 2}))
     assert both["models"] == both["operations"] == [{"model": first, "time": 2}, {"model": second, "time": 1}]

@@ -22,7 +22,7 @@ def _logits(target: np.ndarray, wrong: int) -> np.ndarray:
     return np.eye(4, dtype=np.float32)[classes]
 
 
-def test_drop_is_the_difference_in_points_within_its_interval(target):
+def test_drop_is_the_difference_in_percentage_points_within_its_interval(target):
     drop = int8.drop(_logits(target, 20), _logits(target, 28), target)
     assert drop["percentage_points"] == pytest.approx(2.0)
     assert drop["low"] < 2.0 < drop["high"]
@@ -55,7 +55,7 @@ def test_closeness_counts_noise_over_all_images(target):
     assert (found["agreement"], found["equal_outputs"]) == (1.0, 0.0)
 
 
-def test_course_names_models_data_and_forms_that_exist():
+def test_experiments_name_models_data_and_forms_that_exist():
     from edgevit.data.datasets import BUNDLED
     from edgevit.models import get_spec
     from edgevit.targets.registry import get_converter

@@ -74,15 +74,15 @@ def test_json_is_one_document_with_the_same_facts(capsys, tmp_path):
 
 
 _BEFORE, _AFTER = GraphFacts(40, 1_250_000, 49, 2), GraphFacts(31, 1_250_000, 25, 0)
-_STEP = AppliedPass("fold_affine", 5, 2.5e-7, ("a", "b", "c", "d", "e"), _BEFORE, _AFTER)
+_PASS = AppliedPass("fold_affine", 5, 2.5e-7, ("a", "b", "c", "d", "e"), _BEFORE, _AFTER)
 
 
-def _manifest(target: str, steps: tuple[AppliedPass, ...] = (_STEP,), **lowering):
-    return dataclasses.replace(make_manifest(), target=target, deploy=steps, lowering=Lowering(30, **lowering))
+def _manifest(target: str, applied: tuple[AppliedPass, ...] = (_PASS,), **lowering):
+    return dataclasses.replace(make_manifest(), target=target, deploy=applied, lowering=Lowering(30, **lowering))
 
 
-def test_targets_with_the_same_steps_share_a_table():
-    other = dataclasses.replace(_STEP, name="fold_constants")
+def test_targets_with_the_same_passes_share_a_table():
+    other = dataclasses.replace(_PASS, name="fold_constants")
     lines = explanation([_manifest("executorch"), _manifest("coreml", (other,)), _manifest("tflite")])
     assert [line for line in lines if line.startswith("rewritten")] == [
         "rewritten for executorch, tflite:",
@@ -97,7 +97,7 @@ def test_numbers_that_stay_are_shown_once_and_long_lists_of_places_are_cut():
     assert cells == ["fold_affine", "5", "40 -> 31", "1.2", "49 -> 25", "2 -> 0", "2e-07", "a, b, c and 2 more"]
 
 
-def test_steps_of_before_have_no_numbers():
+def test_passes_of_an_older_manifest_have_no_numbers():
     lines = explanation([_manifest("executorch", (AppliedPass("fold_conv_bn", 4, 1e-7),))])
     row = next(line for line in lines if line.startswith("fold_conv_bn"))
     assert row.split() == ["fold_conv_bn", "4", "1e-07"]

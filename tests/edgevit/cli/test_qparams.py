@@ -1,4 +1,4 @@
-"""`edgevit scales` from checkpoint to table: equal, not equal, and nothing to show."""
+"""`edgevit qparams` from checkpoint to table: equal, not equal, and nothing to show."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _checkpoint(path: Path, network: Int8Network) -> Path:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """An int8 checkpoint, and the artifact that the whole line makes of it."""
-    folder = tmp_path_factory.mktemp("scales")
+    folder = tmp_path_factory.mktemp("qparams")
     checkpoint = _checkpoint(folder / "int8.pt", int8_network())
     return checkpoint, edgevit.convert(MODEL, target="tflite", weights=checkpoint, precision="int8", out=folder)
 

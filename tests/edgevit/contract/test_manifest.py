@@ -217,13 +217,13 @@ def test_image_input_classifier_and_compression_survive_the_file(tmp_path):
     assert read_manifest(tmp_path) == manifest
 
 
-_STEP = AppliedPass(
+_PASS = AppliedPass(
     "fold_affine", 3, 2.5e-7, ("stem.1", "blocks.0"), GraphFacts(12, 3400, 49, 2), GraphFacts(9, 3400, 25, 0)
 )
 
 
-def test_deploy_steps_survive_the_file(tmp_path):
-    manifest = dataclasses.replace(make_manifest(), deploy=(_STEP, AppliedPass("remove_noops", 1, 0.0, ("drop",))))
+def test_applied_passes_survive_the_file(tmp_path):
+    manifest = dataclasses.replace(make_manifest(), deploy=(_PASS, AppliedPass("remove_noops", 1, 0.0, ("drop",))))
     manifest.write(tmp_path)
     assert read_manifest(tmp_path) == manifest
     assert hash(read_manifest(tmp_path).deploy) == hash(manifest.deploy)  # targets are grouped by their applied passes
@@ -239,8 +239,8 @@ def test_deploy_steps_survive_the_file(tmp_path):
         ({"after": {"operations": -1, "macs": 0, "depthwise_taps": 0, "transposes": 0}}, "deploy/0/after"),
     ],
 )
-def test_breach_in_a_deploy_step_names_its_place(change, place):
-    document = dataclasses.replace(make_manifest(), deploy=(_STEP,)).to_json()
+def test_breach_in_an_applied_pass_names_its_place(change, place):
+    document = dataclasses.replace(make_manifest(), deploy=(_PASS,)).to_json()
     document["deploy"][0] |= change
     with pytest.raises(ContractError, match=place):
         validate(document, "manifest", "m")

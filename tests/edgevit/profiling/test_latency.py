@@ -40,7 +40,7 @@ def steady(job, number):
     return (10 * MS,) * job.timing.runs
 
 
-def drifting_machine(seed, factors):
+def slowing_machine(seed, factors):
     """Samples on a machine that slows by a third over 20 calls, with noise per process and per sample."""
     noise = np.random.default_rng(seed)
 
@@ -145,8 +145,8 @@ def test_rounds_alternate_and_flip_their_order(pair, use):
     assert len({job.token for job in device.jobs}) == 12
 
 
-def test_same_speed_on_a_drifting_machine_shows_no_difference(pair, use):
-    use(drifting_machine(1, {"a-fp32-fake": 1.0, "b-fp32-fake": 1.0}))
+def test_same_speed_on_a_slowing_machine_shows_no_difference(pair, use):
+    use(slowing_machine(1, {"a-fp32-fake": 1.0, "b-fp32-fake": 1.0}))
     comparison = compare(*pair)
     assert comparison.ratio.includes(1.0)
     assert comparison.verdict.startswith("no difference shown: ")
@@ -154,8 +154,8 @@ def test_same_speed_on_a_drifting_machine_shows_no_difference(pair, use):
     assert comparison.ratio.high - comparison.ratio.low < 0.1
 
 
-def test_a_fifth_less_on_a_drifting_machine_is_found(pair, use):
-    use(drifting_machine(1, {"a-fp32-fake": 0.8, "b-fp32-fake": 1.0}))
+def test_a_fifth_less_on_a_slowing_machine_is_found(pair, use):
+    use(slowing_machine(1, {"a-fp32-fake": 0.8, "b-fp32-fake": 1.0}))
     comparison = compare(*pair)
     assert comparison.ratio.high < 1.0
     assert comparison.ratio.includes(0.8)

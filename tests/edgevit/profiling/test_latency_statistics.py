@@ -21,12 +21,12 @@ def test_spread_is_relative_to_the_median():
     assert spread([9, 10, 12]) == pytest.approx(0.3)
 
 
-def test_drift_sees_a_machine_that_slows_down_but_not_a_lone_outlier():
+def test_stability_sees_a_machine_that_slows_down_but_not_a_lone_outlier():
     assert stability([10] * 10 + [11] * 10 + [12] * 10) == pytest.approx(2 / 11)
     assert stability([10] * 14 + [500] + [10] * 15) == 0
 
 
-def test_drift_of_two_samples_is_not_measured():
+def test_stability_of_two_samples_is_not_measured():
     assert stability([1, 2]) is None
 
 
@@ -44,7 +44,7 @@ def test_equal_ratios_give_an_interval_without_width():
 
 
 def paired_ratios(true_ratio: float, seed: int) -> list[float]:
-    """Ratios of round medians on a noisy machine: it drifts by half during the rounds, and 4 % remain per process."""
+    """Ratios of round medians on a noisy machine: it slows by half during the rounds, and 4 % remain per process."""
     noise = np.random.default_rng(seed)
     slots = np.linspace(1.0, 1.5, 2 * ROUNDS) * noise.lognormal(0, 0.04, 2 * ROUNDS)
     ratios = []

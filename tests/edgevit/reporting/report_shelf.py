@@ -55,7 +55,7 @@ def build_shelf(folder: Path) -> Path:
 
 
 def write_artifact(folder: Path, name: str, **changes: Any) -> Artifact:
-    """One whole artifact whose manifest is changed as told."""
+    """One whole artifact whose manifest has these changes."""
     path = folder / name
     path.mkdir(parents=True)
     entry = f"{name.split('-')[0]}.bin"
