@@ -173,7 +173,7 @@ def run_conversion(folder: Path, conversion: str, out: Path, peers: Path) -> tup
     """Wall seconds of one conversion in a fresh process, imports included, and why it failed or ""."""
     argv: list[str | Path]
     if conversion == INT8:
-        argv = ["-m", "benchmarks.train_int8", folder, "--out", out]
+        argv = ["-m", "benchmarks.int8_conversion", folder, "--out", out]
     elif conversion == FLOAT:
         model = json.loads((folder / "setup.json").read_text())["model"]
         weights = folder / "weights.pt"

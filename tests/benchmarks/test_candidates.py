@@ -1,8 +1,10 @@
-"""One process of a comparison: it reads the options that the rules write, and times by them."""
+"""The processes of a comparison: they exist by the names they are started by, and time as the rules say."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 import sys
 
 import numpy as np
@@ -11,6 +13,8 @@ import pytest
 from benchmarks import candidates, server
 from benchmarks.baseline_conversions import INPUT
 from benchmarks.comparison import Timing
+from benchmarks.tables import documents
+from benchmarks.tables.committed import ROOT
 
 TIMING = Timing(threads=3, rounds=9, warmup_runs=2, warmup_s=0.0, runs=5, min_s=0.0, max_s=60.0)
 
@@ -69,3 +73,10 @@ def test_server_candidate_is_timed_as_the_plan_says(setup, monkeypatch):
     server.run_job(["eager", str(setup), *options])
     assert opened == [("eager", setup, "cpu", TIMING.threads)]
     _is_timed_by_the_rules(json.loads(report.read_text()), engine)
+
+
+def test_modules_that_are_named_in_texts_and_commands_exist():
+    files = [ROOT / "Makefile", *(ROOT / "benchmarks").glob("*.py"), *documents()]
+    named = {name for path in files for name in re.findall(r"\bbenchmarks\.([a-z]\w*)", path.read_text())}
+    assert {"candidates", "int8_conversion", "server"} <= named
+    assert [name for name in sorted(named) if importlib.util.find_spec(f"benchmarks.{name}") is None] == []

@@ -1,4 +1,4 @@
-"""The network of a setup folder in int8: `python -m benchmarks.train_int8 SETUP --out FOLDER`.
+"""The network of a setup folder in int8, and its files: `python -m benchmarks.int8_conversion SETUP --out FOLDER`.
 
 Its weights are random, so no set of images has its classes; any photographs give its tensors their ranges.
 """
