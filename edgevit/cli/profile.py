@@ -79,7 +79,10 @@ def profile(
         for size in sizes
     ]
     if as_json:
-        print_json({"schema": "edgevit.profiles", "profiles": [report.to_json() for report in reports]})
+        from edgevit.contract.schema import VERSION
+
+        profiles = [report.to_json() for report in reports]
+        print_json({"schema": "edgevit.profiles", "schema_version": VERSION, "profiles": profiles})
     else:
         print(profile_table(reports))
 

@@ -30,6 +30,8 @@ def report(
     """
     written = [str(path) for path in edgevit.report(folder, out=out, formats=formats)]
     if as_json:
-        print_json({"schema": "edgevit.report_paths", "schema_version": 1, "paths": written})
+        from edgevit.contract.schema import VERSION
+
+        print_json({"schema": "edgevit.report_paths", "schema_version": VERSION, "paths": written})
     else:
         print("\n".join(written))

@@ -72,6 +72,23 @@ class Tolerance:
     min_snr_db: float | None = None
     float16_min_snr_db: float | None = None
 
+    @property
+    def bounds_nothing(self) -> bool:
+        """Whether no bound applies where the accelerator computes in float32."""
+        return self.max_relative_error is None and self.min_snr_db is None
+
+    def missed_by(self, max_relative_error: float | None, snr_db: float | None) -> list[str]:
+        """The bounds that measured numbers miss, in words; no error misses its bound, no SNR means equal outputs."""
+        found = []
+        if self.max_relative_error is not None:
+            if max_relative_error is None:
+                found.append("max rel. error is not known")
+            elif not max_relative_error <= self.max_relative_error:
+                found.append(f"max rel. error {max_relative_error:.2e}, at most {self.max_relative_error:.0e} allowed")
+        if self.min_snr_db is not None and snr_db is not None and not snr_db >= self.min_snr_db:
+            found.append(f"SNR {snr_db:.1f} dB, at least {self.min_snr_db:.0f} dB needed")
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Executed:

@@ -166,15 +166,10 @@ def _judge(parity: Parity, bound: Tolerance) -> Status:
     """Hold measured numbers against the manifest's bounds. A bound whose number is absent is not met."""
     if isinstance(parity, NotExecuted):
         return Status.NOT_EXECUTED
-    met = []
-    if bound.max_relative_error is not None:
-        met.append(parity.max_relative_error is not None and parity.max_relative_error <= bound.max_relative_error)
-    if bound.min_snr_db is not None:
-        exact = parity.max_abs_error == 0  # without noise there is no signal-to-noise ratio
-        met.append(exact or (parity.snr_db is not None and parity.snr_db >= bound.min_snr_db))
-    if not met:
+    if bound.bounds_nothing:
         return Status.UNJUDGED
-    if not all(met):
+    unmeasured = bound.min_snr_db is not None and parity.snr_db is None and parity.max_abs_error != 0
+    if unmeasured or bound.missed_by(parity.max_relative_error, parity.snr_db):
         return Status.DIFFERS
     return Status.REFERENCE if parity.interpreted else Status.AGREES
 

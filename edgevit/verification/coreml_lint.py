@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgevit.artifacts.artifact import Artifact, opened
 from edgevit.contract.manifest import FILE_NAME
+from edgevit.contract.schema import VERSION
 from edgevit.errors import ContractError, UsageError
 from edgevit.targets.registry import get_converter
 
@@ -37,7 +38,7 @@ class LintReport:
     def to_json(self) -> dict[str, Any]:
         """The document as printed, schema edgevit.lint."""
         findings = [dataclasses.asdict(finding) for finding in self.findings]
-        return {"schema": "edgevit.lint", "schema_version": 1, "artifact": self.artifact, "findings": findings}
+        return {"schema": "edgevit.lint", "schema_version": VERSION, "artifact": self.artifact, "findings": findings}
 
 
 def lint(artifact: Artifact | str | Path, *, strict: bool = True) -> LintReport:

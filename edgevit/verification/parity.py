@@ -24,14 +24,7 @@ class Distance:
         """The bounds of a tolerance that this misses, in words."""
         if self.max_relative_error == NOT_FINITE.max_relative_error:
             return ["values are not finite, or of another shape"]
-        found = []
-        if tolerance.max_relative_error is not None and not self.max_relative_error <= tolerance.max_relative_error:
-            found.append(
-                f"max rel. error {self.max_relative_error:.2e}, at most {tolerance.max_relative_error:.0e} allowed"
-            )
-        if tolerance.min_snr_db is not None and self.snr_db is not None and not self.snr_db >= tolerance.min_snr_db:
-            found.append(f"SNR {self.snr_db:.1f} dB, at least {tolerance.min_snr_db:.0f} dB needed")
-        return found
+        return tolerance.missed_by(self.max_relative_error, self.snr_db)
 
 
 NOT_FINITE = Distance(1e30, 1e30, -300.0, 0.0)  # in effect infinite, but a number that JSON has

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevit.artifacts.artifact import Artifact, opened
+from edgevit.contract.schema import VERSION
 from edgevit.errors import ParityError, UsageError
 from edgevit.quantization.model_qparams import ModelQParams, QParamsComparison, compare_qparams
 from edgevit.quantization.qparams import QParams
@@ -48,7 +49,7 @@ class QParamsReport:
         names = self.comparison.names if self.comparison else {}
         return {
             "schema": "edgevit.qparams",
-            "schema_version": 1,
+            "schema_version": VERSION,
             "artifact": self.artifact,
             "artifact_sha256": self.artifact_sha256,
             "layers": [
