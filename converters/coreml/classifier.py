@@ -28,7 +28,7 @@ def require_labels(program: Program) -> None:
     if not labels:
         raise UsageError(f"a classifier needs labels, {program.spec.name} has none", fix="give --labels FILE")
     if len(set(labels)) < len(labels):
-        raise UsageError("a classifier needs distinct labels, some occur twice", fix="mend the label file")
+        raise UsageError("a classifier needs distinct labels, some occur twice", fix="correct the label file")
 
 
 def add_classifier(program_file: Path, labels: tuple[str, ...], logits: str) -> None:

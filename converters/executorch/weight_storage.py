@@ -2,8 +2,8 @@
 
 XNNPACK computes in float32 with constant weights of float16, in convolutions and linear layers, and of int8 with a
 scale per channel, in linear layers alone. So a depthwise convolution with a float16 weight is written as one of as
-many groups as channels, and a convolution with an int8 weight as a linear layer over the im2col of
-its input. No processor needs float16 arithmetic for either.
+many groups as channels, and a convolution with an int8 weight as a linear layer over the im2col of its input. No
+processor needs float16 arithmetic for either.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ HALF_FROM_ELEMENTS = 256
 _LARGEST_HALF = 65504.0
 _WEIGHTED = ("XNNConv2d", "XNNDepthwiseConv2d", "XNNFullyConnected")
 
-WeightsByDigest = Mapping[
-    bytes, QuantizedWeight
-]  # by the float32 weight (O, kH, kW, I) or (O, I) that they stand for, its digest
+# By the digest of the float32 weight (O, kH, kW, I) or (O, I) that each stands for.
+WeightsByDigest = Mapping[bytes, QuantizedWeight]
 
 
 def take_quantized_weights(exported: ExportedProgram) -> tuple[ExportedProgram, WeightsByDigest]:
@@ -84,12 +83,12 @@ class _Narrowing:
         weight = self._constant(layer.filter_id)
         qparams = self._qparams.get(_digest(weight)) if kind(node) != "XNNDepthwiseConv2d" else None
         if qparams is not None:
-            return self._quantized(node, weight, qparams)
+            return self._quantized(node, qparams)
         if self._half and weight.size >= HALF_FROM_ELEMENTS:
             self._in_half(node, weight)
         return [node]
 
-    def _quantized(self, node: Any, weight: np.ndarray, quantized: QuantizedWeight) -> list[Any]:
+    def _quantized(self, node: Any, quantized: QuantizedWeight) -> list[Any]:
         schema = graph_schema()
         layer = node.xnode_union
         before: list[Any] = []

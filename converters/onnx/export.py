@@ -29,8 +29,8 @@ BATCH = "batch"
 def export_onnx(program: Program, path: Path, nodes: Sequence[str] = ()) -> None:
     """Write one self-contained file with the spec's tensor names, NCHW; the size named `batch` counts images.
 
-    nodes: of the program's graph, whose values become outputs too, as `with_outputs` gives them and `inner_names` calls
-    them.
+    nodes: of the program's graph, whose values become outputs too, as `with_outputs` gives them and `recorded_names`
+    calls them.
     Raises ConversionError naming every op without an ONNX form.
     """
     import onnx

@@ -64,7 +64,7 @@ def require_task(task: Task, images: LabelledDataset, model: str) -> None:
     """Raise UsageError for images whose targets do not fit the outputs of a model of this task."""
     if images.task is not task:
         have, does = (_TARGETS[one] for one in (images.task, task))
-        raise UsageError(f"{images.name} has {have}, {model} answers {does}", fix=f"give images with {does}")
+        raise UsageError(f"{images.name} has {have}, {model} outputs {does}", fix=f"give images with {does}")
 
 
 def targets(images: LabelledDataset, contract: Preprocess) -> np.ndarray:

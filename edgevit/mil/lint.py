@@ -393,11 +393,11 @@ def _weights(view: View) -> Iterator[Finding]:
 
 
 def _engine(view: View) -> Iterator[Finding]:
-    for fix in HINTS:
-        if hits := [operation for operation in view.operations if fix.applies(operation, view.types)]:
+    for hint in HINTS:
+        if hits := [operation for operation in view.operations if hint.applies(operation, view.types)]:
             kinds = ", ".join(name for name, _ in Counter(hit.type for hit in hits).most_common(4))
-            message = f"{len(hits)} op(s) ({kinds}): {fix.message} (Neural Engine hint: {fix.source})"
-            yield Finding(Level.WARNING, fix.rule, message, view.where(hits))
+            message = f"{len(hits)} op(s) ({kinds}): {hint.message} (Neural Engine hint: {hint.source})"
+            yield Finding(Level.WARNING, hint.rule, message, view.where(hits))
 
 
 # The package against its artifact's manifest.

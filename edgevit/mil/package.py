@@ -34,7 +34,7 @@ _MODEL_PATH = "@model_path/"
 _UNPACK_VALUES = 1 << 20  # sub-byte values unpacked at a time; a multiple of 8, so that pieces start on bytes
 _INLINE_FORMS = {"bool": ("bools",), "string": ("strings",)}  # fields of TensorValue that may hold a type
 _INLINE_NUMBERS = ("floats", "doubles", "ints", "longInts", "bytes")
-_MEND = "convert or copy the package again"
+_FIX = "convert or copy the package again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class WeightFile:
         return self._decoded[key]
 
     def _error(self, offset: int, reason: str) -> ContractError:
-        return ContractError(f"{self.path}: weight at offset {offset}: {reason}", fix=_MEND)
+        return ContractError(f"{self.path}: weight at offset {offset}: {reason}", fix=_FIX)
 
 
 class Package:
@@ -229,7 +229,7 @@ class Package:
         return key
 
     def _error(self, reason: str) -> ContractError:
-        return ContractError(f"{self.program}: {reason}", fix=_MEND)
+        return ContractError(f"{self.program}: {reason}", fix=_FIX)
 
 
 def open_package(path: str | Path) -> Package:
@@ -242,7 +242,7 @@ def open_package(path: str | Path) -> Package:
     package = Package(folder, program, _parse(program))
     for name, function in package.functions.items():
         if not name.isprintable():
-            raise ContractError(f"{program}: a function is named {name[:80]!r}", fix=_MEND)
+            raise ContractError(f"{program}: a function is named {name[:80]!r}", fix=_FIX)
         _check_function(function, f"{program}: function {name[:80]}")
     return package
 
@@ -282,16 +282,16 @@ def _program_path(folder: Path) -> Path:
     if not manifest.is_file() or manifest.is_symlink():
         raise ContractError(f"{folder} is no .mlpackage: it has no {MANIFEST}", fix="give the package folder itself")
     if (size := manifest.stat().st_size) > MAX_MANIFEST_BYTES:
-        raise ContractError(f"{manifest} has {size} bytes, at most {MAX_MANIFEST_BYTES} are read", fix=_MEND)
+        raise ContractError(f"{manifest} has {size} bytes, at most {MAX_MANIFEST_BYTES} are read", fix=_FIX)
     try:
         document = json.loads(manifest.read_bytes())
         root = document["itemInfoEntries"][document["rootModelIdentifier"]]["path"]
     except (OSError, ValueError, RecursionError) as error:
-        raise ContractError(f"{manifest} is no JSON document: {str(error)[:200]}", fix=_MEND) from error
+        raise ContractError(f"{manifest} is no JSON document: {str(error)[:200]}", fix=_FIX) from error
     except (KeyError, TypeError, IndexError) as error:
-        raise ContractError(f"{manifest} does not say which item is the root model", fix=_MEND) from error
+        raise ContractError(f"{manifest} does not say which item is the root model", fix=_FIX) from error
     if not isinstance(root, str):
-        raise ContractError(f"{manifest}: the root model's path is no text", fix=_MEND)
+        raise ContractError(f"{manifest}: the root model's path is no text", fix=_FIX)
     return _inside(folder / "Data", root, manifest)
 
 
@@ -300,7 +300,7 @@ def _inside(folder: Path, relative: str, named_by: Path) -> Path:
     shown = relative[:200]
     parts = PurePosixPath(relative).parts
     if not parts or relative.startswith("/") or ".." in parts or "\\" in relative or "\0" in relative:
-        raise ContractError(f"{named_by} names {shown!r}, which is not a path inside the package", fix=_MEND)
+        raise ContractError(f"{named_by} names {shown!r}, which is not a path inside the package", fix=_FIX)
     path = folder
     try:
         for part in parts:
@@ -308,33 +308,33 @@ def _inside(folder: Path, relative: str, named_by: Path) -> Path:
             if path.is_symlink():
                 raise ContractError(f"{named_by} names {shown!r}, and {path} is a link", fix="replace it by the file")
         if not path.is_file():
-            raise ContractError(f"{named_by} names {shown!r}, but {path} is no file", fix=_MEND)
+            raise ContractError(f"{named_by} names {shown!r}, but {path} is no file", fix=_FIX)
     except (OSError, ValueError) as error:  # a name too long, or one that the file system cannot hold
-        raise ContractError(f"{named_by} names {shown!r}: {error}", fix=_MEND) from error
+        raise ContractError(f"{named_by} names {shown!r}: {error}", fix=_FIX) from error
     return path
 
 
 def _parse(program: Path) -> Message:
     if (size := program.stat().st_size) > MAX_PROGRAM_BYTES:
-        raise ContractError(f"{program} has {size} bytes, at most {MAX_PROGRAM_BYTES} are read", fix=_MEND)
+        raise ContractError(f"{program} has {size} bytes, at most {MAX_PROGRAM_BYTES} are read", fix=_FIX)
     model = message_classes("Model_pb2").Model()
     from google.protobuf.message import DecodeError
 
     try:
         model.ParseFromString(program.read_bytes())
     except (OSError, DecodeError) as error:  # deep nesting too: the parser stops at 100 levels
-        raise ContractError(f"{program} is no Core ML model: {error}", fix=_MEND) from error
+        raise ContractError(f"{program} is no Core ML model: {error}", fix=_FIX) from error
     if model.WhichOneof("Type") != "mlProgram":
         kind = model.WhichOneof("Type") or "nothing"
         raise ContractError(f"{program} holds {kind}, not an ML Program", fix="convert with iOS15 or newer as target")
     if not model.mlProgram.functions:
-        raise ContractError(f"{program} holds an ML Program without functions", fix=_MEND)
+        raise ContractError(f"{program} holds an ML Program without functions", fix=_FIX)
     return model
 
 
 def _check_function(function: Message, where: str) -> None:
     if function.opset not in function.block_specializations:
-        raise ContractError(f"{where} has no block for its op set {function.opset[:80]!r}", fix=_MEND)
+        raise ContractError(f"{where} has no block for its op set {function.opset[:80]!r}", fix=_FIX)
     known: set[str] = set()
     _declare(function.inputs, known, where)
     for opset, block in function.block_specializations.items():
@@ -351,18 +351,18 @@ def _check_block(block: Message, outer: tuple[set[str], ...], where: str) -> Non
     _declare(block.inputs, own, where)
     for operation in block.operations:
         if not operation.type.isprintable():
-            raise ContractError(f"{where}: an op has the type {operation.type[:80]!r}", fix=_MEND)
+            raise ContractError(f"{where}: an op has the type {operation.type[:80]!r}", fix=_FIX)
         place = f"{where}, {operation.type[:80]} {_first_output(operation)}".rstrip()
         for argument in operation.inputs.values():
             for binding in argument.arguments:
                 if binding.WhichOneof("binding") == "name" and not any(binding.name in names for names in scopes):
-                    raise ContractError(f"{place}: uses {binding.name[:80]!r} before it is defined", fix=_MEND)
+                    raise ContractError(f"{place}: uses {binding.name[:80]!r} before it is defined", fix=_FIX)
         for inner in operation.blocks:
             _check_block(inner, scopes, place)
         _declare(operation.outputs, own, place)
     for name in block.outputs:
         if not any(name in names for names in scopes):
-            raise ContractError(f"{where}: returns {name[:80]!r}, which nothing defines", fix=_MEND)
+            raise ContractError(f"{where}: returns {name[:80]!r}, which nothing defines", fix=_FIX)
 
 
 def _first_output(operation: Message) -> str:
@@ -373,9 +373,9 @@ def _declare(values: Any, own: set[str], where: str) -> None:
     """Add the names of new values to `own`, the names of their block, after a look at their types."""
     for value in values:
         if not value.name.isprintable():
-            raise ContractError(f"{where}: a value is named {value.name[:80]!r}", fix=_MEND)
+            raise ContractError(f"{where}: a value is named {value.name[:80]!r}", fix=_FIX)
         if value.name in own:
-            raise ContractError(f"{where}: {value.name[:80]!r} is defined twice", fix=_MEND)
+            raise ContractError(f"{where}: {value.name[:80]!r} is defined twice", fix=_FIX)
         own.add(value.name)
         _check_type(value.type, f"{where}: {value.name[:80]!r}")
 
@@ -393,4 +393,4 @@ def _check_shape(tensor: Message, where: str) -> None:
     sizes = [item.constant.size or 1 for item in tensor.dimensions if item.WhichOneof("dimension") == "constant"]
     if len(tensor.dimensions) > MAX_RANK or math.prod(sizes) > MAX_ELEMENTS:
         shown = " x ".join(str(size) for size in sizes[:8])
-        raise ContractError(f"{where} has the absurd shape {shown}, rank {len(tensor.dimensions)}", fix=_MEND)
+        raise ContractError(f"{where} has the absurd shape {shown}, rank {len(tensor.dimensions)}", fix=_FIX)

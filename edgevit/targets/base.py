@@ -136,7 +136,7 @@ def input_arrays(inputs: Mapping[str, np.ndarray], manifest: Manifest | ModelFil
 
 
 def program_name(converter: Converter) -> str:
-    """Which of the programs that `pipeline` writes a converter takes: "xnnpack", "inductor-batches"."""
+    """Which of the programs that `pipeline` writes a converter takes: "xnnpack", "server-batches"."""
     return f"{converter.kernels}-batches" if converter.dynamic_batch else converter.kernels
 
 

@@ -1,1 +1,1 @@
-"""Checkpoints in and out, recipes, and the training loop."""
+"""Recipes, augmentation, and the training loop."""

@@ -56,8 +56,8 @@ def places(draws: Tensor, augmentation: Augmentation) -> Tensor:
 
 def moved(images: Tensor, affine: Tensor, mode: str = "bilinear") -> Tensor:
     """Images (N, C, S, S) read at `places`, (N, 2, 3); the edge pixel fills what comes into view."""
-    qparams = F.affine_grid(affine.to(images.device), list(images.shape), align_corners=False)
-    return F.grid_sample(images, qparams, mode=mode, padding_mode="border", align_corners=False)
+    grid = F.affine_grid(affine.to(images.device), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False)
 
 
 def recolored(images: Tensor, draws: Tensor, strength: float) -> Tensor:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 
-def annotation(devices: int) -> dict[str, Any]:
+def placement(devices: int) -> dict[str, Any]:
     """Lightning's arguments for `devices` processes here, or for what torchrun started, on this machine or on many.
 
     Processes are the GPUs of each machine, or copies of the calling program on the CPU.

@@ -45,7 +45,7 @@ def open_recipe(recipe: str | Path) -> Recipe:
 
 def _checked(given: dict[str, Any], kind: type, where: str, start: dict[str, Any]) -> dict[str, Any]:
     """What a table gives for the fields of a dataclass; `start` holds the values that a part of it stands over."""
-    hints = {name: fix for name, fix in typing.get_type_hints(kind).items() if name != "name"}
+    hints = {name: hint for name, hint in typing.get_type_hints(kind).items() if name != "name"}
     checked: dict[str, Any] = {}
     for key, value in given.items():
         if key not in hints:

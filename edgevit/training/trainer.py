@@ -34,7 +34,7 @@ from edgevit.log import is_first_process, stage
 from edgevit.spec import Layout, ModelSpec, Task
 from edgevit.training.average import WeightAverage
 from edgevit.training.bar import EpochBar
-from edgevit.training.distributed import Shuffled, annotation, own_batch, share_of
+from edgevit.training.distributed import Shuffled, own_batch, placement, share_of
 from edgevit.training.logs import open_logs
 from edgevit.training.module import Classifier, EpochResult, Learner
 from edgevit.training.progress import KeepProgress
@@ -244,7 +244,7 @@ def fit(
     """
     if resume and not progress.is_file():
         log.info("nothing to resume at %s: training starts anew", progress)
-    placed = annotation(devices)
+    placed = placement(devices)
     batch_size = min(recipe.batch_size, len(train_set))
     identity = [spec.name, train_set.name, len(train_set), dataclasses.asdict(recipe), state_digest(model)]
     identity += [amp, placed["devices"] * placed["num_nodes"], None if teacher is None else state_digest(teacher)]

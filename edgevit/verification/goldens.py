@@ -41,8 +41,6 @@ def check_goldens(artifact: Artifact) -> int:
 
 
 def _require_equal(artifact: Artifact, golden: Golden, level: str, computed: np.ndarray) -> None:
-    import numpy as np
-
     if not np.array_equal(artifact.golden_level(golden, level), computed):
         raise ContractError(
             f"{artifact.name}: golden {golden.name} differs from this machine's preprocessing at level {level}",

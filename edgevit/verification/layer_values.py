@@ -14,7 +14,7 @@ from edgevit.export.program import Program
 from edgevit.graph.edit import argument, is_call, only_user, source_of
 from edgevit.graph.node_names import module_path
 from edgevit.quantization.annotation import is_move
-from edgevit.quantization.model_qparams import QParams
+from edgevit.quantization.qparams import QParams
 from edgevit.spec import Precision
 
 if TYPE_CHECKING:

@@ -104,7 +104,7 @@ class LayerReport:
         network = " to the float network's" if self.reference == FLOAT else ""
         return (
             f"{adding} of {len(self.layers)} layers add error{network}{unrecorded}; {self.images} images of "
-            f"{self.source} in {self.runtime}, whose answers are {outputs}"
+            f"{self.source} in {self.runtime}, whose outputs are {outputs}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -243,12 +243,12 @@ def _tallied(
     computed = artifact.manifest.outputs[0]
     tallies: dict[str, _Tally] = {}
     same = True
-    for picture in images:
-        inputs = artifact.native_input(picture)
+    for image in images:
+        inputs = artifact.native_input(image)
         values, outputs = (session.run(inputs) for session in sessions)
         same &= np.array_equal(values[computed.name], outputs[computed.name])
         recorded = {layer.node: values[layer.node] for layer in layers if layer.node in values}
-        wanted, made = reference.run(picture), reference.follow(picture, recorded)
+        wanted, made = reference.run(image), reference.follow(image, recorded)
         for layer in layers:
             if layer.node in recorded:
                 tally = tallies.setdefault(layer.node, _Tally(layer))

@@ -7,7 +7,7 @@ Control flow, states and `const` need the interpreter's environment and are eval
 
 from __future__ import annotations
 
-from edgevit.mil.ops import constexpr, elementwise, image, index, nn, shape, state  # noqa: F401
+from edgevit.mil.ops import constexpr, elementwise, image, index, nn, shape, state  # noqa: F401, they fill OPS
 from edgevit.mil.table import OPS
 
 __all__ = ["OPS"]

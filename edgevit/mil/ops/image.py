@@ -159,7 +159,7 @@ def _to_pixels(places: Tensor, size: int, coordinates: str, align_corners: bool)
     return share * (size - 1) if align_corners else share * size - 0.5
 
 
-def _folded(places: Tensor, size: int, padding: str, align_corners: bool) -> Tensor:
+def _folded(places: Tensor, size: int, padding: str) -> Tensor:
     """Places beyond the image brought back into it, for the padding modes that repeat pixels."""
     if padding == "border":
         return places.clamp(0, size - 1)
@@ -185,8 +185,8 @@ def resample(
     if padding_mode == "constant":
         outside = number(padding_value)
     else:
-        columns = _folded(columns, x.shape[-1], padding_mode, aligned)
-        rows = _folded(rows, x.shape[-2], padding_mode, aligned)
+        columns = _folded(columns, x.shape[-1], padding_mode)
+        rows = _folded(rows, x.shape[-2], padding_mode)
     return _sampled(x, rows, columns, sampling_mode, outside)
 
 

@@ -140,5 +140,5 @@ def test_turned_photo_is_as_large_as_it_looks(folder):
 
 def test_images_of_another_task_are_refused():
     empty = ImageSet((), np.array([], np.int64), ("a",), "animals/train")
-    with pytest.raises(UsageError, match="animals/train has a class per image, unet answers a class per pixel"):
+    with pytest.raises(UsageError, match="animals/train has a class per image, unet outputs a class per pixel"):
         require_task(Task.SEGMENT, empty, "unet")

@@ -12,7 +12,7 @@ from edgevit.checkpoints.checkpoint import read_checkpoint
 from edgevit.errors import UsageError
 from edgevit.log import is_first_process
 from edgevit.training.augment import Share
-from edgevit.training.distributed import Shuffled, annotation, own_batch
+from edgevit.training.distributed import Shuffled, own_batch, placement
 from tests.edgevit.training.two_processes import run
 
 
@@ -80,7 +80,7 @@ def test_batch_that_processes_cannot_share_is_refused(batch, world):
 def test_processes_of_torchrun_are_taken_as_they_are(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("WORLD_SIZE", "6")
-    found = annotation(devices=1)
+    found = placement(devices=1)
     assert (found["devices"], found["num_nodes"]) == (2, 3)
     monkeypatch.setenv("RANK", "3")
     assert not is_first_process()

@@ -155,8 +155,8 @@ def test_run_that_was_killed_ends_with_the_same_weights(trained, tmp_path, monke
 @pytest.mark.parametrize(
     ("spec", "train_set", "test_set", "says"),
     [
-        (mask_spec(), colours(8), squares(4), "colours has a class per image, toy answers a class per pixel"),
-        (toy_spec(), colours(8), squares(4), "squares has a class per pixel, toy answers a class per image"),
+        (mask_spec(), colours(8), squares(4), "colours has a class per image, toy outputs a class per pixel"),
+        (toy_spec(), colours(8), squares(4), "squares has a class per pixel, toy outputs a class per image"),
         (mask_spec(), squares(8), squares(4, labels=("a", "b")), "other labels"),
         (mask_spec(3), squares(8), squares(4), "squares has 2 classes, toy 3"),
     ],

@@ -65,7 +65,7 @@ def test_images_with_a_class_each_do_not_score_masks(tmp_path, monkeypatch):
     artifact = dataclasses.replace(artifact, manifest=dataclasses.replace(artifact.manifest, model=model))
     images = ImageSet((), np.array([], np.int64), ("blue", "green", "red"), "photos/test")
     monkeypatch.setattr(evaluation, "open_dataset", lambda *_: images)
-    with pytest.raises(UsageError, match=r"photos/test has a class per image, .* answers a class per pixel"):
+    with pytest.raises(UsageError, match=r"photos/test has a class per image, .* outputs a class per pixel"):
         evaluation.evaluate(artifact, data="photos")
 
 
