@@ -98,7 +98,7 @@ def segmenter_spec(num_classes: int = 2) -> ModelSpec:
 
 
 class TinyResidual(nn.Module):
-    """What int8 networks are made of: rectified, depthwise and pointwise convolutions, a sum, a LayerNorm, a linear."""
+    """What int8 networks are made of: convolutions, a fused activation, a sum, a LayerNorm, a linear layer."""
 
     def __init__(self, num_classes: int = CLASSES) -> None:
         super().__init__()

@@ -60,7 +60,7 @@ def run(session, manifest):
 
 
 @pytest.mark.parametrize(("target", "options"), [*((target, {}) for target in LIBRARIES), ("coreml", HALVES)])
-def test_every_layer_of_an_int8_network_tells_its_integers(target, options, tmp_path):
+def test_integers_of_every_layer_of_an_int8_network_are_recorded(target, options, tmp_path):
     program = int8_program(target)
     converter, manifest = write(program, target, tmp_path, **options)
     layers = layers_of(program)
@@ -86,7 +86,7 @@ def test_every_layer_of_an_int8_network_tells_its_integers(target, options, tmp_
 @pytest.mark.parametrize(
     ("target", "precision"), [("tflite", "fp16"), ("executorch", "fp32"), ("coreml", "fp16"), ("onnx", "fp16")]
 )
-def test_float_layers_tell_their_values(target, precision, tmp_path):
+def test_values_of_float_layers_are_recorded(target, precision, tmp_path):
     program = float_program(Precision(precision), target)
     converter, manifest = write(program, target, tmp_path)
     layers = layers_of(program)

@@ -44,7 +44,7 @@ def written(request, network, tmp_path_factory):
     return converter, folder, SimpleNamespace(entry=converted.entry)
 
 
-def test_file_holds_the_table_to_the_bit(written, network):
+def test_file_holds_exactly_the_qparams_of_the_table(written, network):
     converter, folder, manifest = written
     stored = converter.read_qparams(folder, manifest)
     comparison = compare_qparams(stored, network_qparams(network))

@@ -74,7 +74,7 @@ def test_equal_constants_are_stored_once(half):
     assert len(contents) == len(constants) > 5
 
 
-def test_slimming_changes_no_output_and_no_value_in_place(tmp_path, monkeypatch):
+def test_deduplication_changes_no_output_and_no_value_in_place(tmp_path, monkeypatch):
     monkeypatch.setattr(deduplicate, "slim", lambda path: None)
     _convert(tmp_path, Precision.FP16, classifier=True)
     monkeypatch.undo()

@@ -72,7 +72,7 @@ def test_all_runtimes_compute_what_was_trained(artifacts):
 
 @pytest.fixture(scope="module")
 def halves(line):
-    """Core ML's file with float16 between the grids."""
+    """Core ML's file with float16 between the quantized tensors."""
     return edgevit.convert(
         f"{line / 'net.py'}:tiny",
         target="coreml",
@@ -83,7 +83,7 @@ def halves(line):
     )
 
 
-def test_runtimes_for_phones_agree_to_the_bit(artifacts):
+def test_runtimes_for_phones_are_bit_exact(artifacts):
     by_target = {artifact.manifest.target: artifact for artifact in artifacts}
     for pixels in sample_images().values():
         tensor = preprocess(pixels, artifacts[0].manifest.preprocess)
@@ -92,7 +92,7 @@ def test_runtimes_for_phones_agree_to_the_bit(artifacts):
         assert np.array_equal(outputs[0], outputs[2])
 
 
-def test_core_ml_in_whole_numbers_is_the_trained_network(artifacts):
+def test_core_ml_in_emulated_integers_is_the_trained_network(artifacts):
     (whole,) = (artifact for artifact in artifacts if artifact.manifest.target == "coreml")
     manifest = whole.manifest
     assert whole.name.endswith("-int8-coreml")
@@ -105,7 +105,7 @@ def test_core_ml_in_whole_numbers_is_the_trained_network(artifacts):
     ]
 
 
-def test_core_ml_in_halves_has_the_same_scales_and_a_name_of_its_own(line, halves, artifacts):
+def test_core_ml_in_fp16_has_the_same_scales_and_a_name_of_its_own(line, halves, artifacts):
     assert halves.name.endswith("-int8-coreml-int8_compute-fp16")
     assert halves.manifest.tolerance.min_snr_db == 25
     (whole,) = (artifact for artifact in artifacts if artifact.manifest.target == "coreml")
@@ -114,7 +114,7 @@ def test_core_ml_in_halves_has_the_same_scales_and_a_name_of_its_own(line, halve
         edgevit.convert(seeded(TinyClassifier), spec=classifier_spec(), target="coreml", options=HALVES, out=line)
 
 
-def test_core_ml_in_whole_numbers_takes_images(line):
+def test_core_ml_in_emulated_integers_takes_images(line):
     artifact = edgevit.convert(
         f"{line / 'net.py'}:tiny",
         target="coreml",

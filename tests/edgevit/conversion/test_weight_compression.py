@@ -107,7 +107,7 @@ def _tensor(artifact):
     return preprocess(sample_images()[artifact.golden().name], artifact.manifest.preprocess)
 
 
-def test_delegates_take_everything_and_widen_nothing_at_run_time(artifacts):
+def test_delegates_take_everything_in_one_region(artifacts):
     for target in ("executorch", "tflite"):
         lowering = artifacts[target].manifest.lowering
         assert lowering.regions == 1

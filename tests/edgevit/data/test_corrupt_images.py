@@ -39,7 +39,7 @@ def test_few_damaged_files_are_named_and_count_no_more(folder, caplog):
     assert images.targets.tolist() == [0] * 7 + [1] * 7
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert ["3.png" in line or "0.png" in line for line in warnings if "skipped" in line] == [True, True]
-    np.testing.assert_array_equal(images[3][0], whole[4][0])  # the truth stays with its image
+    np.testing.assert_array_equal(images[3][0], whole[4][0])  # the target stays with its image
 
 
 def test_many_damaged_files_are_an_error_with_count_and_names(folder):

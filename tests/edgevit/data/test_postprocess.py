@@ -105,7 +105,7 @@ def test_segment_mask_refuses_other_shapes(shape):
         segment_mask(np.zeros(shape, np.float32))
 
 
-def test_mask_on_photo_is_void_exactly_outside_the_crop():
+def test_mask_on_photo_is_ignored_exactly_outside_the_crop():
     where = geometry(20, 40, Preprocess(resize=10, crop=(10, 10)))
     placed = mask_on_photo(np.ones((10, 10), np.uint8), where, (20, 40))
     assert (placed[:, 10:30] == 1).all()
@@ -119,7 +119,7 @@ def test_palette_is_voc_and_distinct():
     assert len(np.unique(colours, axis=0)) == 256
 
 
-def test_overlay_blends_half_and_leaves_void():
+def test_overlay_blends_half_and_leaves_ignored_pixels():
     photo = np.array([[[255, 201, 7], [255, 201, 7], [255, 201, 7]]], np.uint8)
     blended = overlay(photo, np.array([[0, 1, IGNORE_INDEX]], np.uint8))
     assert blended.dtype == np.uint8

@@ -36,7 +36,7 @@ def program():
 
 
 @pytest.mark.parametrize("precision", DTYPES)
-def test_all_between_the_ends_is_narrow(program, precision):
+def test_all_between_the_ends_is_cast(program, precision):
     images = torch.randn(3, 3, 32, 32)
     expected = program.exported.module()(images)
     narrow = narrowed(dataclasses.replace(program, precision=precision))

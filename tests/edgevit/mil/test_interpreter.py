@@ -149,8 +149,8 @@ def test_image_inputs_get_their_colour_order_scale_and_bias(layout, tmp_path):
     pixels[:] = (10, 20, 30)
     planes = (10, 20, 30) if layout == "RGB" else (30, 20, 10)
     expected = [0.5 * plane + bias for plane, bias in zip(planes, (1, 2, 3), strict=True)]
-    for picture in Image.fromarray(pixels), pixels, pixels.transpose(2, 0, 1)[None]:
-        np.testing.assert_allclose(only(interpreter.predict({"x": picture}))[0], expected)
+    for image in Image.fromarray(pixels), pixels, pixels.transpose(2, 0, 1)[None]:
+        np.testing.assert_allclose(only(interpreter.predict({"x": image}))[0], expected)
     with pytest.raises(UsageError, match="shape"):
         interpreter.predict({"x": Image.fromarray(pixels).resize((5, 4))})
 

@@ -105,13 +105,13 @@ def test_fp16_program_with_casts_at_its_ends_only_is_clean(tmp_path):
 def test_fp32_float_fallback_and_needless_casts_in_an_fp16_program(tmp_path):
     build = _half_program()
     build.op("cast", "single", (1, 3, 8, 8), x="active")
-    build.op("exp", "island", (1, 3, 8, 8), x="single")
-    build.op("cast", "back", (1, 3, 8, 8), "fp16", x="island")
+    build.op("exp", "alone", (1, 3, 8, 8), x="single")
+    build.op("cast", "back", (1, 3, 8, 8), "fp16", x="alone")
     findings = _lint(build, tmp_path)
     float_fallback = _one(findings, "fp32-float-fallback", Level.WARNING)
     assert (float_fallback.message, float_fallback.where) == (
         "1 op(s) compute in fp32 inside an fp16 program: exp",
-        "main: island",
+        "main: alone",
     )
     assert _one(findings, "casts", Level.WARNING).message == "4 casts where 2 would serve inputs and outputs"
 
@@ -341,7 +341,7 @@ def program():
 
 @pytest.mark.parametrize(
     "precision", [Precision.FP32, Precision.FP16]
-)  # int8 needs grids: tests/edgevit/conversion/test_int8.py
+)  # int8 needs qparams: tests/edgevit/conversion/test_int8.py
 def test_what_our_converter_writes_is_clean_and_agrees_with_its_manifest(program, tmp_path, precision):
     options = CONVERTER.Options(author="Ada", license="MIT", model_version="1")
     result = CONVERTER.convert(program(precision), options, tmp_path)

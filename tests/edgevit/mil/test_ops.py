@@ -194,7 +194,7 @@ def test_products_take_integers_beside_floats():
 @pytest.mark.parametrize(
     ("ours", "theirs"), [("constant", "zeros"), ("border", "border"), ("reflection", "reflection")]
 )
-def test_resample_with_corners_aligned_is_qparams_sample(ours, theirs, align):
+def test_resample_with_corners_aligned_is_grid_sample(ours, theirs, align):
     if theirs == "reflection" and not align:
         pytest.skip("torch reflects at the pixels' edges here, MIL at their centres: symmetric is torch's")
     generator = torch.Generator().manual_seed(0)

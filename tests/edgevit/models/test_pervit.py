@@ -66,7 +66,7 @@ def test_attention_is_the_papers_normalised_product():
     torch.testing.assert_close(attention(tokens, distances), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_distances_are_those_between_points_of_one_qparams():
+def test_distances_are_those_between_points_of_one_grid():
     distances = _distances(14).reshape(14, 14, 18, 18)
     step = 2 / 13
     assert distances[0, 0, 2, 2] == 0
@@ -90,7 +90,7 @@ def test_training_begins_with_peripheral_regions():
 
 
 @pytest.mark.parametrize("size", [32, 96])
-def test_other_sizes_have_a_qparams_of_their_own(size):
+def test_other_sizes_have_a_grid_of_their_own(size):
     with torch.device("meta"):
         model = get_spec("pervit_tiny").build(7, size).eval()
         assert model(torch.empty(2, 3, size, size)).shape == (2, 7)

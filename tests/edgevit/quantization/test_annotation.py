@@ -46,7 +46,7 @@ def test_fused_activation_that_is_not_the_only_reader_stands_alone():
     assert _names(annotation.quantized) == ["inputs_0", "conv2d", "relu", "conv2d", "add"]
 
 
-def test_concatenation_and_its_inputs_share_a_qparams():
+def test_concatenation_and_its_inputs_share_qparams():
     annotation = _placed(
         lambda net, x: net.c(torch.cat([net.a(x), net.b(x).reshape(1, 4, 6, 6)], 1)),
         a=nn.Conv2d(4, 4, 1), b=nn.Conv2d(4, 4, 1), c=nn.Conv2d(8, 2, 1),
@@ -67,7 +67,7 @@ def test_kernels_that_do_not_rescale_keep_the_qparams(resized):
     assert "relu" in group
 
 
-def test_layer_norm_in_products_is_an_float_fallback_of_float():
+def test_layer_norm_in_products_is_kept_in_float():
     def function(net, x):
         return net.b(net.norm(net.a(x).flatten(2).transpose(1, 2)))
 
@@ -98,7 +98,7 @@ def test_arithmetic_with_a_constant_is_float():
     assert _names(annotation.floating) == ["mul", "add"]
 
 
-def test_weight_that_is_computed_is_no_layer_with_a_qparams():
+def test_layer_with_a_computed_weight_stays_in_float():
     annotation = _placed(lambda net, x: torch.nn.functional.conv2d(x, x.mean((2, 3)).reshape(1, 4, 1, 1)))
     assert not annotation.weighted
     assert "conv2d" in _names(annotation.floating)

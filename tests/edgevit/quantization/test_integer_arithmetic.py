@@ -36,7 +36,7 @@ def test_difference_takes_the_second_away():
     assert kernel(torch.tensor([3.5]), torch.tensor([1.25])).item() == 2.25
 
 
-def test_maps_grow_in_steps_of_the_qparams_and_round_ties_up():
+def test_bilinear_upsampling_rounds_to_steps_and_ties_up():
     kernel = _kernel(aten.upsample_bilinear2d.vec, _scale(0.5), _scale(0.5))
     grown = [kernel(torch.tensor([[[row]]]), None, False, [1.0, 2.0]).flatten() for row in ([0.0, 1.0], [0.0, -1.0])]
     assert [row.tolist() for row in grown] == [[0.0, 0.5, 1.0, 1.0], [0.0, 0.0, -0.5, -1.0]]
@@ -44,7 +44,7 @@ def test_maps_grow_in_steps_of_the_qparams_and_round_ties_up():
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("size", [(8, 10), (5, 13), (3, 4)])
-def test_maps_grow_as_in_floats_up_to_a_step(align_corners, size):
+def test_bilinear_upsampling_equals_that_of_floats_up_to_a_step(align_corners, size):
     x = torch.randint(-128, 128, (2, 3, 4, 5), generator=torch.Generator().manual_seed(0)) * 0.25
     kernel = _kernel(aten.upsample_bilinear2d.vec, _scale(0.25), _scale(0.25))
     grown = kernel(x, size, align_corners, None)
@@ -110,19 +110,19 @@ def _sites(net: nn.Module) -> tuple[Site, ...]:
     return integer_sites(network.deployed, network.annotation())
 
 
-def test_a_sum_is_rescaled_onto_the_qparams_behind_its_fused_activation():
+def test_sum_is_rescaled_onto_the_qparams_behind_its_fused_activation():
     torch.manual_seed(0)
     (total,) = (site for site in _sites(_Fused()) if not site.weighted)
     assert (total.inputs, total.output) == (("conv2d", "conv2d_1"), "relu")
 
 
-def test_a_float_float_fallback_is_left_alone():
+def test_operations_kept_in_float_are_left_alone():
     torch.manual_seed(0)
     net = Function(lambda net, x: net.a(x).flatten(1).softmax(1) * 3 + 1, a=nn.Conv2d(3, 4, 8, stride=8))
     assert [site.name for site in _sites(net)] == ["conv2d"]
 
 
-def test_batch_and_single_images_agree_to_the_bit():
+def test_batch_and_single_images_are_bit_exact():
     torch.manual_seed(0)
     network = _network(_Fused())
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(4))
@@ -132,7 +132,7 @@ def test_batch_and_single_images_agree_to_the_bit():
         assert torch.equal(network.reference(batched=True)(images), alone)
 
 
-def test_a_result_that_is_always_zero_gets_a_qparams_that_kernels_can_rescale_onto():
+def test_result_that_is_always_zero_gets_qparams_that_kernels_can_rescale_onto():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 4, 32), nn.ReLU(), nn.Flatten())
     nn.init.constant_(net[0].bias, -1e4)

@@ -80,7 +80,7 @@ def test_budget_that_cannot_be_kept_is_refused(network, targets):
         fit_budget(network, list(IMAGES), targets, -1.0)
 
 
-def test_float_fallback_survive_storing(budgeted):
+def test_float_fallback_survives_storing(budgeted):
     network = budgeted.network
     again = restore(network.checkpoint_part())
     assert again.table.float_fallback == network.table.float_fallback != frozenset()
@@ -118,7 +118,7 @@ def test_masks_have_a_budget_in_points_of_their_own_score():
 
 
 @pytest.mark.parametrize(("count", "max_drop", "warned"), [(32, 0.5, True), (200, 0.5, False), (32, 0.0, False)])
-def test_few_judges_are_reported_of_with_the_steps_that_they_see(count, max_drop, warned, caplog):
+def test_few_images_are_reported_with_the_steps_that_they_can_show(count, max_drop, warned, caplog):
     with caplog.at_level(logging.WARNING):
         ptq._warn_of_coarse_steps(count, max_drop)
     recorded = "32 images judge in steps of 3.1 points: a drop of 0.5 takes 200"

@@ -57,7 +57,7 @@ def test_program_says_what_its_table_says(expected):
     assert program_qparams(exported).averages == expected.averages == 2
 
 
-def test_result_of_rectified_layer_is_behind_the_fused_activation(expected):
+def test_result_of_a_layer_is_behind_its_fused_activation(expected):
     network = int8_network()
     qparams = network.table.activations["relu"]
     assert expected.layers[0].result == qparams == QParams(qparams.scale, -128)

@@ -20,7 +20,7 @@ def test_next_half_is_the_smallest_float16_not_below(value):
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 2.0), (0.3, 5.0), (-4.0, -1.0), (0.0, 0.0), (-1e-6, 1e-5)])
-def test_activation_qparams_reaches_both_ends_and_zero(low, high):
+def test_activation_qparams_reach_both_ends_and_zero(low, high):
     qparams = QParams.over(low, high)
     lowest, highest = qparams.range
     assert is_half(qparams.scale)
@@ -44,7 +44,7 @@ def test_numbers_that_are_no_qparams_of_the_scheme_raise(scale, zero_point):
         QParamsTable({"relu": QParams(0.5, 0), "conv2d": qparams}, {})
 
 
-def test_weight_lies_within_half_a_step_of_its_qparams():
+def test_quantized_weight_is_within_half_a_step_of_the_float_one():
     weight = torch.randn(6, 3, 5, 5) * torch.logspace(-4, 1, 6).reshape(-1, 1, 1, 1)
     quantized = QuantizedWeight.of(weight)
     assert quantized.valid
@@ -57,7 +57,7 @@ def test_weight_lies_within_half_a_step_of_its_qparams():
     assert np.array_equal(again.dequantize()[whole], quantized.dequantize()[whole])
 
 
-def test_channel_of_zeros_has_a_qparams():
+def test_channel_of_zeros_has_a_scale():
     quantized = QuantizedWeight.of(torch.zeros(2, 3))
     assert (quantized.int_repr == 0).all()
     assert (quantized.scales > 0).all()

@@ -109,7 +109,7 @@ def test_table_of_another_graph_is_refused(network):
         insert_qdq(network.deployed, QParamsTable(qparams, network.table.weights))
 
 
-def test_concatenated_tensors_get_one_qparams():
+def test_concatenated_tensors_get_the_same_qparams():
     net = Function(
         lambda net, x: net.c(torch.cat([net.a(x), 10 * net.b(x)], 1)).mean((2, 3)),
         a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(3, 4, 1), c=nn.Conv2d(8, 5, 1),

@@ -110,7 +110,7 @@ def test_layers_that_are_not_reported_are_named(use, program, tmp_path):
     assert "1 not recorded" in report.summary()
 
 
-def test_other_outputs_of_the_telling_copy_are_said(use, program, tmp_path, caplog):
+def test_changed_outputs_of_the_recording_copy_are_reported(use, program, tmp_path, caplog):
     use(Telling(program=program, gain=2.0))
     report = debug(artifact_at(tmp_path), weights="w.pt", out=tmp_path)
     assert not report.same_outputs

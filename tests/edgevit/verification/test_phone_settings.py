@@ -55,7 +55,7 @@ def test_difference_within_the_tolerance_is_measured(tmp_path):
     assert execution.failure is None
 
 
-def test_difference_beyond_the_tolerance_is_a_parity_error_with_the_command_that_mends_it(tmp_path):
+def test_difference_beyond_the_tolerance_is_a_parity_error_with_the_command_that_fixes_it(tmp_path):
     execution = execution_of(_artifact(tmp_path, under={"on": 1.1}))
     assert _outcomes(execution) == [("off", Outcome.EQUAL), ("on", Outcome.DIFFERS)]
     assert isinstance(execution.failure, ParityError)
@@ -65,7 +65,7 @@ def test_difference_beyond_the_tolerance_is_a_parity_error_with_the_command_that
     assert "edgevit convert FILE.py:van --weights van.pt --target phones --precision fp32" in execution.failure.fix
 
 
-def test_int8_must_be_equal_to_the_bit(tmp_path):
+def test_int8_must_be_bit_exact(tmp_path):
     tolerance = Tolerance(min_snr_db=25.0)
     artifact = _artifact(tmp_path, under={"on": 1 + 2e-6}, precision=Precision.INT8, tolerance=tolerance)
     execution = execution_of(artifact)

@@ -14,7 +14,7 @@ _MAP = (2, 9, 4, 5)
 
 
 @pytest.mark.parametrize("part", [slice(None, None, 2), slice(1, None, 3), slice(2, 7, 2), slice(-5, -1, 2)], ids=str)
-def test_channels_are_picked_to_the_bit(part):
+def test_picked_channels_are_bit_exact(part):
     module = Function(lambda net, x: x[:, part].exp())
     graph = graph_of(module, _MAP)
     assert len(STRIDED_SLICE_TO_CONV.apply(graph, XNNPACK)) == 1
@@ -37,7 +37,7 @@ def test_channels_are_picked_to_the_bit(part):
         lambda net, x: (x > 0)[:, ::2].float(),
         lambda net, x: x.argsort(1)[:, ::2].float(),
     ],
-    ids=["every channel", "rows", "columns", "samples", "tokens", "truths", "integers"],
+    ids=["every channel", "rows", "columns", "samples", "tokens", "booleans", "integers"],
 )
 def test_other_slices_stay(function):
     assert changes_nothing(STRIDED_SLICE_TO_CONV, Function(function), _MAP)
