@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgevit.mil.package import computes_in
+
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
@@ -36,12 +38,7 @@ def _starts(*prefixes: str) -> Callable[[Message, dict[str, Message]], bool]:
 
 
 def _computes(data_type: int) -> Callable[[Message, dict[str, Message]], bool]:
-    """Arithmetic whose results have this element type; casts only convert, constexpr ops unpack weights."""
-    return lambda operation, _: (
-        operation.type != "cast"
-        and not operation.type.startswith("constexpr_")
-        and any(output.type.tensorType.dataType == data_type for output in operation.outputs)
-    )
+    return lambda operation, _: computes_in(operation, data_type)
 
 
 def _narrow_last_axis(operation: Message, _: dict[str, Message]) -> bool:

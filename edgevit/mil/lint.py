@@ -16,7 +16,17 @@ import numpy as np
 from edgevit.errors import ContractError
 from edgevit.mil.ane_hints import HINTS
 from edgevit.mil.opsets import INTRODUCED, OPSETS, SPEC_VERSIONS, deployment_target
-from edgevit.mil.package import DATA_TYPES, Package, body, open_package, walk
+from edgevit.mil.package import (
+    ARRAY_TYPES,
+    COLORS,
+    DATA_TYPES,
+    Package,
+    body,
+    computes_in,
+    open_package,
+    sizes_of,
+    walk,
+)
 from edgevit.spec import Precision
 
 if TYPE_CHECKING:
@@ -29,7 +39,6 @@ MAX_RANK = 5
 FP16_MAX = 65504.0
 _FP16, _FP32 = 10, 11  # MIL_pb2.DataType
 _FLOATS = ("fp16", "fp32", "fp64")
-COLORS = {10: "GRAYSCALE", 20: "RGB", 30: "BGR", 40: "GRAYSCALE_FLOAT16"}  # ImageFeatureType.ColorSpace
 # Ops through which an infinite constant is a mask, not an accident.
 _MASKING = {"add", "sub", "select", "maximum", "minimum", "clip", "fill", "fill_like", "scaled_dot_product_attention"}
 _SHOWN = 3  # names listed in a finding about many ops
@@ -88,7 +97,7 @@ class View:
     @property
     def half(self) -> bool:
         """The function computes in fp16, at least in part."""
-        return any(_computes_in(operation, _FP16) for operation in self.operations)
+        return any(computes_in(operation, _FP16) for operation in self.operations)
 
     def where(self, operations: Iterable[Message] = ()) -> str:
         """Where some operations are: "main: conv_0, conv_1, conv_2, ..."."""
@@ -158,13 +167,12 @@ def _operand_type(view: View, operation: Message, key: str) -> Message | None:
 
 def features(values: Iterable[Message]) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Name -> (dtype, shape) of declared inputs or outputs; images are ("image", (height, width))."""
-    names = {65568: "float32", 65552: "float16", 65600: "float64", 131104: "int32", 131080: "int8"}
     found = {}
     for value in values:
         form = value.type.WhichOneof("Type") or "nothing"
         if form == "multiArrayType":
             array = value.type.multiArrayType
-            found[value.name] = (names.get(array.dataType, "unknown"), tuple(array.shape))
+            found[value.name] = (ARRAY_TYPES.get(array.dataType, "unknown"), tuple(array.shape))
         elif form == "imageType":
             found[value.name] = ("image", (value.type.imageType.height, value.type.imageType.width))
         else:
@@ -277,8 +285,8 @@ def _evaluated_ops() -> frozenset[str]:
 
 def _numbers(view: View) -> Iterator[Finding]:
     """Precision, operations kept in fp32, casts."""
-    floats = [o for o in view.operations if _computes_in(o, _FP16) or _computes_in(o, _FP32)]
-    float_fallback = [o for o in floats if not _computes_in(o, _FP16)] if view.half else []
+    floats = [o for o in view.operations if computes_in(o, _FP16) or computes_in(o, _FP32)]
+    float_fallback = [o for o in floats if not computes_in(o, _FP16)] if view.half else []
     casts = [o for o in view.operations if o.type == "cast"]
     name = "fp16" if view.half else "fp32"
     yield Finding(Level.INFO, "precision", f"{name}: {len(floats)} floating-point ops, {len(casts)} casts", view.name)
@@ -502,18 +510,11 @@ def _metadata_labels(package: Package) -> list[str] | None:
     return labels if isinstance(labels, list) and all(isinstance(label, str) for label in labels) else None
 
 
-def _computes_in(operation: Message, data_type: int) -> bool:
-    """A result has this type; casts only convert, and constexpr ops unpack weights."""
-    if operation.type == "cast" or operation.type.startswith("constexpr_"):
-        return False
-    return any(output.type.tensorType.dataType == data_type for output in operation.outputs)
-
-
 def _sizes(tensor: Message) -> tuple[int, ...] | None:
     """The shape, None where a part of it is known at run time only."""
-    if any(dimension.WhichOneof("dimension") != "constant" for dimension in tensor.dimensions):
-        return None
-    return tuple(dimension.constant.size for dimension in tensor.dimensions)
+    sizes = sizes_of(tensor)
+    known = tuple(size for size in sizes if size is not None)
+    return known if len(known) == len(sizes) else None
 
 
 def _readable(package: Package, value: Message) -> bool:

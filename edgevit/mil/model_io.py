@@ -11,15 +11,11 @@ import torch
 from torch import Tensor
 
 from edgevit.errors import UsageError
+from edgevit.mil.package import ARRAY_TYPES, COLORS, sizes_of
 from edgevit.mil.program import kind_of
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
-
-_RGB, _BGR, _GRAYSCALE = 20, 30, 10  # ImageFeatureType.ColorSpace; GRAYSCALE_FLOAT16 is 40
-_COLORS = {_RGB: "RGB", _BGR: "BGR", _GRAYSCALE: "GRAYSCALE", 40: "GRAYSCALE_FLOAT16"}
-# ArrayFeatureType.ArrayDataType
-_ARRAY_TYPES = {65568: np.float32, 65552: np.float16, 65600: np.float64, 131104: np.int32, 131080: np.int8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +99,14 @@ def _feature(description: Message, declared: Message | None) -> Feature:
     kind, shape = "", None
     if declared is not None and declared.WhichOneof("type") == "tensorType":
         kind = kind_of(declared)
-        shape = tuple(
-            dimension.constant.size if dimension.WhichOneof("dimension") == "constant" else None
-            for dimension in declared.tensorType.dimensions
-        )
+        shape = sizes_of(declared.tensorType)
     form = description.type.WhichOneof("Type")
     color, dtype, default = "", None, 0.0
     if form == "imageType":
-        color = _COLORS[description.type.imageType.colorSpace]
+        color = COLORS[description.type.imageType.colorSpace]
     elif form == "multiArrayType":
         array = description.type.multiArrayType
-        dtype = _ARRAY_TYPES.get(array.dataType)
+        dtype = np.dtype(ARRAY_TYPES[array.dataType]).type if array.dataType in ARRAY_TYPES else None
         if which := array.WhichOneof("defaultOptionalValue"):
             default = getattr(array, which)
     return Feature(description.name, kind, shape, dtype, color, description.type.isOptional, default)

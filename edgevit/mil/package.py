@@ -80,6 +80,11 @@ DATA_TYPES = {
 }
 
 
+# Of the model's description, by their numbers in FeatureTypes_pb2: colour spaces of images, types of arrays.
+COLORS = {10: "GRAYSCALE", 20: "RGB", 30: "BGR", 40: "GRAYSCALE_FLOAT16"}
+ARRAY_TYPES = {65568: "float32", 65552: "float16", 65600: "float64", 131104: "int32", 131080: "int8"}
+
+
 class WeightFile:
     """One mapped weight file: typed values at given offsets."""
 
@@ -258,6 +263,21 @@ def walk(block: Message) -> Iterator[Message]:
         yield operation
         for inner in operation.blocks:
             yield from walk(inner)
+
+
+def sizes_of(tensor: Message) -> tuple[int | None, ...]:
+    """The shape of a TensorType, None where a size is known at run time only."""
+    return tuple(
+        dimension.constant.size if dimension.WhichOneof("dimension") == "constant" else None
+        for dimension in tensor.dimensions
+    )
+
+
+def computes_in(operation: Message, data_type: int) -> bool:
+    """Whether a result has this element type; casts only convert, and constexpr ops unpack weights."""
+    if operation.type == "cast" or operation.type.startswith("constexpr_"):
+        return False
+    return any(output.type.tensorType.dataType == data_type for output in operation.outputs)
 
 
 def decode(stored: np.ndarray, kind: DataType, count: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from edgevit.errors import ContractError
-from edgevit.mil.package import Package, body, walk
+from edgevit.mil.package import Package, body, sizes_of, walk
 
 
 def shape_check(package: Package, function: str = "main") -> Callable[[str, str, Any], None]:
@@ -14,14 +14,11 @@ def shape_check(package: Package, function: str = "main") -> Callable[[str, str,
 
     Dimensions known at run time only match any size; so does a value that is no tensor.
     """
-    declared: dict[str, list[int | None]] = {}
+    declared: dict[str, tuple[int | None, ...]] = {}
     for operation in walk(body(package.functions[function])):
         for output in operation.outputs:
             if output.type.WhichOneof("type") == "tensorType":
-                declared[output.name] = [
-                    item.constant.size if item.WhichOneof("dimension") == "constant" else None
-                    for item in output.type.tensorType.dimensions
-                ]
+                declared[output.name] = sizes_of(output.type.tensorType)
 
     def observe(name: str, kind: str, value: Any) -> None:
         found, wanted = getattr(value, "shape", None), declared.get(name)

@@ -36,6 +36,11 @@ def number(value: Tensor | float | int | bool) -> Any:
     return value.item() if isinstance(value, Tensor) else value
 
 
+def last_axis_first(pairs: list[tuple[int, int]]) -> list[int]:
+    """(before, after) per axis in the order of F.pad."""
+    return [amount for pair in reversed(pairs) for amount in pair]
+
+
 def axes_of(axes: Tensor | None, rank: int) -> list[int]:
     """Reduction axes, non-negative; None means all."""
     return list(range(rank)) if axes is None else [axis % rank for axis in ints(axes)]

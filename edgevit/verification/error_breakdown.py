@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgevit.data.metrics import agreement, score
+from edgevit.verification.parity import distance
 
 FLOAT, INT8, ROUNDED, EXPORTED, ARTIFACT = (
     "float network",
@@ -62,12 +63,5 @@ def row(step: StageError) -> tuple[str, ...]:
 
 
 def _against(logits: np.ndarray, before: np.ndarray) -> tuple[float, float | None, float, float]:
-    one, other = logits.astype(np.float64), before.astype(np.float64)
-    noise, signal = np.square(one - other).sum(), np.square(other).sum()
-    cosine = (one * other).sum() / max(np.sqrt(np.square(one).sum() * signal), 1e-30)
-    return (
-        agreement(logits, before),
-        None if noise == 0 else float(10 * np.log10(signal / noise)),
-        float(cosine),
-        float(np.abs(one - other).max()),
-    )
+    found = distance(logits, before)
+    return agreement(logits, before), found.snr_db, found.cosine, found.max_abs_error

@@ -19,6 +19,7 @@ import numpy as np
 from edgevit.artifacts.artifact import Artifact, opened, results_folder
 from edgevit.contract.plain_data import plain
 from edgevit.contract.schema import VERSION
+from edgevit.data.corrupt_images import spread_indices
 from edgevit.data.datasets import LabelledDataset, open_dataset
 from edgevit.data.preprocess import preprocess
 from edgevit.errors import UsageError, unknown_name
@@ -194,12 +195,11 @@ def _images(
         return [preprocess(image, manifest.image_preprocess, Layout.NCHW) for image in images], "its goldens"
     dataset = open_dataset(data, split)
     source = dataset.images
-    count = min(samples, len(source))
-    if count < 1:
+    chosen = spread_indices(len(source), samples)
+    if not chosen:
         raise UsageError("no images to compare layers on", fix="give --samples 1 or more")
-    chosen = (source[len(source) * i // count] for i in range(count))
     name = dataset.name if isinstance(data, LabelledDataset) else str(data)
-    return [preprocess(image, manifest.image_preprocess, Layout.NCHW) for image in chosen], name
+    return [preprocess(source[index], manifest.image_preprocess, Layout.NCHW) for index in chosen], name
 
 
 def _compared(

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edgevit.artifacts.artifact import Artifact
+from edgevit.export.program import runner
 from edgevit.quantization import weight_storage
 from edgevit.spec import Precision
 from edgevit.verification.error_breakdown import EXPORTED, FLOAT, INT8, ROUNDED
@@ -32,16 +31,9 @@ def stages_of(
 ) -> dict[str, Reference]:
     """`open_stages` where the checkpoint's network is open already."""
     reference = remembering(source.run)
-    exported = program_of(artifact, source).exported.module(check_guards=False)
-
-    def one_by_one(images: np.ndarray) -> np.ndarray:
-        import torch
-
-        with torch.no_grad():
-            return torch.cat([exported(image[None]) for image in torch.from_numpy(images)]).numpy()
-
+    exported = remembering(runner(program_of(artifact, source)))
     if artifact.manifest.precision is not Precision.INT8:
         name = ROUNDED if artifact.manifest.compression == weight_storage.INT8 else EXPORTED
-        return {FLOAT: reference, name: remembering(one_by_one)}
+        return {FLOAT: reference, name: exported}
     float_form = open_float_form(artifact, weights, model)
-    return {FLOAT: float_form, EXPORTED: remembering(one_by_one), INT8: reference}
+    return {FLOAT: float_form, EXPORTED: exported, INT8: reference}

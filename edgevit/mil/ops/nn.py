@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgevit.mil.table import axes_of, ints, number, op, place
+from edgevit.mil.table import axes_of, ints, last_axis_first, number, op, place
 from edgevit.quantization.exact_conv import plain_sums
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -34,11 +34,6 @@ def _paddings(
     return pairs
 
 
-def _last_axis_first(pairs: list[tuple[int, int]]) -> list[int]:
-    """(before, after) pairs in the order of F.pad."""
-    return [amount for pair in reversed(pairs) for amount in pair]
-
-
 @op
 def conv(
     x: Tensor,
@@ -57,7 +52,7 @@ def conv(
     windows = [(size - 1) * gap + 1 for size, gap in zip(weight.shape[2:], spacing, strict=True)]
     pairs = _paddings(pad_type, pad, x.shape[2:], windows, steps)
     if any(before != after for before, after in pairs):
-        x = F.pad(x, _last_axis_first(pairs))
+        x = F.pad(x, last_axis_first(pairs))
         pairs = [(0, 0)] * spatial
     with plain_sums(weight, steps):
         return _CONV[spatial](x, weight, bias, steps, [before for before, _ in pairs], spacing, number(groups))
@@ -96,7 +91,7 @@ def conv_transpose(
             total = size - ints(output_shape)[axis - spatial]
             before = before if pad_type == "custom" else max(0, total) // 2
         pairs.append((-before, before - total))  # negative amounts crop
-    result = F.pad(full, _last_axis_first(pairs))
+    result = F.pad(full, last_axis_first(pairs))
     return result if bias is None else result + place(bias, 1, x.ndim)
 
 
@@ -134,8 +129,8 @@ def max_pool(
     ceil_mode: Tensor | bool = False,
 ) -> Tensor:
     kernel, steps, pairs, extra = _pooling_frame(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
-    x = F.pad(x, _last_axis_first(pairs), value=-math.inf)
-    return _MAX_POOL[len(kernel)](F.pad(x, _last_axis_first(extra), value=-math.inf), kernel, steps)
+    x = F.pad(x, last_axis_first(pairs), value=-math.inf)
+    return _MAX_POOL[len(kernel)](F.pad(x, last_axis_first(extra), value=-math.inf), kernel, steps)
 
 
 @op
@@ -152,8 +147,8 @@ def avg_pool(
     kernel, steps, pairs, extra = _pooling_frame(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
     counted = torch.ones([1, 1, *x.shape[2:]], dtype=x.dtype)
     value = 0.0 if number(exclude_padding_from_average) else 1.0
-    counted = F.pad(F.pad(counted, _last_axis_first(pairs), value=value), _last_axis_first(extra))
-    x = F.pad(F.pad(x, _last_axis_first(pairs)), _last_axis_first(extra))
+    counted = F.pad(F.pad(counted, last_axis_first(pairs), value=value), last_axis_first(extra))
+    x = F.pad(F.pad(x, last_axis_first(pairs)), last_axis_first(extra))
     pool = _AVG_POOL[len(kernel)]
     return pool(x, kernel, steps) / pool(counted, kernel, steps)
 
@@ -169,7 +164,7 @@ def l2_pool(
 ) -> Tensor:
     """The root of the sum of squares over each window."""
     kernel, steps, pairs, extra = _pooling_frame(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
-    x = F.pad(F.pad(x, _last_axis_first(pairs)), _last_axis_first(extra))
+    x = F.pad(F.pad(x, last_axis_first(pairs)), last_axis_first(extra))
     return torch.sqrt(_AVG_POOL[len(kernel)](torch.square(x), kernel, steps) * math.prod(kernel))
 
 

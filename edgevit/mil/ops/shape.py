@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgevit.mil.table import axes_of, bools, ints, number, op, place
+from edgevit.mil.table import axes_of, bools, ints, last_axis_first, number, op, place
 
 
 @op
@@ -132,8 +132,7 @@ def pad(x: Tensor, pad: Tensor, mode: str = "constant", constant_val: Tensor | f
     amounts = ints(pad)
     pairs = list(zip(amounts[::2], amounts[1::2], strict=True))
     if mode == "constant":
-        # torch wants the last axis first.
-        return F.pad(x, [amount for pair in reversed(pairs) for amount in pair], value=number(constant_val))
+        return F.pad(x, last_axis_first(pairs), value=number(constant_val))
     for axis, (before, after) in enumerate(pairs, start=x.ndim - len(pairs)):
         if before or after:
             x = x.index_select(axis, _source_positions(x.shape[axis], before, after, mode))
