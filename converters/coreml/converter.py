@@ -22,7 +22,7 @@ from edgevit.errors import ContractError, ConversionError, UsageError
 from edgevit.export.program import Program
 from edgevit.graph.node_names import describe
 from edgevit.mil.opsets import SPEC_VERSIONS
-from edgevit.quantization.weight_storage import INT8, UNCOMPRESSED, require_float, require_kind
+from edgevit.quantization.weight_storage import INT8, UNCOMPRESSED, recorded_kind, require_float, require_kind
 from edgevit.spec import Precision, Task, Tier
 from edgevit.targets.base import INTERPRETER, Converted
 
@@ -146,7 +146,7 @@ class CoreMLConverter:
             program.spec.outputs,
             _lowering(package),
             classifier=classifier.OUTPUTS if options.classifier else None,
-            compression="" if options.weight_compression == UNCOMPRESSED else options.weight_compression,
+            compression=recorded_kind(options.weight_compression),
             tolerance=_AS_TRAINED if exact else compression.TOLERANCES.get(options.weight_compression),
         )
 

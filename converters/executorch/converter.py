@@ -6,7 +6,7 @@ import functools
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from edgevit.graph.edit import source_of
 from edgevit.graph.node_names import module_path
 from edgevit.infra.optional_imports import require, version
 from edgevit.log import captured_native_output
-from edgevit.quantization.weight_storage import UNCOMPRESSED, require_float, require_kind
+from edgevit.quantization.weight_storage import WeightStorageOptions, recorded_kind, require_float
 from edgevit.spec import Precision, TensorSpec, Tier
 from edgevit.targets.base import Audit, Converted, ModelFile, input_arrays
 
@@ -47,13 +47,8 @@ _MAGIC = b"ET12"  # file identifier of the program flatbuffer, at byte 4
 
 
 @dataclass(frozen=True, slots=True)
-class ExecuTorchOptions:
-    """weight_compression: "int8" stores large weights in int8 and computes with them in float; "none" does not."""
-
-    weight_compression: str = field(default=UNCOMPRESSED, metadata={"numeric": True})
-
-    def __post_init__(self) -> None:
-        require_kind(self.weight_compression)
+class ExecuTorchOptions(WeightStorageOptions):
+    """How weights are stored, and nothing else."""
 
 
 class ExecuTorchSession:
@@ -139,7 +134,7 @@ class ExecuTorchConverter:
         require_float(program.precision, options.weight_compression)
         data, lowering = _lowered(program)
         (out_dir / MODEL_FILE).write_bytes(data)
-        compression = "" if options.weight_compression == UNCOMPRESSED else options.weight_compression
+        compression = recorded_kind(options.weight_compression)
         return Converted(MODEL_FILE, program.spec.inputs, program.spec.outputs, lowering, compression=compression)
 
     def check(self, folder: Path, manifest: Manifest) -> dict[str, str]:

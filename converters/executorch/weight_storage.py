@@ -22,13 +22,11 @@ from converters.executorch.values import add_value, input_names, kind, tensor
 from edgevit.compat.executorch import fold_constants, graph_schema, no_value
 from edgevit.errors import ConversionError
 from edgevit.quantization.qparams import QuantizedWeight
+from edgevit.quantization.weight_storage import HALF_FROM_ELEMENTS, LARGEST_HALF
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-# Weights this large are stored as float16 on request; smaller ones weigh nothing.
-HALF_FROM_ELEMENTS = 256
-_LARGEST_HALF = 65504.0
 _WEIGHTED = ("XNNConv2d", "XNNDepthwiseConv2d", "XNNFullyConnected")
 
 # By the digest of the float32 weight (O, kH, kW, I) or (O, I) that each stands for.
@@ -135,7 +133,7 @@ class _Narrowing:
 
     def _add_half(self, constant: np.ndarray) -> int:
         largest = float(np.abs(constant).max())
-        if not largest <= _LARGEST_HALF:
+        if not largest <= LARGEST_HALF:
             raise ConversionError(f"a weight of {largest:.3g} does not fit float16", fix="convert it in fp32")
         return add_value(self._graph, constant.shape, "fp16", self._add_bytes(constant.astype(np.float16)))
 

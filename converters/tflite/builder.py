@@ -19,6 +19,7 @@ from converters.tflite.layout import (
     stored,
 )
 from edgevit.errors import ConversionError
+from edgevit.quantization.weight_storage import HALF_FROM_ELEMENTS, LARGEST_HALF
 from edgevit.spec import Precision
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     import torch
     from torch import fx
 
-# Constants this large are stored as float16 on request; smaller ones (biases, scalars) weigh nothing.
-HALF_FROM_ELEMENTS = 256
-_LARGEST_HALF = 65504.0
 _ACTIVATIONS = {"RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}
 _FUSING = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "SUB", "MUL"})
 
@@ -81,7 +79,7 @@ class Builder:
         import numpy as np
 
         largest = float(np.abs(array).max())
-        if not largest <= _LARGEST_HALF:
+        if not largest <= LARGEST_HALF:
             raise Unsupported(f"a weight of {largest:.3g} does not fit float16")
         half = self.constant(array.astype(np.float16))
         key = (half, array.shape, None)

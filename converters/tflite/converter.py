@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,13 @@ from edgevit.errors import ContractError, ConversionError, DeviceError, UsageErr
 from edgevit.export.program import Program
 from edgevit.infra.optional_imports import require, version
 from edgevit.log import captured_native_output
-from edgevit.quantization.weight_storage import INT8, UNCOMPRESSED, require_float, require_kind
+from edgevit.quantization.weight_storage import (
+    HALF_FROM_ELEMENTS,
+    INT8,
+    WeightStorageOptions,
+    recorded_kind,
+    require_float,
+)
 from edgevit.spec import Layout, Precision, TensorSpec, Tier
 from edgevit.targets.base import Converted, input_arrays
 
@@ -35,13 +41,8 @@ _DELEGATE = "DELEGATE"  # what LiteRT calls the node that stands for a delegate'
 
 
 @dataclass(frozen=True, slots=True)
-class TFLiteOptions:
-    """weight_compression: "int8" stores large weights in int8 and computes with them in float; "none" does not."""
-
-    weight_compression: str = field(default=UNCOMPRESSED, metadata={"numeric": True})
-
-    def __post_init__(self) -> None:
-        require_kind(self.weight_compression)
+class TFLiteOptions(WeightStorageOptions):
+    """How weights are stored, and nothing else."""
 
 
 class TFLiteSession:
@@ -118,7 +119,7 @@ class TFLiteConverter:
         path.write_bytes(serialize(graph, program.spec.name))
         inputs = _specs(program.spec.inputs, [graph.tensors[index].shape for index in graph.inputs])
         outputs = _specs(program.spec.outputs, [graph.tensors[index].shape for index in graph.outputs])
-        compression = "" if options.weight_compression == UNCOMPRESSED else options.weight_compression
+        compression = recorded_kind(options.weight_compression)
         return Converted(MODEL_FILE, inputs, outputs, _lowering(path), compression=compression)
 
     def check(self, folder: Path, manifest: Manifest) -> dict[str, str]:
@@ -164,8 +165,6 @@ class TFLiteConverter:
 
 def _contradictions(facts: FileFacts, manifest: Manifest) -> Iterator[str]:
     """Each way in which the file contradicts its manifest."""
-    from converters.tflite.builder import HALF_FROM_ELEMENTS
-
     ends = (("inputs", facts.inputs, manifest.inputs), ("outputs", facts.outputs, manifest.outputs))
     for kind, found, specs in ends:
         declared = tuple((spec.name, spec.shape, spec.dtype) for spec in specs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgevit.errors import UsageError
@@ -15,6 +16,18 @@ UNCOMPRESSED = "none"  # as many bits as the precision has
 INT8 = "int8"  # quantized per channel, computed in float; see weight_only.py
 
 MIN_VALUES = 2049  # of a weight to compress: smaller ones save nothing and lose as much accuracy
+HALF_FROM_ELEMENTS = 256  # of a constant that fp16 files store as float16; smaller ones (biases, scalars) weigh nothing
+LARGEST_HALF = 65504.0
+
+
+@dataclass(frozen=True, slots=True)
+class WeightStorageOptions:
+    """weight_compression: "int8" stores large weights in int8 and computes with them in float; "none" does not."""
+
+    weight_compression: str = field(default=UNCOMPRESSED, metadata={"numeric": True})
+
+    def __post_init__(self) -> None:
+        require_kind(self.weight_compression)
 
 
 def require_kind(kind: str, known: Sequence[str] = (UNCOMPRESSED, INT8)) -> None:
@@ -27,6 +40,11 @@ def require_float(precision: Precision, kind: str) -> None:
     """Raise UsageError for an int8 network whose weights would be compressed again."""
     if precision is Precision.INT8 and kind != UNCOMPRESSED:
         raise UsageError("int8 weights are not compressed again", fix="leave -O weight_compression out")
+
+
+def recorded_kind(kind: str) -> str:
+    """A compression as manifests record it: "" for none."""
+    return "" if kind == UNCOMPRESSED else kind
 
 
 def has_qparams(manifest: Manifest) -> bool:
