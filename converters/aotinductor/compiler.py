@@ -9,7 +9,7 @@ from pathlib import Path
 from converters.aotinductor.package import FACTS, package_facts
 from edgevit.compat.torch import compile_aoti_package
 from edgevit.errors import ConversionError
-from edgevit.export.half_precision import narrowed
+from edgevit.export.half_precision import cast_to_precision
 from edgevit.export.program import Program
 from edgevit.log import captured_native_output
 
@@ -20,7 +20,7 @@ def compile_package(program: Program, accelerator: str, path: Path) -> None:
     The number of threads is that of the process that runs it, not of this one. Raises ConversionError with the last
     line of the compilers' output.
     """
-    exported = narrowed(program)
+    exported = cast_to_precision(program)
     if accelerator != "cpu":
         from torch.export.passes import move_to_device_pass
 

@@ -77,8 +77,8 @@ def _value_names(package: Package, program: Program, nodes: Sequence[str]) -> di
     renamed = dict(zip(program.exported.graph_signature.user_outputs, program.spec.outputs, strict=True))
     renamed |= dict(zip(program.exported.graph_signature.user_inputs, program.spec.inputs, strict=True))
     reads = (operation.outputs[0].type for operation in operations if operation.type == "dequantize")
-    whole = any(package.tensor_type(read)[0].name == "fp32" for read in reads)
-    called = named_emulated_integers(program.exported)[1] if whole else {}
+    emulated = any(package.tensor_type(read)[0].name == "fp32" for read in reads)
+    called = named_emulated_integers(program.exported)[1] if emulated else {}
     found = {}
     for name in nodes:
         is_quantize = str(known[name].target) == _QUANTIZE

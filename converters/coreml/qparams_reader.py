@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _WEIGHTED = frozenset(("conv", "linear", "conv_transpose"))
 _FUSED_ACTIVATIONS = frozenset(("relu", "relu6", "clip"))
-_MOVES = frozenset(
+_DATA_MOVEMENT = frozenset(
     (
         *("cast", "identity", "reshape", "transpose", "expand_dims", "squeeze", "slice_by_index", "slice_by_size"),
         *("concat", "split", "stack", "pad", "tile", "max_pool", "pixel_shuffle", "pixel_unshuffle"),
@@ -61,7 +61,7 @@ class _FunctionReader:
         for operation in self._operations:
             for name in _operands(operation):
                 self._readers.setdefault(name, []).append(operation)
-        self._whole = self._emulated_integers()
+        self._emulated = self._emulated_integers()
 
     def activations(self) -> Iterator[tuple[str, QParams]]:
         """The qparams of each operation that quantizes or dequantizes."""
@@ -88,8 +88,8 @@ class _FunctionReader:
     def floating(self) -> Iterator[str]:
         """The kinds of the other operations that are not between dequantize and quantize."""
         for operation in self._operations:
-            apart = operation.type.startswith("const") or operation.type in _MOVES | _WEIGHTED
-            apart = apart or operation.outputs[0].name in self._whole
+            apart = operation.type.startswith("const") or operation.type in _DATA_MOVEMENT | _WEIGHTED
+            apart = apart or operation.outputs[0].name in self._emulated
             if not apart and not self._in_int8(operation):
                 yield operation.type
 
@@ -113,7 +113,7 @@ class _FunctionReader:
         """The scale of the integers that a dequantize reads; its own where no quantize in sight produced them."""
         producer = self._producer(operation, "input")
         for _ in self._operations:  # a damaged file may lead in circles
-            if producer is None or producer.type not in _MOVES or producer.type == "quantize":
+            if producer is None or producer.type not in _DATA_MOVEMENT or producer.type == "quantize":
                 break
             producer = self._producer(producer, "x")
         known = producer is not None and producer.type == "quantize"
@@ -134,7 +134,7 @@ class _FunctionReader:
                 fix="convert again",
             )
         scales = np.asarray(scale, np.float32).reshape(-1)
-        if operation.outputs[0].name in self._whole:
+        if operation.outputs[0].name in self._emulated:
             scales = scales * self._implied_scales(operation)
         return values, np.ascontiguousarray(np.broadcast_to(scales, len(values)))
 
@@ -173,7 +173,7 @@ class _FunctionReader:
 
         With emulated integers a layer's result is first rescaled and rounded, and multiplied by that scale.
         """
-        if operation.type in _WEIGHTED and operation.outputs[0].name in self._whole:
+        if operation.type in _WEIGHTED and operation.outputs[0].name in self._emulated:
             rescaling = self._rescaling(operation)
             if rescaling is None:
                 return None
@@ -200,8 +200,8 @@ class _FunctionReader:
             raise ContractError(f"{operation.outputs[0].name} reads no integers of the program", fix="convert again")
         kind, _ = self._package.tensor_type(integers.outputs[0].type)
         zero = self._constant(operation, "zero_point")
-        whole = operation.type == "dequantize" and operation.outputs[0].name in self._whole
-        scale = self._stored_scale(operation) if whole else float(self._constant(operation, "scale"))
+        emulated = operation.type == "dequantize" and operation.outputs[0].name in self._emulated
+        scale = self._stored_scale(operation) if emulated else float(self._constant(operation, "scale"))
         return QParams(scale, int(0 if zero is None else zero) - (128 if kind.name == "uint8" else 0))
 
     def _producer(self, operation: Message, key: str) -> Message | None:

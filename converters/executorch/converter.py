@@ -14,9 +14,9 @@ from converters.executorch import runtime_settings
 from converters.executorch.packing import name_packed_weights
 from converters.executorch.partitioning import with_own_constants, xnnpack_partitioner
 from converters.executorch.pte_reader import read_contents
-from converters.executorch.remove_data_movement import Moves
+from converters.executorch.remove_data_movement import DataMovementRemover
 from converters.executorch.serializing import rewritten
-from converters.executorch.weight_storage import narrow_weights, take_quantized_weights
+from converters.executorch.weight_storage import compress_weights, take_quantized_weights
 from edgevit.compat import executorch as runtime
 from edgevit.compat.torch import shared_node_origins
 from edgevit.errors import ContractError, ConversionError, DeviceError, UsageError
@@ -235,9 +235,9 @@ def _lowered(program: Program, traced: Sequence[str] = ()) -> tuple[bytes, Lower
         exported, qparams = take_quantized_weights(exported)
     if traced:
         exported = with_outputs(exported, traced)
-    moves = Moves()
-    narrow = functools.partial(narrow_weights, qparams=qparams, half=program.precision is Precision.FP16)
-    with rewritten(moves.take_out, narrow, name_packed_weights), shared_node_origins():
+    remover = DataMovementRemover()
+    compress = functools.partial(compress_weights, qparams=qparams, half=program.precision is Precision.FP16)
+    with rewritten(remover.rewrite, compress, name_packed_weights), shared_node_origins():
         edge = to_edge_transform_and_lower(
             with_own_constants(exported),
             partitioner=[xnnpack_partitioner()],
@@ -246,7 +246,7 @@ def _lowered(program: Program, traced: Sequence[str] = ()) -> tuple[bytes, Lower
     graph_module = edge.exported_program().graph_module
     _require_kernels(graph_module, program.spec.name)
     # Before memory planning, which adds operations of its own to the graph.
-    lowering = _lowering(graph_module, moves.transposes)
+    lowering = _lowering(graph_module, remover.transposes)
     return edge.to_executorch(ExecutorchBackendConfig(segment_alignment=_SEGMENT_ALIGNMENT)).buffer, lowering
 
 

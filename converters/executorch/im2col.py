@@ -11,15 +11,15 @@ from edgevit.compat.executorch import graph_schema, no_value
 _MAX_JOINED = 5  # values that one concatenation of XNNPACK takes
 
 
-def gathered_taps(graph: Any, convolution: Any) -> tuple[int, list[Any]]:
+def im2col(graph: Any, convolution: Any) -> tuple[int, list[Any]]:
     """im2col of a dense convolution over a feature map (N, H, W, I): (N, Ho, Wo, kH kW I).
 
     Returns the value and the nodes that compute it; no nodes for a 1x1 convolution, which reads the feature map itself.
     """
-    return _Gathering(graph, convolution).run()
+    return _Im2col(graph, convolution).run()
 
 
-class _Gathering:
+class _Im2col:
     def __init__(self, graph: Any, convolution: Any) -> None:
         self._graph, self._conv, self._schema = graph, convolution, graph_schema()
         self._shapes = {tensor(value).id_out: tuple(tensor(value).dims) for value in graph.xvalues}

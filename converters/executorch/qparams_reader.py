@@ -19,9 +19,9 @@ from edgevit.quantization.model_qparams import (
 )
 from edgevit.quantization.qparams import QParams, QuantizedWeight
 
-_MOVES = ("Convert", "Copy", "Reshape", "Transpose", "Slice", "Concatenate", "ConstantPad", "MaxPooling")
+_DATA_MOVEMENT = ("Convert", "Copy", "Reshape", "Transpose", "Slice", "Concatenate", "ConstantPad", "MaxPooling")
 _LAYER_KERNELS = ("aten::convolution", "aten::linear", "aten::addmm")
-_MOVE_KERNELS = ("aten::cat", "aten::clone", "aten::max_pool2d_with_indices", "aten::constant_pad_nd")
+_DATA_MOVEMENT_KERNELS = ("aten::cat", "aten::clone", "aten::max_pool2d_with_indices", "aten::constant_pad_nd")
 _PAIR_KERNELS = ("quantized_decomposed::quantize_per_tensor", "quantized_decomposed::dequantize_per_tensor")
 # What a float weight is for. The delegate writes a BatchNorm of its own as a depthwise 1x1 convolution: that
 # is arithmetic with a constant, no layer of the network.
@@ -56,8 +56,8 @@ def read_qparams(path: Path) -> ModelQParams:
 
 
 def _computes(call: KernelCall) -> bool:
-    moves = call.name.endswith("_copy") or call.name in _MOVE_KERNELS
-    return call.name.startswith("aten::") and not moves and call.name not in _LAYER_KERNELS
+    only_moves = call.name.endswith("_copy") or call.name in _DATA_MOVEMENT_KERNELS
+    return call.name.startswith("aten::") and not only_moves and call.name not in _LAYER_KERNELS
 
 
 class _DelegateReader:
@@ -110,7 +110,8 @@ class _DelegateReader:
         for entry in self._delegate.graph["xnodes"]:
             kind, node = entry["xnode_union_type"], entry["xnode_union"]
             result = node.get("output_id", node.get("output_value_id"))
-            if kind not in PACKED and not any(move in kind for move in _MOVES) and self._kind(result) != "qint8":
+            computes = kind not in PACKED and not any(part in kind for part in _DATA_MOVEMENT)
+            if computes and self._kind(result) != "qint8":
                 yield kind
 
     def _weighted(self) -> Iterator[tuple[str, Json]]:

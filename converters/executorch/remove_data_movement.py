@@ -22,12 +22,12 @@ _IN_INTEGERS = ("XNNGelu", "XNNSigmoid", "XNNTanh", "XNNHardswish", "XNNStaticRe
 
 
 @dataclasses.dataclass
-class Moves:
+class DataMovementRemover:
     """Removes redundant data movement from graphs, and counts the transposes left in all delegates together."""
 
     transposes: int = 0
 
-    def take_out(self, graph: Any, store: Any) -> None:
+    def rewrite(self, graph: Any, store: Any) -> None:
         """Simplify a graph that is about to be written; it keeps its constants."""
         simplify(graph)
         self.transposes += sum(kind(node) == "XNNStaticTranspose" for node in graph.xnodes)
@@ -64,7 +64,7 @@ class _Simplifier:
         elif name == "XNNBatchMatrixMultiply":
             self._take_transposed(operation)
         elif name == "XNNConvert":
-            self._narrow(node)
+            self._compute_in_int8(node)
 
     def drop_unread(self) -> None:
         """Nodes whose results lead to no output, and the values that are left over."""
@@ -110,15 +110,15 @@ class _Simplifier:
             operation.input2_id = source.input_id
             operation.flags |= _TRANSPOSE_B
 
-    def _narrow(self, node: Any) -> None:
+    def _compute_in_int8(self, node: Any) -> None:
         """int8 to float, one operation, float to int8: that operation on int8."""
         convert = node.xnode_union
         operation = self._operation(convert.input_id, *_IN_INTEGERS)
         if operation is None:
             return
-        widened = self._operation(operation.input_id, "XNNConvert")
-        if widened is not None:
-            node.xnode_union = dataclasses.replace(operation, input_id=widened.input_id, output_id=convert.output_id)
+        dequantize = self._operation(operation.input_id, "XNNConvert")
+        if dequantize is not None:
+            node.xnode_union = dataclasses.replace(operation, input_id=dequantize.input_id, output_id=convert.output_id)
 
     def _reshape(self, transpose: Any) -> Any:
         shape = self._shapes[transpose.output_id]

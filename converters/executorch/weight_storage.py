@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converters.executorch.im2col import gathered_taps
+from converters.executorch.im2col import im2col
 from converters.executorch.serializing import add_constant, drop_unused_constants, stored_constant
 from converters.executorch.values import add_value, input_names, kind, tensor
 from edgevit.compat.executorch import fold_constants, graph_schema, no_value
@@ -49,33 +49,33 @@ def take_quantized_weights(exported: ExportedProgram) -> tuple[ExportedProgram, 
     return fold_constants(copy.deepcopy(exported)), weights
 
 
-def narrow_weights(graph: Any, store: Any, *, qparams: WeightsByDigest, half: bool) -> None:
+def compress_weights(graph: Any, store: Any, *, qparams: WeightsByDigest, half: bool) -> None:
     """Let a graph that is about to be written store weights of `qparams` in int8; half: other large ones in float16.
 
     Raises ConversionError for a weight that float16 cannot hold.
     """
     if qparams or half:
-        _Narrowing(graph, store, qparams, half).run()
+        _Compression(graph, store, qparams, half).run()
 
 
-class _Narrowing:
+class _Compression:
     """One graph; `store` holds the bytes behind its constants."""
 
     def __init__(self, graph: Any, store: Any, qparams: WeightsByDigest, half: bool) -> None:
         self._graph, self._store, self._qparams, self._half = graph, store, qparams, half
         self._values = {tensor(value).id_out: value for value in graph.xvalues}
-        self._narrow: dict[tuple[int, str], int] = {}  # a weight and its new form -> the value that holds it
+        self._forms: dict[tuple[int, str], int] = {}  # a weight and its new form -> the value that holds it
 
     def run(self) -> None:
         """Rewrite the graph in place, and drop what has no user any more."""
         nodes = []
         for node in self._graph.xnodes:
             weighted = kind(node) in _WEIGHTED and self._is_float(node.xnode_union.filter_id)
-            nodes += self._narrowed(node) if weighted else [node]
+            nodes += self._compressed(node) if weighted else [node]
         self._graph.xnodes[:] = nodes
         self._drop_unread()
 
-    def _narrowed(self, node: Any) -> list[Any]:
+    def _compressed(self, node: Any) -> list[Any]:
         """Let a layer read a weight in fewer bits if it shall; returns the nodes that stand in its place."""
         layer = node.xnode_union
         weight = self._constant(layer.filter_id)
@@ -92,7 +92,7 @@ class _Narrowing:
         before: list[Any] = []
         source = layer.input1_id
         if kind(node) == "XNNConv2d":
-            source, before = gathered_taps(self._graph, layer)
+            source, before = im2col(self._graph, layer)
         values = _channels_last(quantized.int_repr)
         matrix = values.reshape(len(values), -1)  # (O, kH kW I)
         scales = quantized.scales
@@ -127,9 +127,9 @@ class _Narrowing:
 
     def _once(self, constant: int, form: str, make: Callable[[], int]) -> int:
         """The value that holds a constant in a new form, made for the first layer that reads it."""
-        if (constant, form) not in self._narrow:
-            self._narrow[constant, form] = make()
-        return self._narrow[constant, form]
+        if (constant, form) not in self._forms:
+            self._forms[constant, form] = make()
+        return self._forms[constant, form]
 
     def _add_half(self, constant: np.ndarray) -> int:
         largest = float(np.abs(constant).max())
@@ -149,7 +149,7 @@ class _Narrowing:
 
     def _drop_unread(self) -> None:
         """Values that no node reads, and bytes that no value has: the float32 weights."""
-        replaced = {constant for constant, _ in self._narrow}
+        replaced = {constant for constant, _ in self._forms}
         read = {
             getattr(node.xnode_union, name) for node in self._graph.xnodes for name in input_names(node.xnode_union)
         }

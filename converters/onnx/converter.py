@@ -38,13 +38,13 @@ class OnnxSession:
     """An .onnx file in ONNX Runtime, on the CPU or a CUDA device."""
 
     def __init__(
-        self, path: Path, manifest: Manifest, accelerator: str, threads: int, inner: Sequence[str] = ()
+        self, path: Path, manifest: Manifest, accelerator: str, threads: int, recorded: Sequence[str] = ()
     ) -> None:
-        """inner: names of recorded intermediate activations, more outputs that the file has."""
+        """recorded: names of intermediate activations, more outputs that the file has."""
         runtime = require("onnxruntime", "onnx")
         self.runtime = f"onnxruntime {runtime.__version__}"
         self.threads = threads
-        self._manifest, self._inner = manifest, inner
+        self._manifest, self._recorded = manifest, recorded
         wanted = _PROVIDERS.get(accelerator)
         if wanted not in runtime.get_available_providers():
             known = [name for name, provider in _PROVIDERS.items() if provider in runtime.get_available_providers()]
@@ -69,7 +69,7 @@ class OnnxSession:
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One inference of any number of images; float32 arrays by name."""
         names = [spec.name for spec in self._manifest.inputs]
-        results = [*(spec.name for spec in self._manifest.outputs), *self._inner]
+        results = [*(spec.name for spec in self._manifest.outputs), *self._recorded]
         fed = dict(zip(names, input_arrays(inputs, self._manifest), strict=True))
         return dict(zip(results, self._session.run(results, fed), strict=True))
 
@@ -96,7 +96,7 @@ class TracedOnnxSession(OnnxSession):
                     fix="convert again, then debug what that gives",
                 )
             export_onnx(program, traced, nodes)
-            super().__init__(traced, manifest, "cpu", threads=1, inner=recorded_names(nodes))
+            super().__init__(traced, manifest, "cpu", threads=1, recorded=recorded_names(nodes))
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One inference; the program's outputs, and the nodes' values."""
@@ -104,8 +104,8 @@ class TracedOnnxSession(OnnxSession):
 
         values = super().run(inputs)
         own = {spec.name: values.pop(spec.name) for spec in self._manifest.outputs}
-        inner = dict(zip(self._nodes, values.values(), strict=True))
-        return own | integers(self._program.exported, inner)
+        recorded = dict(zip(self._nodes, values.values(), strict=True))
+        return own | integers(self._program.exported, recorded)
 
 
 class OnnxConverter:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from converters.onnx.simplify import simplify
 from edgevit.compat.torch import onnx_forms
 from edgevit.errors import ConversionError
-from edgevit.export.half_precision import narrowed
+from edgevit.export.half_precision import cast_to_precision
 from edgevit.export.program import Program
 from edgevit.graph.intermediate_outputs import with_outputs
 from edgevit.graph.node_names import describe
@@ -40,7 +40,7 @@ def export_onnx(program: Program, path: Path, nodes: Sequence[str] = ()) -> None
     with _quiet():
         try:
             exported = torch.onnx.export(
-                narrowed(program, with_outputs(program.exported, nodes) if nodes else None),
+                cast_to_precision(program, with_outputs(program.exported, nodes) if nodes else None),
                 dynamo=True,
                 external_data=False,
                 opset_version=OPSET,
@@ -66,7 +66,7 @@ def export_onnx(program: Program, path: Path, nodes: Sequence[str] = ()) -> None
 
 def recorded_names(nodes: Sequence[str]) -> list[str]:
     """Names of further outputs that no value of the exporter has; it may call another value as the node is called."""
-    return [f"inner.{position}" for position in range(len(nodes))]
+    return [f"recorded.{position}" for position in range(len(nodes))]
 
 
 def _require_known(program: Program) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 _FUSED_ACTIVATIONS = frozenset(("Relu", "Clip"))
-_MOVES = frozenset(
+_DATA_MOVEMENT = frozenset(
     (
         *("QuantizeLinear", "DequantizeLinear", "Reshape", "Transpose", "Pad", "Slice", "Concat", "Split", "Gather"),
         *("Squeeze", "Unsqueeze", "Flatten", "Identity", "Expand", "MaxPool", "Shape", "DepthToSpace", "SpaceToDepth"),
@@ -54,7 +54,7 @@ class _Reader:
             elif node.op_type in _WEIGHTED and (constant := self._constants.get(node.input[1])) is not None:
                 averages += is_average(constant)
                 floats += [] if is_average(constant) else [node.output[0]]
-            elif node.op_type not in _MOVES and not self._part_of_layer(node):
+            elif node.op_type not in _DATA_MOVEMENT and not self._part_of_layer(node):
                 others.append(node)
         stores = (node for node in self._graph.node if node.op_type == "QuantizeLinear")
         return ModelQParams(

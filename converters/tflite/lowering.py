@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from converters.tflite import int8_operators, weights
+from converters.tflite import int8_operators, weight_storage
 from converters.tflite.builder import Builder, Unsupported
 from converters.tflite.flatbuffer import Graph, Tensor
 from converters.tflite.layout import CHANNELS_LAST, Value, identity, stored
@@ -82,7 +82,7 @@ class _Lowering:
         if self.program.precision is Precision.INT8:
             same = int8_operators.use_integers(self.builder.graph, self._weight_scales())
         else:
-            weights.store_int8(self.builder.graph, self._weight_scales())
+            weight_storage.store_int8(self.builder.graph, self._weight_scales())
         graph = self.builder.finished(self.program.spec.name)
         return Lowered(graph, self._placed(graph, same))
 

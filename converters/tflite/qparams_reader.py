@@ -17,7 +17,7 @@ from edgevit.quantization.model_qparams import (
 from edgevit.quantization.qparams import QParams, QuantizedWeight
 
 _WEIGHTED = frozenset(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"))
-_MOVES = frozenset(
+_DATA_MOVEMENT = frozenset(
     (
         *("QUANTIZE", "DEQUANTIZE", "RESHAPE", "TRANSPOSE", "PAD", "PADV2", "SLICE", "STRIDED_SLICE"),
         *("CONCATENATION", "MAX_POOL_2D", "RESIZE_NEAREST_NEIGHBOR"),
@@ -29,17 +29,17 @@ def read_qparams(path: Path) -> ModelQParams:
     """The quantization parameters of the file. Raises ContractError if it is damaged."""
     graph = read_graph(path)
     layers, floats, averages = [], [], 0
-    widened = {operator.output: operator.inputs[0] for operator in graph.operators if operator.name == "DEQUANTIZE"}
+    dequantized = {operator.output: operator.inputs[0] for operator in graph.operators if operator.name == "DEQUANTIZE"}
     for operator in (operator for operator in graph.operators if operator.name in _WEIGHTED):
         index = operator.inputs[1]  # behind a TRANSPOSE_CONV's shape, too
-        weight = graph.tensors[widened.get(index, index)]
+        weight = graph.tensors[dequantized.get(index, index)]
         if weight.dtype == "int8" and weight.qparams is not None:
             layers.append(_layer(graph, operator, weight, weight.qparams))
         elif operator.name != "DEPTHWISE_CONV_2D" and weight.data is not None and is_average(weight.data):
             averages += 1
         else:
             floats.append(graph.tensors[operator.output].name)
-    others = (operator for operator in graph.operators if operator.name not in _WEIGHTED | _MOVES)
+    others = (operator for operator in graph.operators if operator.name not in _WEIGHTED | _DATA_MOVEMENT)
     known = {f"tensor {index} {t.name}": _qparams(t) for index, t in enumerate(graph.tensors) if t.data is None}
     return ModelQParams(
         layers=tuple(layers),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 
-def narrowed(program: Program, exported: ExportedProgram | None = None) -> ExportedProgram:
+def cast_to_precision(program: Program, exported: ExportedProgram | None = None) -> ExportedProgram:
     """The program's graph in its precision: unchanged for fp32 and int8, cast as a whole to fp16 or bf16 for those.
 
     Kernels of normalisation, softmax and products sum in float32 inside, as those of torch and ONNX runtimes do.
@@ -33,8 +33,8 @@ def narrowed(program: Program, exported: ExportedProgram | None = None) -> Expor
     for node in list(network.graph.nodes):
         if node.op == "placeholder":
             with network.graph.inserting_after(node):
-                narrow = _cast(network.graph, node, dtype)
-            node.replace_all_uses_with(narrow, delete_user_cb=lambda user, narrow=narrow: user is not narrow)
+                cast = _cast(network.graph, node, dtype)
+            node.replace_all_uses_with(cast, delete_user_cb=lambda user, cast=cast: user is not cast)
         elif node.target is torch.ops.aten._assert_tensor_metadata.default:
             network.graph.erase_node(node)  # it asserts the type before the cast
         elif node.op == "call_function":

@@ -176,7 +176,7 @@ def _windowed(
     SAME puts the odd element behind, ATen in front: with a stride they differ, and zeros are then added explicitly.
     """
     if len(x.shape) != 4:
-        raise Unsupported(f"a map of rank {len(x.shape)}")
+        raise Unsupported(f"a feature map of rank {len(x.shape)}")
     x = b.relaid(x, CHANNELS_LAST)
     amounts = [pad if isinstance(pad, tuple) else (pad, pad) for pad in padding]
     if all(pad == (0, 0) for pad in amounts):

@@ -24,7 +24,7 @@ from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import (
 from torch import nn
 
 from converters.executorch.converter import CONVERTER, ExecuTorchOptions
-from converters.executorch.remove_data_movement import Moves, simplify
+from converters.executorch.remove_data_movement import DataMovementRemover, simplify
 from converters.executorch.serializing import rewritten
 from edgevit.deploy.pass_manager import deploy
 from edgevit.errors import EdgevitError
@@ -222,13 +222,13 @@ def test_input_that_nothing_reads_stays_an_input():
 
 
 def test_patch_is_undone_whatever_happens():
-    moves = Moves()
+    remover = DataMovementRemover()
     before = xnnpack_preprocess.serialize_xnnpack_binary, xnnpack_preprocess.NamedDataStore
-    with pytest.raises(EdgevitError, match="inside"), rewritten(moves.take_out):
+    with pytest.raises(EdgevitError, match="inside"), rewritten(remover.rewrite):
         assert xnnpack_preprocess.serialize_xnnpack_binary is not before[0]
         raise EdgevitError("inside")
     assert (xnnpack_preprocess.serialize_xnnpack_binary, xnnpack_preprocess.NamedDataStore) == before
-    assert moves.transposes == 0
+    assert remover.transposes == 0
 
 
 class _PixelAttention(nn.Module):

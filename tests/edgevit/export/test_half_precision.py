@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from edgevit.export.export_program import export
-from edgevit.export.half_precision import narrowed
+from edgevit.export.half_precision import cast_to_precision
 from edgevit.graph.capture import capture, example_input, functional
 from edgevit.spec import Precision
 from tests.tiny import classifier_spec
@@ -39,11 +39,11 @@ def program():
 def test_all_between_the_ends_is_cast(program, precision):
     images = torch.randn(3, 3, 32, 32)
     expected = program.exported.module()(images)
-    narrow = narrowed(dataclasses.replace(program, precision=precision))
-    values = [node.meta["val"] for node in narrow.graph.nodes if node.op == "call_function"]
+    cast = cast_to_precision(dataclasses.replace(program, precision=precision))
+    values = [node.meta["val"] for node in cast.graph.nodes if node.op == "call_function"]
     dtypes = [value.dtype for value in values if isinstance(value, torch.Tensor) and value.is_floating_point()]
     assert set(dtypes[:-1]) == {DTYPES[precision]}
-    output = narrow.module()(images)
+    output = cast.module()(images)
     assert output.dtype == dtypes[-1] == torch.float32
     torch.testing.assert_close(output, expected, rtol=2e-2, atol=2e-3)
     assert torch.equal(program.exported.module()(images), expected)  # its own weights were left alone
@@ -51,4 +51,4 @@ def test_all_between_the_ends_is_cast(program, precision):
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
 def test_other_precisions_keep_the_graph(program, precision):
-    assert narrowed(dataclasses.replace(program, precision=precision)) is program.exported
+    assert cast_to_precision(dataclasses.replace(program, precision=precision)) is program.exported

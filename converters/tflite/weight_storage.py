@@ -25,9 +25,9 @@ def store_int8(graph: Graph, weight_scales: Mapping[int, np.ndarray]) -> None:
             if index not in known:
                 half = producers.get(index)  # a float16 constant, cast to float32
                 data = graph.tensors[index if half is None else half.inputs[0]].values
-                widening = _widened(graph, index, data, weight_scales[operator.output], WEIGHTED[operator.name])
-                operators.append(widening)
-                known[index] = widening.output
+                dequantize = _dequantized(graph, index, data, weight_scales[operator.output], WEIGHTED[operator.name])
+                operators.append(dequantize)
+                known[index] = dequantize.output
             operator.inputs[1:] = [known[index], *(_single(graph, producers, bias) for bias in operator.inputs[2:])]
         operators.append(operator)
     graph.operators[:] = operators
@@ -41,7 +41,7 @@ def _single(graph: Graph, producers: Mapping[int, Operator], bias: int) -> int:
     return graph.add_tensor(Tensor(f"{half.name}_single", half.shape, "float32", half.values.astype("float32")))
 
 
-def _widened(graph: Graph, weight: int, data: np.ndarray, scales: np.ndarray, axis: int) -> Operator:
+def _dequantized(graph: Graph, weight: int, data: np.ndarray, scales: np.ndarray, axis: int) -> Operator:
     name, shape = graph.tensors[weight].name, data.shape
     qparams = Quantization(tuple(map(float, scales)), 0, axis)
     stored = graph.add_tensor(Tensor(f"{name}_int8", shape, "int8", requantize(data, scales, axis), qparams))
