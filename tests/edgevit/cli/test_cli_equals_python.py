@@ -18,17 +18,16 @@ from typer.models import ArgumentInfo, OptionInfo
 import edgevit
 from edgevit import environment
 from edgevit.artifacts.artifact import Artifact
-from edgevit.checkpoints.checkpoint import CheckpointMetadata, read_checkpoint, save_checkpoint
+from edgevit.checkpoints.checkpoint import read_checkpoint
 from edgevit.cli.main import COMMANDS
 from edgevit.data.synthetic_images import sample_images
 from edgevit.infra.files import list_files
 from edgevit.profiling import latency
-from edgevit.spec import Preprocess
 from tests.edgevit.cli.test_main import run
 from tests.edgevit.mil.packages import small
-from tests.edgevit.training.test_trainer import colours
+from tests.edgevit.user_folder import write_images, write_network
 from tests.fakes import FakeDevice, write_artifact
-from tests.tiny import SIZE, TinyClassifier, seeded
+from tests.tiny import SIZE, TinyClassifier
 
 LABELS = ("even", "odd")
 
@@ -115,17 +114,8 @@ def test_every_option_of_profile_compare_is_a_keyword_with_the_same_default():
 def line(tmp_path_factory) -> Path:
     """A folder with net.py, a float checkpoint of it, and labelled images in data/."""
     folder = tmp_path_factory.mktemp("line")
-    (folder / "net.py").write_text(
-        "from tests.tiny import TinyClassifier\ndef tiny(num_classes=2):\n    return TinyClassifier(num_classes)\n"
-    )
-    metadata = CheckpointMetadata("tiny", len(LABELS), SIZE, LABELS, Preprocess.for_input(SIZE), edgevit.__version__)
-    save_checkpoint(folder / "float.pt", seeded(TinyClassifier, num_classes=len(LABELS)), metadata)
-    for split, count in (("train", 24), ("test", 8)):
-        images = colours(count, labels=LABELS)
-        for index, (pixels, target) in enumerate(zip(images.images, images.targets, strict=True)):
-            path = folder / "data" / split / LABELS[target] / f"{index}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(path)
+    write_network(folder, TinyClassifier, LABELS)
+    write_images(folder, LABELS, train=24, test=8)
     return folder
 
 

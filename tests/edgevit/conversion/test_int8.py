@@ -11,17 +11,15 @@ import pytest
 import torch
 
 import edgevit
-from edgevit.checkpoints.checkpoint import read_checkpoint, save_checkpoint
-from edgevit.checkpoints.metadata import CheckpointMetadata
+from edgevit.checkpoints.checkpoint import read_checkpoint
 from edgevit.contract.manifest import Executed
 from edgevit.data.preprocess import preprocess
 from edgevit.data.synthetic_images import sample_images
 from edgevit.errors import QuantizationError, UsageError
 from edgevit.mil.lint import Level, lint
-from edgevit.spec import Preprocess
 from tests.edgevit.cli.test_main import fails, run
-from tests.edgevit.training.test_trainer import colours
-from tests.tiny import SIZE, TinyClassifier, classifier_spec, seeded
+from tests.edgevit.user_folder import write_images, write_network
+from tests.tiny import TinyClassifier, classifier_spec, seeded
 
 LABELS = ("even", "odd")
 TARGETS = ("executorch", "coreml", "tflite", "onnx")
@@ -31,19 +29,10 @@ HALVES = {"int8_compute": "fp16"}
 @pytest.fixture(scope="module")
 def line(tmp_path_factory):
     """A folder with net.py, a float checkpoint, labelled images, and the int8 checkpoint made of them."""
-    from PIL import Image
 
     folder = tmp_path_factory.mktemp("int8")
-    (folder / "net.py").write_text("from tests.tiny import TinyClassifier\ndef tiny(num_classes=2):\n"
-                                   "    return TinyClassifier(num_classes)\n")  # fmt: skip
-    metadata = CheckpointMetadata("tiny", 2, SIZE, LABELS, Preprocess.for_input(SIZE), "0")
-    save_checkpoint(folder / "float.pt", seeded(TinyClassifier, num_classes=2), metadata)
-    for split, count in (("train", 48), ("test", 24)):
-        images = colours(count, labels=LABELS)
-        for index, (pixels, target) in enumerate(zip(images.images, images.targets, strict=True)):
-            path = folder / "data" / split / LABELS[target] / f"{index}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(path)
+    write_network(folder, TinyClassifier, LABELS)
+    write_images(folder, LABELS, train=48, test=24)
     model, data = f"{folder / 'net.py'}:tiny", str(folder / "data")
     edgevit.quantize(model, weights=folder / "float.pt", data=data, out=folder / "ptq.pt")
     edgevit.qat(

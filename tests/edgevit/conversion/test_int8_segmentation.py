@@ -9,14 +9,13 @@ import pytest
 from PIL import Image
 
 import edgevit
-from edgevit.checkpoints.checkpoint import read_checkpoint, save_checkpoint
-from edgevit.checkpoints.metadata import CheckpointMetadata
+from edgevit.checkpoints.checkpoint import read_checkpoint
 from edgevit.contract.manifest import Executed
 from edgevit.data.image_io import read_image
-from edgevit.spec import Preprocess
 from tests.edgevit.cli.test_main import fails, run
 from tests.edgevit.training.test_segmentation import LABELS, squares
-from tests.tiny import SIZE, TinySegmenter, seeded
+from tests.edgevit.user_folder import write_network
+from tests.tiny import TinySegmenter
 
 TARGETS = ("executorch", "coreml", "tflite")
 
@@ -25,10 +24,7 @@ TARGETS = ("executorch", "coreml", "tflite")
 def line(tmp_path_factory):
     """A folder with net.py, data, a float checkpoint and the int8 one that was trained from it."""
     folder = tmp_path_factory.mktemp("masks")
-    (folder / "net.py").write_text("from tests.tiny import TinySegmenter\ndef tiny(num_classes=2):\n"
-                                   "    return TinySegmenter(num_classes)\n")  # fmt: skip
-    metadata = CheckpointMetadata("tiny", 2, SIZE, LABELS, Preprocess.for_input(SIZE), "0")
-    save_checkpoint(folder / "float.pt", seeded(TinySegmenter, num_classes=2), metadata)
+    write_network(folder, TinySegmenter, LABELS)
     for split, count in (("train", 24), ("test", 12)):
         images = squares(count)
         for index in range(count):

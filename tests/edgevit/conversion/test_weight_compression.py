@@ -10,13 +10,11 @@ import torch
 
 import edgevit
 from edgevit.checkpoints.checkpoint import read_checkpoint, save_checkpoint
-from edgevit.checkpoints.metadata import CheckpointMetadata
 from edgevit.data.synthetic_images import sample_images
 from edgevit.errors import ParityError, QuantizationError, UsageError
-from edgevit.spec import Preprocess
 from tests.edgevit.cli.test_main import fails, run
-from tests.edgevit.training.test_trainer import colours
-from tests.tiny import SIZE, TinyClassifier, TinyWide, classifier_spec, seeded
+from tests.edgevit.user_folder import write_images, write_network
+from tests.tiny import TinyClassifier, TinyWide, classifier_spec, seeded
 
 LABELS = ("even", "odd")
 TARGETS = ("executorch", "coreml", "tflite")
@@ -27,19 +25,10 @@ ROUNDED = 5  # weights of TinyWide with 2049 values or more that are dense
 @pytest.fixture(scope="module")
 def line(tmp_path_factory):
     """A folder with net.py, a float checkpoint and labelled images."""
-    from PIL import Image
 
     folder = tmp_path_factory.mktemp("compressed")
-    (folder / "net.py").write_text("from tests.tiny import TinyWide\ndef tiny(num_classes=2):\n"
-                                   "    return TinyWide(num_classes)\n")  # fmt: skip
-    metadata = CheckpointMetadata("tiny", 2, SIZE, LABELS, Preprocess.for_input(SIZE), "0")
-    save_checkpoint(folder / "float.pt", seeded(TinyWide, num_classes=2), metadata)
-    for split, count in (("train", 48), ("test", 24)):
-        images = colours(count, labels=LABELS)
-        for index, (pixels, target) in enumerate(zip(images.images, images.targets, strict=True)):
-            path = folder / "data" / split / LABELS[target] / f"{index}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(path)
+    write_network(folder, TinyWide, LABELS)
+    write_images(folder, LABELS, train=48, test=24)
     return folder
 
 

@@ -10,15 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
-from edgevit.checkpoints.checkpoint import read_checkpoint, save_checkpoint
-from edgevit.checkpoints.metadata import CheckpointMetadata
-from edgevit.spec import Preprocess
+from edgevit.checkpoints.checkpoint import read_checkpoint
 from edgevit.training.trainer import progress_of
 from tests.edgevit.cli.test_main import run
-from tests.edgevit.training.test_trainer import colours
-from tests.tiny import SIZE, TinyClassifier, seeded
+from tests.edgevit.user_folder import write_images, write_network
+from tests.tiny import SIZE, TinyClassifier
 
 EPOCHS = 12
 LABELS = ("even", "odd")
@@ -42,18 +39,9 @@ color_jitter = 0.3
 def folder(tmp_path_factory) -> Path:
     """net.py with a network that has dropout, a float checkpoint of it, images and a recipe."""
     folder = tmp_path_factory.mktemp("kill")
-    (folder / "net.py").write_text(
-        "from tests.tiny import TinyClassifier\ndef tiny(num_classes=2):\n    return TinyClassifier(num_classes)\n"
-    )
+    write_network(folder, TinyClassifier, LABELS)
     (folder / "recipe.toml").write_text(RECIPE)
-    metadata = CheckpointMetadata("tiny", 2, SIZE, LABELS, Preprocess.for_input(SIZE), "0")
-    save_checkpoint(folder / "float.pt", seeded(TinyClassifier, num_classes=2), metadata)
-    for split, count in (("train", 18), ("test", 4)):
-        images = colours(count, labels=LABELS)
-        for index, (pixels, target) in enumerate(zip(images.images, images.targets, strict=True)):
-            path = folder / "data" / split / LABELS[target] / f"{index}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(path)
+    write_images(folder, LABELS, train=18, test=4)
     return folder
 
 
