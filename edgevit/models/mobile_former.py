@@ -52,7 +52,7 @@ class HeadRows(nn.Module):
         return rows.reshape(batch, -1, channels)
 
 
-def _merge_heads(x: Tensor, heads: int) -> Tensor:
+def _merge_head_rows(x: Tensor, heads: int) -> Tensor:
     """Take each head's channels from its own rows: (N, heads * T, C) -> (N, T, C)."""
     tokens, width = x.shape[1] // heads, x.shape[2] // heads
     parts = [x[:, h * tokens : (h + 1) * tokens, h * width : (h + 1) * width] for h in range(heads)]
@@ -122,7 +122,7 @@ class MapToTokens(nn.Module):
         query = self.query_heads(self.q(tokens))  # (N, 2T, C)
         # Softmax over pixels: runtimes want its axis last.
         attention = torch.bmm(pixels, query.transpose(1, 2)).transpose(1, 2).softmax(-1)  # (N, 2T, HW)
-        gathered = _merge_heads(torch.bmm(attention, pixels), _BRIDGE_HEADS)  # (N, T, C)
+        gathered = _merge_head_rows(torch.bmm(attention, pixels), _BRIDGE_HEADS)  # (N, T, C)
         gate = _hard_tanh(self.alpha(tokens)) + 1.0  # (N, T, C) in 0..2
         return self.layer_norm(tokens + self.proj(gathered * gate))
 
@@ -145,7 +145,7 @@ class Former(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         query = self.query_heads(self.q(tokens))  # (N, 4T, d)
         attention = torch.bmm(query, tokens.transpose(1, 2)).softmax(-1)  # (N, 4T, T)
-        mixed = _merge_heads(torch.bmm(attention, tokens), _TOKEN_HEADS)  # (N, T, d)
+        mixed = _merge_head_rows(torch.bmm(attention, tokens), _TOKEN_HEADS)  # (N, T, d)
         tokens = self.layer_norm(tokens + self.channel_mlp(mixed))
         return self.ffn_norm(tokens + self.ffn(tokens))
 

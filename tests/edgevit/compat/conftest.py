@@ -1,4 +1,4 @@
-"""A failed test of a room says which library's version is to blame."""
+"""A failed test of a module of edgevit/compat says which library's version is to blame."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ CONSTRAINTS = Path(__file__).resolve().parents[3] / "constraints.txt"
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
-    room = item.path.stem.removeprefix("test_")
-    distribution = DISTRIBUTIONS.get(room, room)
+    module = item.path.stem.removeprefix("test_")
+    distribution = DISTRIBUTIONS.get(module, module)
     pinned = re.search(rf"^{distribution}==(\S+)", CONSTRAINTS.read_text(), re.MULTILINE)
     if report.failed and pinned:
         report.sections.append(
             (
                 "what to do",
-                f"edgevit/compat/{room}.py relies on this part of {distribution}, which {version(distribution)} may "
-                f"have changed (pinned: {pinned[1]}). Mend that module, or keep the pinned version.",
+                f"edgevit/compat/{module}.py relies on this part of {distribution}, which {version(distribution)} may "
+                f"have changed (pinned: {pinned[1]}). Fix that module, or keep the pinned version.",
             )
         )

@@ -22,7 +22,7 @@ from tests.tiny import int8_network, residual_spec
 
 
 @dataclass
-class Telling(FakeConverter):
+class Recording(FakeConverter):
     """A runtime that computes another program, layer by layer; `hides` names a layer that it does not record."""
 
     program: object = None
@@ -77,7 +77,7 @@ def test_the_layer_that_errs_comes_first(use, program, tmp_path):
     bias = next(name for name in names if "mix" in name and "bias" in name)
     other = copy.deepcopy(program)
     other.exported.state_dict[bias].data.add_(0.5)
-    use(Telling(program=other))
+    use(Recording(program=other))
     report = debug(artifact_at(tmp_path), weights="w.pt", out=tmp_path)
     worst = report.layers[0]
     assert worst.layer.place.startswith("mix.")
@@ -95,7 +95,7 @@ def test_the_layer_that_errs_comes_first(use, program, tmp_path):
 
 
 def test_equal_programs_have_no_error(use, program, tmp_path):
-    use(Telling(program=program))
+    use(Recording(program=program))
     report = debug(artifact_at(tmp_path), weights="w.pt", out=tmp_path)
     assert report.same_outputs
     assert not any(error.accumulated.lsb_mismatch for error in report.layers)
@@ -104,14 +104,14 @@ def test_equal_programs_have_no_error(use, program, tmp_path):
 
 def test_layers_that_are_not_reported_are_named(use, program, tmp_path):
     hidden = layers_of(program)[3].node
-    use(Telling(program=program, hides=hidden))
+    use(Recording(program=program, hides=hidden))
     report = debug(artifact_at(tmp_path), weights="w.pt", out=tmp_path)
     assert report.unrecorded == (hidden,)
     assert "1 not recorded" in report.summary()
 
 
 def test_changed_outputs_of_the_recording_copy_are_reported(use, program, tmp_path, caplog):
-    use(Telling(program=program, gain=2.0))
+    use(Recording(program=program, gain=2.0))
     report = debug(artifact_at(tmp_path), weights="w.pt", out=tmp_path)
     assert not report.same_outputs
     assert "NOT bit-exact" in report.summary()
