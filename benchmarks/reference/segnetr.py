@@ -54,16 +54,16 @@ def window_reverse(windows: Tensor, side: int, height: int, width: int) -> Tenso
     return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, height, width, channels)
 
 
-def displace(qparams: Tensor) -> Tensor:
+def displace(grid: Tensor) -> Tensor:
     """Exchange windows along rows and columns: (N, h, w, c), h and w even -> same. Its own inverse.
 
     Counted from 1, odd windows move one place back and even ones one place on, with wrap-around.
     """
     for axis in (1, 2):
-        count = qparams.shape[axis]
+        count = grid.shape[axis]
         order = [(place - 1 if place % 2 == 0 else place + 1) % count for place in range(count)]
-        qparams = torch.index_select(qparams, axis, torch.tensor(order, device=qparams.device))
-    return qparams
+        grid = torch.index_select(grid, axis, torch.tensor(order, device=grid.device))
+    return grid
 
 
 class WindowAttention(nn.Module):
@@ -108,11 +108,11 @@ class LocalGlobal(nn.Module):
     def _broad(self, x: Tensor) -> Tensor:
         _, height, width, channels = x.shape
         rows, columns, area = height // self.window, width // self.window, self.window**2
-        qparams = window_partition(x, self.window).view(-1, rows, columns, area * channels)  # one entry per window
-        windows = window_partition(displace(qparams), 2).view(-1, 4 * area, channels)  # four windows in each
+        grid = window_partition(x, self.window).view(-1, rows, columns, area * channels)  # one entry per window
+        windows = window_partition(displace(grid), 2).view(-1, 4 * area, channels)  # four windows in each
         windows = self.broad(windows).view(-1, 4, area * channels)
-        qparams = displace(window_reverse(windows, 2, rows, columns))  # (N, rows, columns, area * C)
-        return window_reverse(qparams.view(-1, area, channels), self.window, height, width)
+        grid = displace(window_reverse(windows, 2, rows, columns))  # (N, rows, columns, area * C)
+        return window_reverse(grid.view(-1, area, channels), self.window, height, width)
 
 
 class SegNetrBlock(nn.Module):

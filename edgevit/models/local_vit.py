@@ -50,7 +50,7 @@ def _moved(x: Tensor, step: int) -> Tensor:
 def _relative_index(side: int) -> Tensor:
     """Which of (2 side - 1)^2 displacements lies between each two of a window's positions: (side^4,)."""
     line = torch.arange(side)
-    rows, columns = (qparams.flatten() for qparams in torch.meshgrid(line, line, indexing="ij"))
+    rows, columns = (grid.flatten() for grid in torch.meshgrid(line, line, indexing="ij"))
     down, right = (axis[:, None] - axis[None, :] + side - 1 for axis in (rows, columns))
     return (down * (2 * side - 1) + right).flatten()
 

@@ -63,31 +63,31 @@ def _conv_norm(in_channels: int, channels: int, kernel: int, *, groups: int = 1)
     )
 
 
-def partition(qparams: Tensor, side: int) -> Tensor:
+def partition(grid: Tensor, side: int) -> Tensor:
     """Gather windows into channels, row by row: (N, H, W, c) -> (N, H / side, W / side, side * side * c)."""
-    _, height, width, channels = qparams.shape
-    rows = qparams.reshape(-1, side, width // side, side * channels)  # (N * H / side, side, W / side, side * c)
+    _, height, width, channels = grid.shape
+    rows = grid.reshape(-1, side, width // side, side * channels)  # (N * H / side, side, W / side, side * c)
     return rows.transpose(1, 2).reshape(-1, height // side, width // side, side * side * channels)
 
 
-def unpartition(qparams: Tensor, side: int) -> Tensor:
+def unpartition(grid: Tensor, side: int) -> Tensor:
     """Undo `partition`: (N, h, w, side * side * c) -> (N, h * side, w * side, c)."""
-    _, height, width, positions = qparams.shape
-    rows = qparams.reshape(-1, width, side, positions // side)  # (N * h, w, side, side * c)
+    _, height, width, positions = grid.shape
+    rows = grid.reshape(-1, width, side, positions // side)  # (N * h, w, side, side * c)
     channels = positions // (side * side)
     return rows.transpose(1, 2).reshape(-1, height * side, width * side, channels)
 
 
-def displace(qparams: Tensor) -> Tensor:
+def displace(grid: Tensor) -> Tensor:
     """Displace windows along rows and columns: (N, h, w, c), h and w even -> same. Its own inverse.
 
     Counted from 1, odd windows move one place back and even ones one place on, with wrap-around: h windows come to
     stand in the order h, 3, 2, 5, 4, ..., 1. Those that share a global window were then three apart, around the edge.
     """
-    batch, height, width, channels = qparams.shape
-    qparams = _swap_across_pairs(qparams.reshape(batch, height, 1, width * channels))
-    qparams = _swap_across_pairs(qparams.reshape(batch * height, width, 1, channels))
-    return qparams.reshape(batch, height, width, channels)
+    batch, height, width, channels = grid.shape
+    grid = _swap_across_pairs(grid.reshape(batch, height, 1, width * channels))
+    grid = _swap_across_pairs(grid.reshape(batch * height, width, 1, channels))
+    return grid.reshape(batch, height, width, channels)
 
 
 def _swap_across_pairs(x: Tensor) -> Tensor:
@@ -135,10 +135,10 @@ class WindowGate(nn.Module):
         # XNNPACK delegates no mean over channels; as a product it stays inside. 1 / C is exact for powers of two.
         mean = F.conv2d(x, self.average)  # (N, 1, H, W)
         # One channel: channels-first and channels-last are the same numbers in the same order.
-        qparams = partition(mean.reshape(-1, height, width, 1), self.window)  # (N, h, w, P * P)
-        broad = self.broad(partition(displace(qparams), 2))  # (N, h / 2, w / 2, 4 * P * P)
+        grid = partition(mean.reshape(-1, height, width, 1), self.window)  # (N, h, w, P * P)
+        broad = self.broad(partition(displace(grid), 2))  # (N, h / 2, w / 2, 4 * P * P)
         gate = self.broad_weight * displace(unpartition(broad, 2))  # (N, h, w, P * P)
-        gate = gate + (self.local_weight if self.local is None else self.local_weight * self.local(qparams))
+        gate = gate + (self.local_weight if self.local is None else self.local_weight * self.local(grid))
         return unpartition(gate, self.window).reshape(-1, 1, height, width)
 
 

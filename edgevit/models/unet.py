@@ -23,7 +23,7 @@ _LEVELS = 4
 
 
 def _convolutions(in_channels: int, channels: int) -> nn.Sequential:
-    """Twice convolution, norm and fused activation: (N, C_in, H, W) -> (N, C, H, W)."""
+    """Twice convolution, norm and ReLU: (N, C_in, H, W) -> (N, C, H, W)."""
     layers: list[nn.Module] = []
     for width in (in_channels, channels):
         layers += [nn.Conv2d(width, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]

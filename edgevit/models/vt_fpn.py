@@ -56,7 +56,7 @@ class VTFPN(nn.Module):
         self.projectors = nn.ModuleList(Projector(_LEVEL_CHANNELS, _TOKEN_CHANNELS) for _ in _WIDTHS)
         self.head = nn.Conv2d(_LEVEL_CHANNELS, num_classes, 1)
         self.apply(init_weights)
-        for lateral in laterals:  # no fused activation follows: a gain of 1
+        for lateral in laterals:  # no ReLU follows: a gain of 1
             nn.init.xavier_uniform_(lateral.weight)
         nn.init.normal_(self.head.weight, std=0.01)
 

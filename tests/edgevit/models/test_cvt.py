@@ -60,10 +60,10 @@ def test_attention_is_that_of_every_head_on_its_own(class_token):
     torch.manual_seed(0)
     attention = Attention(8, 2, class_token=class_token).eval()
     tokens = torch.randn(2, 16 + class_token, 8)
-    qparams = tokens[:, int(class_token) :].transpose(1, 2).reshape(2, 8, 4, 4)
+    grid = tokens[:, int(class_token) :].transpose(1, 2).reshape(2, 8, 4, 4)
     projected = []
     for conv, linear in (("q", "proj_q"), ("k", "proj_k"), ("v", "proj_v")):
-        pixels = getattr(attention, f"conv_proj_{conv}")(qparams).flatten(2).transpose(1, 2)
+        pixels = getattr(attention, f"conv_proj_{conv}")(grid).flatten(2).transpose(1, 2)
         projected.append(getattr(attention, linear)(torch.cat((tokens[:, : int(class_token)], pixels), 1)))
     query, key, value = (part.unflatten(2, (2, 4)) for part in projected)
     weights = torch.einsum("bthd,bshd->bhts", query, key).mul(8**-0.5).softmax(-1)

@@ -15,7 +15,7 @@ from edgevit.models.mobile_former import (
     HeadRows,
     MapToTokens,
     TokensToMap,
-    _merge_heads,
+    _merge_head_rows,
 )
 from tests.edgevit.models.goldens import (
     apply_golden_weights,
@@ -127,13 +127,13 @@ def test_head_rows_are_the_heads_with_zeros_around_them(heads):
     for head in range(heads):
         expected[:, head, :, head] = 0.25 * _heads(tokens, heads)[:, head]
     assert torch.equal(rows, expected.reshape(2, heads * 3, 8))
-    assert torch.equal(_merge_heads(rows, heads), 0.25 * tokens)
+    assert torch.equal(_merge_head_rows(rows, heads), 0.25 * tokens)
     assert list(HeadRows(8, heads).state_dict()) == []
 
 
 def test_merge_takes_each_head_from_its_own_rows():
     rows = torch.arange(2 * 3 * 4).reshape(1, 6, 4)  # 2 heads of 3 tokens
-    assert _merge_heads(rows, 2).tolist() == [[[0, 1, 14, 15], [4, 5, 18, 19], [8, 9, 22, 23]]]
+    assert _merge_head_rows(rows, 2).tolist() == [[[0, 1, 14, 15], [4, 5, 18, 19], [8, 9, 22, 23]]]
 
 
 def test_former_is_multi_head_self_attention():

@@ -95,10 +95,10 @@ def test_exported_graph_stays_in_rank_4(model):
 
 @pytest.mark.parametrize("side", [1, 2, 4])
 def test_partition_is_the_usual_six_dimensional_one_and_unpartition_undoes_it(side):
-    qparams = torch.randn(2, 8, 12, 3)
-    windows = qparams.reshape(2, 8 // side, side, 12 // side, side, 3).permute(0, 1, 3, 2, 4, 5)
-    assert torch.equal(partition(qparams, side), windows.reshape(2, 8 // side, 12 // side, side * side * 3))
-    assert torch.equal(unpartition(partition(qparams, side), side), qparams)
+    grid = torch.randn(2, 8, 12, 3)
+    windows = grid.reshape(2, 8 // side, side, 12 // side, side, 3).permute(0, 1, 3, 2, 4, 5)
+    assert torch.equal(partition(grid, side), windows.reshape(2, 8 // side, 12 // side, side * side * 3))
+    assert torch.equal(unpartition(partition(grid, side), side), grid)
 
 
 @pytest.mark.parametrize(
@@ -112,12 +112,12 @@ def test_partition_is_the_usual_six_dimensional_one_and_unpartition_undoes_it(si
 )
 def test_displacement_gives_the_described_order_along_both_axes(count, order):
     rows, columns = torch.meshgrid(torch.arange(1, count + 1), torch.arange(1, 9), indexing="ij")
-    qparams = torch.stack((rows, columns), -1)[None]  # each window holds its own place, counted from 1
-    moved = displace(qparams)
+    grid = torch.stack((rows, columns), -1)[None]  # each window holds its own place, counted from 1
+    moved = displace(grid)
     assert moved[0, :, 0, 0].tolist() == order
     assert moved[0, 0, :, 1].tolist() == [8, 3, 2, 5, 4, 7, 6, 1]
     assert len({tuple(place) for place in moved.reshape(-1, 2).tolist()}) == count * 8
-    assert torch.equal(displace(moved), qparams)
+    assert torch.equal(displace(moved), grid)
 
 
 def test_space_to_depth_stacks_the_four_pixels_of_each_window():
