@@ -16,13 +16,13 @@ def test_loss_falls_and_every_parameter_has_a_gradient(family):
     torch.manual_seed(0)
     model = build(family).train()
     images = torch.randn(4, 3, 32, 32)
-    outputs = torch.arange(4)
+    targets = torch.arange(4)
     if family in SEGMENTERS:
-        outputs = outputs.view(4, 1, 1).expand(4, 32, 32)
+        targets = targets.view(4, 1, 1).expand(4, 32, 32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     losses = []
     for _ in range(_STEPS):
-        loss = F.cross_entropy(model(images), outputs)
+        loss = F.cross_entropy(model(images), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -57,16 +57,16 @@ def test_killed_process_goes_on_to_the_same_weights(folder, capsys, command):
     while process.poll() is None and not progress_of(killed).is_file():
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    _, recorded = process.communicate()
-    assert process.returncode == -signal.SIGKILL, recorded
+    _, logged = process.communicate()
+    assert process.returncode == -signal.SIGKILL, logged
     assert not killed.exists()
 
     code, _, _ = run(capsys, *arguments, "--out", whole)
     assert code == 0
-    code, _, recorded = run(capsys, *arguments, "--out", killed, "--resume")
+    code, _, logged = run(capsys, *arguments, "--out", killed, "--resume")
     assert code == 0
-    assert f"epoch {EPOCHS}/{EPOCHS}" in recorded
-    assert f"epoch 1/{EPOCHS}" not in recorded
+    assert f"epoch {EPOCHS}/{EPOCHS}" in logged
+    assert f"epoch 1/{EPOCHS}" not in logged
     one, other = read_checkpoint(whole), read_checkpoint(killed)
     int8 = [{} if checkpoint.int8 is None else checkpoint.int8.tensors for checkpoint in (one, other)]
     for left, right in ((one.state_dict, other.state_dict), int8):

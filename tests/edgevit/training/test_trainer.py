@@ -288,8 +288,8 @@ def test_teacher_is_followed_and_stays_as_it_is(tmp_path):
     fit(pupil, spec, swapped, test_set, recipe, progress=tmp_path / "pupil.progress", teacher=teacher)
     images = torch.stack([PreprocessedDataset(test_set, spec)[i][0] for i in range(16)])
     with torch.no_grad():
-        recorded, learned = teacher.eval()(images).argmax(1), pupil(images).argmax(1)
-    assert (recorded == learned).float().mean() > 0.9  # not the labels, which say the opposite
+        taught, learned = teacher.eval()(images).argmax(1), pupil(images).argmax(1)
+    assert (taught == learned).float().mean() > 0.9  # not the labels, which say the opposite
     assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
 
 

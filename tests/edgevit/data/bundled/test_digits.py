@@ -58,7 +58,7 @@ def test_held_out_quota_goes_to_largest_remainders_then_lower_class():
     assert tied.sum() == 1
 
 
-def test_identical_images_are_reported_apart_by_index():
+def test_identical_images_are_distinguished_by_index():
     held_out = held_out_mask(np.zeros((6, 8, 8, 3), np.uint8), np.zeros(6, np.int64), 3)
     assert held_out.sum() == 3
     assert held_out.tolist() != [True] * 3 + [False] * 3

@@ -265,7 +265,7 @@ def test_constant_divided_by_a_result_stays():
     assert _stays(_net(lambda net, x: net.k / net.conv(x), conv=nn.Conv2d(6, 4, 1), k=_channels(4, 1, 1)), _MAP)
 
 
-def test_integers_and_targets_stay_what_they_are():
+def test_integers_and_booleans_stay_what_they_are():
     assert _stays(_net(lambda net, x: x.argmax(1) * 2 * 3), _MAP)
     assert _stays(_net(lambda net, x: (x.argmax(1) + 1 + 2) // 2), _MAP)
     assert _stays(_net(lambda net, x: (x > 0) * 2.0 + x), _MAP)
@@ -326,14 +326,14 @@ class _Random(nn.Module):
             )
 
     def _part(self, kind: str) -> nn.Module:
-        producers = {
+        factories = {
             "norm": lambda: nn.BatchNorm2d(4),
             "pointwise": lambda: nn.Conv2d(4, 4, 1, groups=2),
             "padded": lambda: nn.Conv2d(4, 4, 3, padding=1),
             "depthwise": lambda: nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False),
             "relu": nn.ReLU,
         }
-        return producers.get(kind, nn.Identity)()
+        return factories.get(kind, nn.Identity)()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         values = [x]

@@ -72,7 +72,7 @@ def test_permuted_result_that_is_read_too_is_permuted_once():
     assert error(graph, module, _MAP) <= 1e-6
 
 
-def test_square_axes_are_reported_apart():
+def test_square_axes_are_distinguished():
     module = Function(lambda net, x: torch.relu(x.transpose(1, 2)).transpose(1, 3))
     graph = graph_of(module, (2, 4, 4, 4))
     MOVE_PERMUTES.apply(graph, XNNPACK)
