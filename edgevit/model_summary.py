@@ -10,7 +10,7 @@ from edgevit.compat.torch import tree_leaves
 from edgevit.log import stage
 from edgevit.models import get_spec
 from edgevit.models.counting import count_macs_by_module, count_params
-from edgevit.spec import ModelSpec, Tier
+from edgevit.spec import ModelSpec
 from edgevit.targets.registry import converter_names, get_converter
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from edgevit.contract.manifest import AppliedPass
     from edgevit.targets.base import Converter
-
-EDGE_KERNELS = frozenset({"xnnpack", "coreml"})  # the kernel libraries of phones and boards
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +122,7 @@ def plans(spec: ModelSpec, converters: dict[str, Converter]) -> list[Plan]:
     from edgevit.deploy.pass_manager import deploy
     from edgevit.graph.capture import capture, example_input, functional
 
-    meant = {name: (spec.tier is Tier.EDGE) == (c.kernels in EDGE_KERNELS) for name, c in converters.items()}
+    meant = {name: converter.tier is spec.tier for name, converter in converters.items()}
     applied: dict[str, tuple[AppliedPass, ...]] = {}
     if any(meant.values()):
         model = spec.instantiate()

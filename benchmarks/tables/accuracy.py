@@ -124,7 +124,7 @@ def _int8_row(model: dict[str, Any], row: dict[str, Any]) -> str:
         size = f"{row['size_bytes'] / 1e6:.1f}, {row['size_ratio']:.2f}"
     form = _FORMS.get(row["form"], row["form"])
     if row["form"] == "budget":
-        form = f"int8, post-training, {len(model['quantization']['budget']['floating'])} layers in float"
+        form = f"int8, post-training, {len(model['quantization']['budget']['kept_in_float'])} layers in float"
     metric, score = next(iter(recorded_scores(row).items()))
     return f"| {model['model']} | {form} | {100 * score:.2f} % {metric} | {lost} | {agreement} | {size} |"
 

@@ -46,7 +46,7 @@ def read_qparams(path: Path) -> ModelQParams:
         activations={name: qparams for reader in readers for name, qparams in reader.activations()},
         float_layers=tuple(name for name, average in floats if not average),
         averages=sum(average for _, average in floats),
-        floating=count_kinds(kind for reader in readers for kind in reader.floating()),
+        kept_in_float=count_kinds(kind for reader in readers for kind in reader.kept_in_float()),
     )
 
 
@@ -85,7 +85,7 @@ class _FunctionReader:
                 weight = self._constant(operation, "weight")
                 yield operation.outputs[0].name, weight is not None and is_average(weight)
 
-    def floating(self) -> Iterator[str]:
+    def kept_in_float(self) -> Iterator[str]:
         """The kinds of the other operations that are not between dequantize and quantize."""
         for operation in self._operations:
             apart = operation.type.startswith("const") or operation.type in _DATA_MOVEMENT | _WEIGHTED

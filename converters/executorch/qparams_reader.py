@@ -44,14 +44,14 @@ def read_qparams(path: Path) -> ModelQParams:
             activations[f"call {index}"] = QParams(float(np.float32(scale)), int(zero_point))
     floats = [found for reader in readers for found in reader.float_layers()]
     floats += [(call.name, _LAYER) for call in calls if call.name in _LAYER_KERNELS]
-    kinds = [kind for reader in readers for kind in reader.floating()]
+    kinds = [kind for reader in readers for kind in reader.kept_in_float()]
     kinds += [role for _, role in floats if role == _SCALING]
     return ModelQParams(
         layers=tuple(layer for reader in readers for layer in reader.layers()),
         activations=activations,
         float_layers=tuple(name for name, role in floats if role == _LAYER),
         averages=sum(role == _AVERAGE for _, role in floats),
-        floating=count_kinds([*kinds, *(call.name for call in calls if _computes(call))]),
+        kept_in_float=count_kinds([*kinds, *(call.name for call in calls if _computes(call))]),
     )
 
 
@@ -105,7 +105,7 @@ class _DelegateReader:
             return _SCALING if weight.shape[1:3] == (1, 1) else _LAYER
         return _AVERAGE if is_average(weight) else _LAYER
 
-    def floating(self) -> Iterator[str]:
+    def kept_in_float(self) -> Iterator[str]:
         """The kinds of the other operations with float results."""
         for entry in self._delegate.graph["xnodes"]:
             kind, node = entry["xnode_union_type"], entry["xnode_union"]

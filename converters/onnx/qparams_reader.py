@@ -62,7 +62,7 @@ class _Reader:
             activations={node.input[0]: self._qparams(node) for node in stores},
             float_layers=tuple(floats),
             averages=averages,
-            floating=count_kinds(node.op_type for node in others if not self._quantized(node)),
+            kept_in_float=count_kinds(node.op_type for node in others if not self._quantized(node)),
         )
 
     def _layer(self, node: NodeProto, weight: NodeProto) -> LayerQParams:

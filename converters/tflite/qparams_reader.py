@@ -46,7 +46,7 @@ def read_qparams(path: Path) -> ModelQParams:
         activations={name: qparams for name, qparams in known.items() if qparams is not None},
         float_layers=tuple(floats),
         averages=averages,
-        floating=count_kinds(other.name for other in others if graph.tensors[other.output].dtype != "int8"),
+        kept_in_float=count_kinds(other.name for other in others if graph.tensors[other.output].dtype != "int8"),
     )
 
 

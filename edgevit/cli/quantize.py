@@ -27,7 +27,7 @@ def quantize(
     result = edgevit.quantize(
         model, weights=weights, data=data, out=out, samples=samples, input_size=input_size, max_drop=max_drop
     )
-    if result.floating and not as_json:
+    if result.kept_in_float and not as_json:
         print("kept in float:")
-        print_table(HEADER, [row(cost) for cost in result.floating])
+        print_table(HEADER, [row(cost) for cost in result.kept_in_float])
     print_checkpoint(result, as_json=as_json)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 _KEPT = "edgevit.annotation"  # key in the meta of a graph module
+# The parts of an annotation, and the names that checkpoints of every version give them.
+_STORED = {"weighted": "weighted", "integer": "integer", "quantized": "quantized", "kept_in_float": "floating"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,27 +29,26 @@ class Annotation:
 
     weighted: convolutions and linear layers with learned weights. integer: other operations that read and write int8.
     quantized: nodes, the input among them, whose result is int8. shared: groups of them that must have the same
-    quantization parameters, as concatenation, resizing and pooling need, by name. floating: what stays in float.
+    quantization parameters, as concatenation, resizing and pooling need, by name. kept_in_float: what else computes.
     """
 
     weighted: tuple[fx.Node, ...]
     integer: tuple[fx.Node, ...]
     quantized: tuple[fx.Node, ...]
     shared: tuple[frozenset[str], ...]
-    floating: tuple[fx.Node, ...]
+    kept_in_float: tuple[fx.Node, ...]
 
     def float_fallback(self) -> dict[str, int]:
         """Count of operations kept in float, by module path."""
         counts: dict[str, int] = {}
-        for node in self.floating:
+        for node in self.kept_in_float:
             counts[place(node)] = counts.get(place(node), 0) + 1
         return counts
 
     def to_json(self) -> dict[str, list[Any]]:
         """By node names, as `keep_annotation` takes it."""
-        parts = ("weighted", "integer", "quantized", "floating")
-        names: dict[str, list[Any]] = {part: [node.name for node in getattr(self, part)] for part in parts}
-        return names | {"shared": [sorted(group) for group in self.shared]}
+        parts = {key: [node.name for node in getattr(self, part)] for part, key in _STORED.items()}
+        return parts | {"shared": [sorted(group) for group in self.shared]}
 
 
 def annotate(graph: Graph, float_fallback: Collection[str] = ()) -> Annotation:
@@ -59,10 +60,7 @@ def annotate(graph: Graph, float_fallback: Collection[str] = ()) -> Annotation:
     kept = graph.module.meta.get(_KEPT)
     if kept is not None and kept[1] == frozenset(float_fallback):
         nodes = {node.name: node for node in graph.module.graph.nodes}
-        parts = {
-            part: tuple(nodes[name] for name in kept[0][part])
-            for part in ("weighted", "integer", "quantized", "floating")
-        }
+        parts = {part: tuple(nodes[name] for name in kept[0][key]) for part, key in _STORED.items()}
         return Annotation(**parts, shared=tuple(map(frozenset, kept[0]["shared"])))
     return _Annotator(graph, float_fallback).run()
 
@@ -73,8 +71,8 @@ def keep_annotation(module: fx.GraphModule, names: Mapping[str, Any], float_fall
     Raises ValueError for a part that is missing, or a name that no node has.
     """
     known = {node.name for node in module.graph.nodes}
-    parts = {part: list(names[part]) for part in ("weighted", "integer", "quantized", "floating", "shared")}
-    used = {name for part in ("weighted", "integer", "quantized", "floating") for name in parts[part]}
+    parts = {key: list(names[key]) for key in (*_STORED.values(), "shared")}
+    used = {name for key in _STORED.values() for name in parts[key]}
     used |= {name for group in parts["shared"] for name in group}
     if used - known:
         raise ValueError(f"no node {sorted(used - known)[0]!r}")
@@ -92,7 +90,7 @@ class _Annotator:
     def run(self) -> Annotation:
         weighted: list[fx.Node] = []
         integer: list[fx.Node] = []
-        floating: list[fx.Node] = []
+        kept_in_float: list[fx.Node] = []
         computed: list[fx.Node] = []
         for node in self._graph.nodes:
             if node.op == "placeholder":
@@ -107,7 +105,7 @@ class _Annotator:
                 continue
             computed.append(node)
             if kind == "float":
-                floating.append(node)
+                kept_in_float.append(node)
                 continue
             self._int8.add(node)
             (weighted if kind == "weighted" else integer).append(node)
@@ -118,7 +116,7 @@ class _Annotator:
             if not self._is_absorbed(node)
             and ((node in self._int8 and node.op != "placeholder") or self._readers(node) & int8_users)
         ]
-        return Annotation(tuple(weighted), tuple(integer), tuple(qparams), self._shared(integer), tuple(floating))
+        return Annotation(tuple(weighted), tuple(integer), tuple(qparams), self._shared(integer), tuple(kept_in_float))
 
     def _shared(self, integer: list[fx.Node]) -> tuple[frozenset[str], ...]:
         """Inputs and result of operations whose kernels do not rescale; groups with a member in common are one."""

@@ -30,13 +30,13 @@ def network_qparams(network: Int8Network) -> ModelQParams:
 
     floats = [node for node in _weighted(graph.nodes) if node not in annotation.weighted]
     averages = [node for node in floats if _averages(graph.value(node.args[1]))]
-    others = (node for node in annotation.floating if node not in floats)
+    others = (node for node in annotation.kept_in_float if node not in floats)
     return ModelQParams(
         layers=tuple(map(layer, annotation.weighted)),
         activations=activations,
         float_layers=tuple(node.name for node in floats if node not in averages),
         averages=len(averages),
-        floating=count_kinds(str(node.target) for node in others),
+        kept_in_float=count_kinds(str(node.target) for node in others),
     )
 
 
@@ -71,7 +71,7 @@ class _ProgramReader:
             activations={source_of(n).name: _numbers(n) for n in stores if not is_move(source_of(n))},
             float_layers=tuple(floats),
             averages=averages,
-            floating={},
+            kept_in_float={},
         )
 
     def _layer(self, node: fx.Node) -> LayerQParams:

@@ -46,12 +46,12 @@ class LayerCost:
 class Budgeted:
     """An int8 network within its budget. Drops are percentage points of `metric` lost on held-out images.
 
-    floating: the layers kept in float, the costliest first; candidates: how many layers could have been.
+    kept_in_float: the layers kept in float, the costliest first; candidates: how many layers could have been.
     """
 
     network: Int8Network
     metric: str
-    floating: tuple[LayerCost, ...]
+    kept_in_float: tuple[LayerCost, ...]
     candidates: int
     images: int
     drop_before: float
@@ -60,8 +60,9 @@ class Budgeted:
     def summary(self) -> str:
         """One line for people."""
         return (
-            f"{len(self.floating)} of {self.candidates} layers stay in float: {self.metric} {self.drop:.2f} points "
-            f"below the float network on {self.images} held-out training images, {self.drop_before:.2f} all in int8"
+            f"{len(self.kept_in_float)} of {self.candidates} layers stay in float: {self.metric} {self.drop:.2f} "
+            f"points below the float network on {self.images} held-out training images, {self.drop_before:.2f} all in "
+            "int8"
         )
 
 
@@ -119,17 +120,17 @@ class _Trial:
         self._module = simulated(network)
         self._batches = [torch.stack(list(images[i : i + _BATCH])) for i in range(0, len(images), _BATCH)]
         self._target = torch.stack([torch.as_tensor(target) for target in targets]).numpy()
-        self._placement = network.annotation()
-        self._quantizers = {name: self._module.get_submodule(name) for name in _quantizers(self._placement)}
-        self.layers = _layers(self._placement)
+        self._annotation = network.annotation()
+        self._quantizers = {name: self._module.get_submodule(name) for name in _quantizers(self._annotation)}
+        self.layers = _layers(self._annotation)
         floats = any_batch(network.deployed)
         with torch.no_grad():
             self._wanted = torch.cat([floats(batch) for batch in self._batches])
         self.metric = next(iter(score(self._wanted.numpy(), self._target)))
 
-    def drop(self, floating: Iterable[LayerCost]) -> float:
+    def drop(self, layers: Iterable[LayerCost]) -> float:
         """Percentage points below the float network on all images, with these layers in float too."""
-        inner = self._network.with_float_fallback({name for cost in floating for name in cost.nodes})
+        inner = self._network.with_float_fallback({name for cost in layers for name in cost.nodes})
         return self._points_lost(self._outputs(_quantizers(inner.annotation()), self._batches))
 
     def costs(self) -> list[LayerCost]:
@@ -137,7 +138,7 @@ class _Trial:
         batches = self._batches[: max(1, _RANKED_ON // _BATCH)]
         found = []
         for path, nodes in self.layers.items():
-            outputs = self._outputs({name for node in nodes for name in _around(node, self._placement)}, batches)
+            outputs = self._outputs({name for node in nodes for name in _around(node, self._annotation)}, batches)
             wanted = self._wanted[: len(outputs)].double()
             noise = float((outputs - wanted).square().sum() / wanted.square().sum())
             snr = None if noise == 0 else -10 * math.log10(noise)

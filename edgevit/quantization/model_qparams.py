@@ -54,14 +54,14 @@ class ModelQParams:
 
     activations: those of each quantized tensor, by its name there. float_layers: convolutions and linear layers
     with float weights; averages (one output channel, equal weights that sum to one, as in LayerNorms) are apart.
-    floating: the other operations that compute in float, by kind; data movement does not compute.
+    kept_in_float: the other operations that compute in float, by kind; data movement does not compute.
     """
 
     layers: tuple[LayerQParams, ...]
     activations: Mapping[str, QParams]
     float_layers: tuple[str, ...]
     averages: int
-    floating: Mapping[str, int]
+    kept_in_float: Mapping[str, int]
 
     def __bool__(self) -> bool:
         return bool(self.layers or self.activations)
@@ -73,7 +73,7 @@ class ModelQParams:
             return f"{len(self.layers)} of {total} convolutions and linear layers have int8 weights, computed in float"
         return (
             f"{done} of {total} convolutions and linear layers in int8, "
-            f"{self.averages} averages and {sum(self.floating.values())} other operations in float"
+            f"{self.averages} averages and {sum(self.kept_in_float.values())} other operations in float"
         )
 
     def require_scheme(self, where: str) -> None:

@@ -43,7 +43,7 @@ class Quantized:
 
     qparams: quantized tensors; weighted: convolutions and linear layers in int8; float_fallback: operations kept in
     float, by module. scores_float, scores_int8 (0 to 1): of the float and of the int8 network on the test images, the
-    task's metric first. floating: layers kept in float by the accuracy budget.
+    task's metric first. kept_in_float: layers kept in float by the accuracy budget.
     """
 
     checkpoint: Path
@@ -53,7 +53,7 @@ class Quantized:
     float_fallback: dict[str, int]
     scores_float: dict[str, float]
     scores_int8: dict[str, float]
-    floating: tuple[LayerCost, ...] = ()
+    kept_in_float: tuple[LayerCost, ...] = ()
 
 
 def quantize(
@@ -104,7 +104,7 @@ def quantize(
         annotation.float_fallback(),
         floats,
         int8,
-        budgeted.floating if budgeted else (),
+        budgeted.kept_in_float if budgeted else (),
     )
 
 
@@ -150,7 +150,8 @@ def budget_facts(budgeted: Budgeted | None) -> dict[str, Any]:
     """What a checkpoint's metadata holds about the layers kept in float."""
     if budgeted is None:
         return {}
-    return {"floating": [dataclasses.asdict(cost) for cost in budgeted.floating], "budget": budgeted.summary()}
+    kept = [dataclasses.asdict(cost) for cost in budgeted.kept_in_float]
+    return {"kept_in_float": kept, "budget": budgeted.summary()}
 
 
 def _warn_of_coarse_steps(count: int, max_drop: float) -> None:

@@ -65,7 +65,7 @@ class QParamsReport:
             "activations": {name: _qparams(qparams) for name, qparams in self.qparams.activations.items()},
             "float_layers": list(self.qparams.float_layers),
             "averages": self.qparams.averages,
-            "floating": dict(self.qparams.floating),
+            "kept_in_float": dict(self.qparams.kept_in_float),
             "equal": self.comparison.equal if self.comparison else None,
             "differences": list(self.comparison.differences) if self.comparison else [],
             "summary": self.summary(),

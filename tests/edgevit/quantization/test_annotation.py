@@ -29,7 +29,7 @@ def test_convolutions_and_what_lies_between_them_are_int8():
     assert _names(annotation.weighted) == ["conv2d", "conv2d"]
     assert _names(annotation.integer) == ["gelu", "add"]
     assert _names(annotation.quantized) == ["inputs_0", "conv2d", "gelu", "add", "conv2d"]
-    assert not annotation.floating
+    assert not annotation.kept_in_float
 
 
 def test_fused_activation_belongs_to_the_convolution_in_front():
@@ -75,7 +75,7 @@ def test_layer_norm_in_products_is_kept_in_float():
     DECOMPOSE_LAYER_NORM.apply(graph, XNNPACK)
     annotation = annotate(graph)
     assert _names(annotation.weighted) == ["conv2d", "linear"]
-    assert sorted(_names(annotation.floating)) == ["add", "conv2d", "conv2d", "mul", "mul", "mul", "rsqrt", "sub"]
+    assert sorted(_names(annotation.kept_in_float)) == ["add", "conv2d", "conv2d", "mul", "mul", "mul", "rsqrt", "sub"]
     assert annotation.float_fallback() == {"norm": 8}
     # The norm's result is read by a linear layer: it is quantized although it was computed in float.
     assert _names(annotation.quantized) == ["inputs_0", "conv2d", "add", "linear"]
@@ -90,15 +90,15 @@ def test_attention_is_float_between_int8_layers():
     layers = {name: nn.Linear(4, 4) for name in ("q", "k", "v", "out")}
     annotation = _placed(function, **layers)
     assert _names(annotation.weighted) == ["linear"] * 4
-    assert sorted(_names(annotation.floating)) == ["matmul", "matmul", "softmax"]
+    assert sorted(_names(annotation.kept_in_float)) == ["matmul", "matmul", "softmax"]
 
 
 def test_arithmetic_with_a_constant_is_float():
     annotation = _placed(lambda net, x: net.a(x) * 0.5 + 1, a=nn.Conv2d(4, 4, 1))
-    assert _names(annotation.floating) == ["mul", "add"]
+    assert _names(annotation.kept_in_float) == ["mul", "add"]
 
 
 def test_layer_with_a_computed_weight_stays_in_float():
     annotation = _placed(lambda net, x: torch.nn.functional.conv2d(x, x.mean((2, 3)).reshape(1, 4, 1, 1)))
     assert not annotation.weighted
-    assert "conv2d" in _names(annotation.floating)
+    assert "conv2d" in _names(annotation.kept_in_float)

@@ -49,14 +49,14 @@ def budgeted(network, targets):
 
 def test_the_ruined_layer_is_among_few_that_stay_in_float(network, budgeted):
     assert budgeted.drop_before > 4 > 2 >= budgeted.drop
-    assert "last" in {cost.place for cost in budgeted.floating}
-    assert len(budgeted.floating) <= 3 < budgeted.candidates
-    assert all(name in budgeted.network.table.float_fallback for cost in budgeted.floating for name in cost.nodes)
+    assert "last" in {cost.place for cost in budgeted.kept_in_float}
+    assert len(budgeted.kept_in_float) <= 3 < budgeted.candidates
+    assert all(name in budgeted.network.table.float_fallback for cost in budgeted.kept_in_float for name in cost.nodes)
     assert "points below the float network on 64 held-out" in budgeted.summary()
 
 
 def test_costs_say_what_int8_does_at_a_layer_alone(budgeted):
-    worst = min(budgeted.floating, key=lambda cost: cost.snr_db)
+    worst = min(budgeted.kept_in_float, key=lambda cost: cost.snr_db)
     assert worst.place == "last"
     assert worst.snr_db < 20
     assert worst.drop_percentage_points > 2
@@ -72,7 +72,7 @@ def test_drop_is_that_of_the_network_which_leaves(network, budgeted, targets):
 
 def test_budget_that_is_kept_changes_nothing(network, targets):
     kept = fit_budget(network, list(IMAGES), targets, 100.0)
-    assert (kept.floating, kept.network.digest()) == ((), network.digest())
+    assert (kept.kept_in_float, kept.network.digest()) == ((), network.digest())
 
 
 def test_budget_that_cannot_be_kept_is_refused(network, targets):
@@ -110,10 +110,10 @@ def test_masks_have_a_budget_in_points_of_their_own_score():
     with torch.no_grad():
         masks = [network.deployed(image[None])[0].argmax(0).to(torch.uint8) for image in IMAGES]
     kept = fit_budget(network, list(IMAGES), masks, 50.0)
-    assert (kept.metric, kept.floating) == ("mIoU", ())
+    assert (kept.metric, kept.kept_in_float) == ("mIoU", ())
     assert 0 < kept.drop < 50
     strict = fit_budget(network, list(IMAGES), masks, kept.drop / 2)
-    assert strict.floating
+    assert strict.kept_in_float
     assert strict.drop <= kept.drop / 2
 
 
