@@ -3,7 +3,8 @@
 Every conversion runs in a process of its own, and half of its time goes into imports: of torch, and of a converter's
 library. Under pytest such a process is forked instead, from one server per target that did the imports once. It runs
 the same module with the same arguments, environment and process group of its own, and ends with who asked for it.
-What tests start from the command line is started anew, as a user does.
+So runs a command of edgevit that a test starts by `process.run`; one started by `subprocess` is started anew, as a
+user does.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from typing import IO, Any
 from edgevit.errors import EdgevitError
 from edgevit.infra import process
 
-_MODULES = ("edgevit.conversion.worker", "edgevit.verification.settings_worker")
+_WORKERS = ("edgevit.conversion.worker", "edgevit.verification.settings_worker")
+_COMMAND, _COMMANDS_SERVER = "edgevit", "tflite"  # any server has what the commands import
 # What converting imports, as module or module:function. No runtime: one that starts threads must not be forked.
 _LIBRARIES = {
     "aotinductor": ("torch._inductor.compile_fx",),
@@ -58,9 +60,15 @@ class WarmProcesses:
         """In place of `process._start`: forked where the program is one of edgevit's workers, else a new program."""
         words = [str(part) for part in argv]
         environment = dict(os.environ if env is None else env)
-        target = next((name for name in _LIBRARIES for word in words if Path(word).name.split(".")[0] == name), None)
-        worker = words[:4] == [sys.executable, "-W", "ignore", "-m"] and words[4] in _MODULES
-        if not worker or target is None or environment.get("PYTHONPATH") != os.environ.get("PYTHONPATH"):
+        module = words[4] if words[:4] == [sys.executable, "-W", "ignore", "-m"] else ""
+        target = None
+        if module == _COMMAND:
+            target = _COMMANDS_SERVER
+        elif module in _WORKERS:
+            target = next(
+                (name for name in _LIBRARIES for word in words if Path(word).name.split(".")[0] == name), None
+            )
+        if target is None:
             return self._cold(argv, stdout, stderr, cwd, env)
         request = json.dumps({"words": words[4:], "cwd": str(cwd or Path.cwd()), "environment": environment}).encode()
         connection = self._connect(target)
@@ -129,7 +137,7 @@ class _Server:
         self._running: dict[int, socket.socket] = {}
         self._selector = selectors.DefaultSelector()
         process._start = WarmProcesses(folder).start  # a worker's own child is forked here, too
-        for name in ("torch", "torch.export", *_MODULES, *_LIBRARIES[target]):
+        for name in ("torch", "torch.export", *_WORKERS, *_LIBRARIES[target]):
             with contextlib.suppress(ImportError, EdgevitError):  # what is missing is the worker's to report
                 module, _, function = name.partition(":")
                 loaded = importlib.import_module(module)
@@ -203,8 +211,11 @@ def _run(request: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["cwd"])
-    module, *arguments, _parent = request["words"]
-    sys.argv = [module, *arguments, str(os.getppid())]
+    _import_like_a_new_process()
+    module, *arguments = request["words"]
+    if module in _WORKERS:
+        arguments[-1] = str(os.getppid())  # the process that it ends with
+    sys.argv = [module, *arguments]
     code: int | str | None = 0
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -216,6 +227,14 @@ def _run(request: dict[str, Any]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def _import_like_a_new_process() -> None:
+    """Put what PYTHONPATH names first, and forget the tests, of which a new process has imported nothing."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == __package__]:
+        del sys.modules[name]
+    named = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    sys.path[:] = [*dict.fromkeys([*named, *sys.path])]
 
 
 if __name__ == "__main__":

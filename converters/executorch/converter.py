@@ -237,7 +237,11 @@ def _lowered(program: Program, traced: Sequence[str] = ()) -> tuple[bytes, Lower
         exported = with_outputs(exported, traced)
     remover = DataMovementRemover()
     compress = functools.partial(compress_weights, qparams=qparams, half=program.precision is Precision.FP16)
-    with rewritten(remover.rewrite, compress, name_packed_weights), shared_node_origins():
+    with (
+        rewritten(remover.rewrite, compress, name_packed_weights),
+        shared_node_origins(),
+        runtime.without_idle_passes(),
+    ):
         edge = to_edge_transform_and_lower(
             with_own_constants(exported),
             partitioner=[xnnpack_partitioner()],

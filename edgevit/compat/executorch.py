@@ -85,6 +85,47 @@ def fold_constants(exported: ExportedProgram) -> ExportedProgram:
     return constant_prop_pass(exported, custom_skip_targets=set())
 
 
+# XNNPACK's passes that each rewrite one pattern, and operations without which a graph does not have it. Bilinear
+# upsampling needs no rewriting any more: it reaches XNNPACK as one operation.
+_PATTERNS: dict[str, tuple[str, ...]] = {
+    "ConvertToUpsampleBilinear2d": (),
+    "ConvertToSDPAPass": ("aten.logical_not",),
+    "FuseBatchNormPass": ("batch_norm",),
+    "DecomposeBatchNorm": ("batch_norm",),
+    "PReLUReshapePass": ("prelu",),
+    "DecomposeConcatenate": ("aten.cat.",),
+}
+
+
+@contextmanager
+def without_idle_passes() -> Iterator[None]:
+    """While active, XNNPACK's passes do not run on a graph that has nothing for them.
+
+    Each traces the whole graph anew, and two first export, once in a process, the networks that they look for: three
+    seconds of every conversion. A pass that is not known here runs.
+    """
+    preprocess: Any = require(f"{_XNNPACK}.xnnpack_preprocess", "executorch")
+    manager: Any = preprocess.XNNPACKPassManager
+
+    class BusyPasses(manager):
+        """The passes that may find something in the program."""
+
+        def __init__(self, program: ExportedProgram, passes: list[type] | None = None) -> None:
+            super().__init__(program, passes)
+            operations = " ".join(str(node.target) for node in program.graph.nodes if node.op == "call_function")
+            self.passes = [
+                one
+                for one in self.passes
+                if one.__name__ not in _PATTERNS or any(name in operations for name in _PATTERNS[one.__name__])
+            ]
+
+    preprocess.XNNPACKPassManager = BusyPasses
+    try:
+        yield
+    finally:
+        preprocess.XNNPACKPassManager = manager
+
+
 # XNNPACK's graphs while they are lowered.
 
 

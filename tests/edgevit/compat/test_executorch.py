@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -98,6 +99,55 @@ def test_wrapped_preprocessing_is_itself_again(lowered):
 
     assert preprocess.NamedDataStore is NamedDataStore
     assert preprocess.serialize_xnnpack_binary.__module__.endswith("xnnpack_graph_serialize")
+
+
+def test_patterns_that_are_looked_for_have_the_operations_by_which_a_pass_is_left_out():
+    from executorch.backends.xnnpack._passes import XNNPACKPassManager
+    from executorch.backends.xnnpack.partition.graphs import bilinear_2d, sdpa
+
+    def operations(graph_module):
+        return {
+            str(compat.aten_operation(node.target)) for node in graph_module.graph.nodes if node.op == "call_function"
+        }
+
+    assert all(operations(graph) == {"aten.upsample_bilinear2d.vec"} for graph in bilinear_2d.get_graphs())
+    assert all("aten.logical_not.default" in operations(graph) for graph in sdpa.get_graphs())
+    names = {one.__name__ for one in XNNPACKPassManager(None).passes}
+    assert set(compat._PATTERNS) <= names
+
+
+@pytest.mark.parametrize(
+    ("first", "needed"),
+    [
+        (nn.Identity, set()),
+        (nn.PReLU, {"PReLUReshapePass"}),
+        (lambda: nn.BatchNorm2d(3), {"FuseBatchNormPass", "DecomposeBatchNorm"}),
+    ],
+)
+def test_passes_without_work_are_left_out_and_the_file_is_the_same(first, needed, monkeypatch):
+    from executorch.backends.xnnpack import XnnpackPartitioner, xnnpack_preprocess
+    from executorch.exir import to_edge_transform_and_lower
+
+    torch.manual_seed(0)
+    network = nn.Sequential(OrderedDict(first=first(), second=nn.Conv2d(3, 3, 3)))  # a pass cannot bear names in digits
+    exported = torch.export.export(network.eval(), (torch.zeros(1, 3, 8, 8),))
+    ran = []
+
+    class Recorded(xnnpack_preprocess.XNNPACKPassManager):
+        def transform(self):
+            ran.append({one.__name__ for one in self.passes})
+            return super().transform()
+
+    def lower():
+        return bytes(to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch().buffer)
+
+    monkeypatch.setattr(xnnpack_preprocess, "XNNPACKPassManager", Recorded)
+    whole = lower()
+    with compat.without_idle_passes():
+        assert lower() == whole
+    assert xnnpack_preprocess.XNNPACKPassManager is Recorded
+    every, busy = ran
+    assert every - busy == compat._PATTERNS.keys() - needed
 
 
 def test_stores_take_give_and_forget_bytes():

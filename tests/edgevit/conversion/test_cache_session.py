@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import edgevit
 from edgevit.artifacts.artifact import load_artifact
 from edgevit.checkpoints.model_source import load_model, state_digest
 from edgevit.contract.manifest import Executed
+from edgevit.infra import process
 from tests.fakes import install_target
 from tests.tiny import TinyClassifier, classifier_spec, seeded
 
@@ -62,12 +62,12 @@ def workshop(tmp_path):
     return tmp_path
 
 
-def convert(workshop: Path, *arguments: str, out: str = "out", cache: str = "cache") -> Ended:
+def convert(workshop: Path, *arguments: str, out: str = "out", program: tuple[str, ...] = ("-m", "edgevit")) -> Ended:
     python_path = os.pathsep.join([str(workshop / "site"), str(Path(__file__).parents[3])])
-    environment = {**os.environ, "EDGEVIT_CACHE": str(workshop / cache), "PYTHONPATH": python_path}
-    argv = [sys.executable, "-c", COMMAND, "convert", f"{workshop / 'net.py'}:build", "--input-size", "32"]
+    environment = {**os.environ, "EDGEVIT_CACHE": str(workshop / "cache"), "PYTHONPATH": python_path}
+    argv = [sys.executable, "-W", "ignore", *program, "convert", f"{workshop / 'net.py'}:build", "--input-size", "32"]
     argv += ["-t", "tflite", "--out", str(workshop / out), *arguments]
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    done = process.run(argv, env=environment, timeout_s=300)
     return Ended(done.returncode, done.stderr)
 
 
@@ -78,11 +78,11 @@ def identity(workshop: Path, out: str = "out") -> tuple[str, str]:
 
 
 def test_unchanged_input_is_copied_without_loading_a_library(workshop):
-    first = convert(workshop)
+    first = convert(workshop, program=("-c", COMMAND))
     assert (first.code, first.cached) == (0, 0), first.log
     assert "torch" in first.loaded
     made = identity(workshop)
-    again = convert(workshop, out="elsewhere")
+    again = convert(workshop, out="elsewhere", program=("-c", COMMAND))
     assert (again.code, again.cached, again.loaded) == (0, 1, []), again.log
     assert identity(workshop, "elsewhere") == made
     created = load_artifact(workshop / "out/net-fp32-tflite").manifest.provenance.created_utc
@@ -107,9 +107,9 @@ def test_changed_helper_or_data_of_a_model_file_is_converted_anew(workshop):
 
 
 def test_hanging_converter_fails_alone_and_the_others_are_kept(workshop):
-    both = convert(workshop, "-t", "hanging", "--timeout", "15")
+    both = convert(workshop, "-t", "hanging", "--timeout", "10")
     assert both.code == 4
-    assert "error: the hanging converter did not end within 15 s and was stopped" in both.log
+    assert "error: the hanging converter did not end within 10 s and was stopped" in both.log
     assert "fix: give it more with --timeout" in both.log
     assert isinstance(load_artifact(workshop / "out/net-fp32-tflite").manifest.parity, Executed)
     again = convert(workshop, "-t", "hanging", "--timeout", "2", out="elsewhere")
