@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgevit.artifacts.artifact import Artifact
-from edgevit.contract.manifest import Manifest, NotExecuted, Parity, SettingsRun
-from edgevit.contract.tolerances import TOLERANCES
+from edgevit.contract.manifest import Manifest, NotExecuted, Parity, SettingsRun, Tolerance
+from edgevit.contract.tolerances import float32_bound, why
 from edgevit.conversion.worker_messages import CheckpointOutputs
 from edgevit.errors import ConversionError, ParityError
 from edgevit.export.program import Program, load_program
@@ -101,6 +101,8 @@ def check_reference_build(
     with tempfile.TemporaryDirectory(prefix="edgevit-fp32-") as temporary:
         converted = converter.convert(program, without_numeric(options), Path(temporary))
         described = dataclasses.replace(manifest, precision=Precision.FP32, entry=converted.entry, compression="")
-        parity = execute(Artifact(Path(temporary), described), CheckpointOutputs.load(files.outputs))
-    check_parity(parity, TOLERANCES[Precision.FP32], f"the fp32 reference build of {manifest.name}")
+        expected = CheckpointOutputs.load(files.outputs)
+        parity = execute(Artifact(Path(temporary), described), expected)
+    tolerance = Tolerance(max_relative_error=float32_bound(expected.facts.float32_error))
+    check_parity(parity, tolerance, f"the fp32 reference build of {manifest.name}", why(tolerance, expected.facts))
     return describe_parity(parity)

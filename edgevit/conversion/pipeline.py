@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgevit.artifacts.artifact import Artifact
-from edgevit.checkpoints.model_source import load_model
+from edgevit.checkpoints.model_source import LoadedModel, load_model
 from edgevit.contract.golden import Reference
 from edgevit.conversion.cache_session import CacheSession
 from edgevit.conversion.request import (
@@ -36,6 +36,12 @@ from edgevit.spec import Layout, ModelSpec, Precision
 from edgevit.targets.base import Converter, program_name
 from edgevit.targets.registry import get_converter
 from edgevit.verification.reference_model import captured_form
+from edgevit.verification.reference_outputs import (
+    ReferenceOutputs,
+    float_reference,
+    integer_reference,
+    warn_of_range,
+)
 
 if TYPE_CHECKING:
     from torch import fx, nn
@@ -125,7 +131,7 @@ def converted(request: ConversionRequest) -> list[Artifact]:
             )
         with tempfile.TemporaryDirectory(prefix="edgevit-") as temporary:
             folder = Path(temporary)
-            captured = _prepare(source, folder, request.goldens)
+            captured = _prepare(source, request, folder)
             workers = _worker_requests(captured, source, request, missing, folder)
             found |= run_workers(workers, folder, model=source.spec.name, timeout_s=request.timeout_s, keep=cache.keep)
     return [found[name] for name in request.targets]
@@ -139,20 +145,27 @@ def _require_writable(out: Path) -> None:
             pass
 
 
-def _prepare(source: Source, folder: Path, goldens: Sequence[ImageSource]) -> fx.GraphModule:
+def _prepare(source: Source, request: ConversionRequest, folder: Path) -> fx.GraphModule:
     """The checkpoint's own outputs, which land in `folder` for the workers, and its graph."""
     spec = source.spec
+    captured = source.module
+    if isinstance(source, LoadedModel):
+        with stage("capture", model=spec.name) as running:
+            captured = captured_form(source)
+            running.result = f"{len(captured.graph.nodes)} nodes"
     with stage("reference", model=spec.name) as running:
-        images = _reference_images(source, goldens)
+        images = _reference_images(spec, request.goldens)
         probes = np.concatenate([_noise(spec, seed=7 + i) for i in range(_PROBES)])
-        _outputs_of(source, images, probes).save(folder / _OUTPUTS)
-        running.result = f"{len(images)} images, {_PROBES} probes through the checkpoint"
-    if isinstance(source, QuantizedModel):
-        _outputs_of(source.float_build, images, probes).save(folder / _FP32_OUTPUTS)
-        return source.module
-    with stage("capture", model=spec.name) as running:
-        captured = captured_form(source)
-        running.result = f"{len(captured.graph.nodes)} nodes"
+        tensors = np.concatenate([probes, *(tensor for _, tensor in images.values())])
+        if isinstance(source, QuantizedModel):
+            found = integer_reference(source, tensors)
+            build = float_reference(source.float_build, source.float_build.module, tensors)
+            _save_outputs(build, images, probes, folder / _FP32_OUTPUTS)
+        else:
+            found = float_reference(source, captured, tensors, request.precision)
+            warn_of_range(spec.name, found.out_of_range)
+        _save_outputs(found, images, probes, folder / _OUTPUTS)
+        running.result = f"{len(images)} images, {_PROBES} probes through the checkpoint in {found.facts.arithmetic}"
     return captured
 
 
@@ -212,19 +225,22 @@ def _save_program(
     return tuple(steps)
 
 
-def _reference_images(source: Source, goldens: Sequence[ImageSource]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _reference_images(spec: ModelSpec, goldens: Sequence[ImageSource]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Pixels and input tensor of each golden image."""
     images = sample_images() | {f"image{i}": as_rgb(path) for i, path in enumerate(goldens)}
-    return {name: (pixels, preprocess(pixels, source.spec.preprocess)) for name, pixels in images.items()}
+    return {name: (pixels, preprocess(pixels, spec.preprocess)) for name, pixels in images.items()}
 
 
-def _outputs_of(
-    source: Source, images: Mapping[str, tuple[np.ndarray, np.ndarray]], probes: np.ndarray
-) -> CheckpointOutputs:
-    """One by one, as the artifacts run: a batch may be summed in another order."""
-    goldens = [Reference(name, pixels, tensor, source.run(tensor)) for name, (pixels, tensor) in images.items()]
-    logits = [source.run(probes[i : i + 1]) for i in range(len(probes))]
-    return CheckpointOutputs(goldens, probes, np.concatenate(logits))
+def _save_outputs(
+    found: ReferenceOutputs, images: Mapping[str, tuple[np.ndarray, np.ndarray]], probes: np.ndarray, path: Path
+) -> None:
+    """Outputs of the probes, then of the images, for a worker."""
+    logits = found.outputs
+    goldens = [
+        Reference(name, pixels, tensor, logits[place : place + 1])
+        for place, (name, (pixels, tensor)) in enumerate(images.items(), start=len(probes))
+    ]
+    CheckpointOutputs(goldens, probes, logits[: len(probes)], found.tolerance, found.facts).save(path)
 
 
 def _noise(spec: ModelSpec, seed: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from edgevit.artifacts.artifact import Artifact, file_entries, load_artifact
 from edgevit.contract.golden import write_goldens
 from edgevit.contract.manifest import AppliedPass, Manifest, ModelFacts, NotExecuted
 from edgevit.contract.provenance import Provenance
-from edgevit.contract.tolerances import TOLERANCES
+from edgevit.contract.tolerances import why
 from edgevit.conversion.artifact_checks import (
     check_packing,
     check_qparams,
@@ -91,7 +91,7 @@ def convert(request: WorkerRequest) -> WorkerResult:
         if child is not None:
             checks["packing"] = check_packing(artifact)
         parity = execute(artifact, expected)
-        check_parity(parity, manifest.tolerance, name)
+        check_parity(parity, manifest.tolerance, name, why(manifest.tolerance, manifest.reference))
         if child is not None:
             manifest = dataclasses.replace(manifest, executed=execute_as_phones(artifact, child))
         dataclasses.replace(manifest, parity=parity).write(building)
@@ -106,7 +106,8 @@ def _rounded(program: Program, outputs: CheckpointOutputs) -> tuple[Program, Che
     rounded = rounded_program(program)
     run = runner(rounded)
     goldens = [dataclasses.replace(golden, logits=run(golden.tensor)) for golden in outputs.goldens]
-    return rounded, CheckpointOutputs(goldens, outputs.probes, run(outputs.probes))
+    probes = run(outputs.probes)
+    return rounded, dataclasses.replace(outputs, goldens=goldens, probe_logits=probes)
 
 
 def _describe(
@@ -144,7 +145,7 @@ def _describe(
         labels=program.labels,
         files=file_entries(building),
         goldens=goldens,
-        tolerance=converted.tolerance or TOLERANCES[program.precision],
+        tolerance=converted.tolerance or expected.tolerance,
         parity=NotExecuted(converter.name),
         lowering=converted.lowering,
         deploy=applied,
@@ -154,6 +155,7 @@ def _describe(
         compression=converted.compression,
         dynamic_batch=program.dynamic_batch,
         accelerator=converted.accelerator,
+        reference=expected.facts,
     )
 
 

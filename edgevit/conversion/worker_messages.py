@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from edgevit.contract.golden import Reference
-from edgevit.contract.manifest import AppliedPass, applied_pass_from_json
+from edgevit.contract.manifest import AppliedPass, ReferenceFacts, Tolerance, applied_pass_from_json
 from edgevit.errors import ConversionError
 from edgevit.infra.error_records import error_from_json, error_text, error_to_json
 from edgevit.infra.files import write_bytes, write_json
 from edgevit.targets.registry import converter_package
 
 _PARTS = ("pixels", "tensor", "logits")  # of a golden image
+_NUMBERS = "numbers"  # the array that holds JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +27,23 @@ class CheckpointOutputs:
     """What the checkpoint computes, and every artifact is held to.
 
     goldens: images with their logits, by name; probes (N, 3, H, W): random images, with their logits (N, ...).
+    tolerance: how far outputs in the conversion's precision may be from these; facts: why.
     """
 
     goldens: list[Reference]
     probes: np.ndarray
     probe_logits: np.ndarray
+    tolerance: Tolerance
+    facts: ReferenceFacts
 
     def save(self, path: Path) -> None:
         """Write an .npz file."""
-        arrays: dict[str, Any] = {"probes": self.probes, "probe_logits": self.probe_logits}
+        numbers = {"tolerance": dataclasses.asdict(self.tolerance), "facts": dataclasses.asdict(self.facts)}
+        arrays: dict[str, Any] = {
+            "probes": self.probes,
+            "probe_logits": self.probe_logits,
+            _NUMBERS: json.dumps(numbers),
+        }
         for golden in self.goldens:
             arrays |= {f"{golden.name}.{part}": getattr(golden, part) for part in _PARTS}
         buffer = io.BytesIO()
@@ -47,7 +56,9 @@ class CheckpointOutputs:
         with np.load(path) as arrays:
             names = sorted({key.removesuffix(".pixels") for key in arrays.files if key.endswith(".pixels")})
             goldens = [Reference(name, *(arrays[f"{name}.{part}"] for part in _PARTS)) for name in names]
-            return cls(goldens, arrays["probes"], arrays["probe_logits"])
+            numbers = json.loads(str(arrays[_NUMBERS]))
+            tolerance, facts = Tolerance(**numbers["tolerance"]), ReferenceFacts(**numbers["facts"])
+            return cls(goldens, arrays["probes"], arrays["probe_logits"], tolerance, facts)
 
 
 @dataclass(frozen=True, slots=True)

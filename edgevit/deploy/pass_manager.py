@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import TYPE_CHECKING, Protocol
 
 from edgevit.compat.torch import quiet_tree_specs
-from edgevit.contract.manifest import AppliedPass
+from edgevit.contract.manifest import AppliedPass, ReferenceFacts, Tolerance
+from edgevit.contract.tolerances import float32_bound, why
 from edgevit.deploy.cost_model import Costs, read_costs
 from edgevit.deploy.passes.decompose_dynamic_conv import DECOMPOSE_DYNAMIC_CONV
 from edgevit.deploy.passes.decompose_layer_norm import DECOMPOSE_LAYER_NORM
@@ -30,9 +32,6 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from edgevit.spec import ModelSpec
-
-# Two float32 roundings of a whole network differ by about 1e-6; a wrong rewrite by far more.
-PROBE_TOLERANCE = 1e-5
 
 
 class Pass(Protocol):
@@ -73,15 +72,17 @@ def deploy(
 
     module: any network, what torch.export made of it, or what `capture.functional` did. kernels: the kernel library
     that the result shall run on, a table of costs.toml.
-    After each pass that changed something a probe input runs through the graph before and after.
-    Raises ExportError naming the pass and the places if the outputs differ by more than
-    PROBE_TOLERANCE relative to the largest output.
+    After each pass that changed something a probe input runs through the graph before and after. Outputs that differ by
+    more than 1e-5 of the largest one are compared with the plain graph's in float64: a rewrite may be four times as far
+    from them as plain float32 is. Raises ExportError naming the pass and the places if it is farther.
     """
     costs = read_costs(kernels)
     probe = tuple(example_input(tensor.shape, seed=1) for tensor in spec.inputs)
-    graph_module = _own_weights(_captured(module, probe, spec.name))
+    captured = _captured(module, probe, spec.name)
+    graph_module = _own_weights(captured)
     graph = Graph(graph_module)
     before, facts = _run(graph_module, probe), graph_facts(graph)
+    exact = _ExactOutputs(captured, probe, before)
     steps = []
     for rewrite in passes:
         places = rewrite.apply(graph, costs)
@@ -89,16 +90,41 @@ def deploy(
             continue
         after = _run(graph_module, probe)
         error = _relative_error(after, before)
-        if not error <= PROBE_TOLERANCE:
+        if not error <= float32_bound(None) and (wrong := exact.difference(after)):
             raise ExportError(
-                f"deploy pass {rewrite.name} changed the output of {spec.name} by {error:.1e} (at most "
-                f"{PROBE_TOLERANCE:.0e}); it had rewritten {', '.join(places[:4])}",
+                f"deploy pass {rewrite.name} changed the output of {spec.name} by {wrong}; it had rewritten "
+                f"{', '.join(places[:4])}",
                 fix="report this with the model; --no-deploy converts the plain graph",
             )
         previous, facts = facts, graph_facts(graph)
         steps.append(AppliedPass(rewrite.name, len(places), error, tuple(dict.fromkeys(places)), previous, facts))
         before = after
     return graph_module, tuple(steps)
+
+
+class _ExactOutputs:
+    """The plain graph's outputs in float64, computed when they are first needed."""
+
+    def __init__(self, captured: fx.GraphModule, probe: tuple[Tensor, ...], single: Tensor) -> None:
+        self._captured, self._probe, self._single = captured, probe, single
+
+    def difference(self, actual: Tensor) -> str:
+        """How far outputs are from the float64 ones, in words, "" if no farther than rounding explains."""
+        outputs, float32_error = self._outputs
+        error, bound = _relative_error(actual, outputs), float32_bound(float32_error)
+        reason = why(Tolerance(max_relative_error=bound), ReferenceFacts("float64", float32_error, None))
+        return "" if error <= bound else f"{error:.1e} (at most {bound:.2g}{reason and ', ' + reason})"
+
+    @functools.cached_property
+    def _outputs(self) -> tuple[Tensor, float | None]:
+        """Outputs, and how far plain float32 is from them; None where float64 cannot run."""
+        from edgevit.graph.arithmetic import run_in_float64
+
+        try:
+            exact = _joined(run_in_float64(self._captured, *self._probe))
+        except (NotImplementedError, RuntimeError, TypeError, MemoryError):
+            return self._single, None
+        return exact, _relative_error(self._single, exact)
 
 
 def _captured(module: nn.Module | ExportedProgram, inputs: tuple[Tensor, ...], name: str) -> fx.GraphModule:
@@ -119,7 +145,13 @@ def _run(graph_module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Tensor:
     import torch
 
     with torch.no_grad():
-        output = graph_module(*inputs)
+        return _joined(graph_module(*inputs))
+
+
+def _joined(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """All outputs as one tensor."""
+    import torch
+
     return output if isinstance(output, torch.Tensor) else torch.cat([part.flatten() for part in output])
 
 

@@ -167,14 +167,17 @@ def measure(actual: np.ndarray, expected: np.ndarray, *, task: Task, runtime: st
     return Executed(runtime, len(expected), **dataclasses.asdict(found), agreement=agreed)
 
 
-def check_parity(parity: Parity, tolerance: Tolerance, name: str) -> None:
-    """Raise ParityError, which carries the numbers, if an executed artifact misses its tolerance."""
+def check_parity(parity: Parity, tolerance: Tolerance, name: str, why: str = "") -> None:
+    """Raise ParityError, which carries the numbers, if an executed artifact misses its tolerance.
+
+    why: the reason of a bound that is wider than usual, of `tolerances.why`.
+    """
     if isinstance(parity, NotExecuted):
         return
     measured = Distance(parity.max_abs_error, parity.max_relative_error, parity.snr_db, parity.cosine)
     if misses := measured.misses(tolerance):
         raise ParityError(
-            f"{name} does not compute what its checkpoint computes: {'; '.join(misses)}",
+            f"{name} does not compute what its checkpoint computes: {'; '.join(misses)}{why and ', ' + why}",
             fix="do not ship it; convert another precision or input size, and report the model",
             parity=parity,
         )

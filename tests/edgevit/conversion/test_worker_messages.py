@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgevit.contract.golden import Reference
-from edgevit.contract.manifest import AppliedPass, GraphFacts
+from edgevit.contract.manifest import AppliedPass, GraphFacts, ReferenceFacts, Tolerance
 from edgevit.conversion.worker_messages import (
     CheckpointOutputs,
     ProgramFiles,
@@ -58,7 +58,11 @@ def test_outputs_come_back_bit_exact_sorted_by_name(tmp_path):
         return Reference(name, pixels, rng.normal(size=(1, 3, 2, 2)).astype(np.float32), np.float32([[1, np.nan]]))
 
     outputs = CheckpointOutputs(
-        [golden("portrait"), golden("image.0")], np.float32([[[[1.5]]]]), rng.normal(size=(1, 2))
+        [golden("portrait"), golden("image.0")],
+        np.float32([[[[1.5]]]]),
+        rng.normal(size=(1, 2)),
+        Tolerance(max_relative_error=2.6e-5),
+        ReferenceFacts("float64", 6.5e-6, None),
     )
     outputs.save(tmp_path / "outputs.npz")
     found = CheckpointOutputs.load(tmp_path / "outputs.npz")
@@ -69,4 +73,5 @@ def test_outputs_come_back_bit_exact_sorted_by_name(tmp_path):
             assert getattr(one, part).tobytes() == getattr(other, part).tobytes()
     assert found.probes.tobytes() == outputs.probes.tobytes()
     assert found.probe_logits.tobytes() == outputs.probe_logits.tobytes()
+    assert (found.tolerance, found.facts) == (outputs.tolerance, outputs.facts)
     assert [path.name for path in tmp_path.iterdir()] == ["outputs.npz"]  # no half-written file beside it

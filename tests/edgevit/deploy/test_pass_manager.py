@@ -128,6 +128,42 @@ def test_wrong_pass_is_named_with_its_places():
         deploy(seeded(TinyClassifier), classifier_spec(), passes=(*PASSES[:2], wrong))
 
 
+class _Slightly:
+    """A pass of edgevit, and an error of a given size relative to the outputs."""
+
+    def __init__(self, rewrite, size) -> None:
+        self.name, self._rewrite, self._size = rewrite.name, rewrite, size
+
+    def apply(self, graph, costs):
+        for name, parameter in graph.module.named_parameters():
+            if name.startswith("network_head") or name.startswith("network.head"):
+                parameter.data.mul_(1 + self._size)
+        return [*self._rewrite.apply(graph, costs), "head"]
+
+
+class _Shifted(nn.Module):
+    """The tiny network, a constant added to its outputs and taken away: what that leaves is rounded much more."""
+
+    def __init__(self, constant) -> None:
+        super().__init__()
+        self.network, self.constant = seeded(TinyClassifier), constant
+
+    def forward(self, x):
+        return (self.network(x) + self.constant) - self.constant
+
+
+@pytest.mark.parametrize("rewrite", dict.fromkeys(PASSES), ids=lambda rewrite: rewrite.name)
+def test_error_of_2e_5_in_any_pass_is_found_where_float32_is_close(rewrite):
+    with pytest.raises(ExportError, match=rf"deploy pass {rewrite.name} changed the output of tiny_classifier by [12]\.\de-05"):
+        deploy(_Shifted(0.0), classifier_spec(), passes=(_Slightly(rewrite, 2e-5),))
+
+
+def test_error_that_float32_explains_is_none_and_a_larger_one_is_told_with_the_reason():
+    deploy(_Shifted(300.0), classifier_spec(), passes=(_Slightly(PASSES[0], 2e-5),))
+    with pytest.raises(ExportError, match=r"because float32 itself is \d\.\de-0[56] from float64 here"):
+        deploy(_Shifted(300.0), classifier_spec(), passes=(_Slightly(PASSES[0], 1e-3),))
+
+
 def test_pass_that_makes_nan_is_stopped():
     with pytest.raises(ExportError, match="deploy pass nan changed the output"):
         deploy(seeded(TinyClassifier), classifier_spec(), passes=(_Pass("nan", lambda w: w.data.fill_(float("nan"))),))
