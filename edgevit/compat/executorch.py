@@ -107,19 +107,18 @@ def without_idle_passes() -> Iterator[None]:
     preprocess: Any = require(f"{_XNNPACK}.xnnpack_preprocess", "executorch")
     manager: Any = preprocess.XNNPACKPassManager
 
-    class BusyPasses(manager):
-        """The passes that may find something in the program."""
+    def busy(program: ExportedProgram, passes: list[type] | None = None) -> Any:
+        """The manager with the passes that may find something in the program."""
+        made = manager(program, passes)
+        operations = " ".join(str(node.target) for node in program.graph.nodes if node.op == "call_function")
+        made.passes = [
+            one
+            for one in made.passes
+            if one.__name__ not in _PATTERNS or any(name in operations for name in _PATTERNS[one.__name__])
+        ]
+        return made
 
-        def __init__(self, program: ExportedProgram, passes: list[type] | None = None) -> None:
-            super().__init__(program, passes)
-            operations = " ".join(str(node.target) for node in program.graph.nodes if node.op == "call_function")
-            self.passes = [
-                one
-                for one in self.passes
-                if one.__name__ not in _PATTERNS or any(name in operations for name in _PATTERNS[one.__name__])
-            ]
-
-    preprocess.XNNPACKPassManager = BusyPasses
+    preprocess.XNNPACKPassManager = busy
     try:
         yield
     finally:
