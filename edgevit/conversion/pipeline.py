@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgevit.artifacts.artifact import Artifact
-from edgevit.checkpoints.model_source import LoadedModel, load_model
+from edgevit.checkpoints.model_source import load_model
 from edgevit.contract.golden import Reference
 from edgevit.conversion.cache_session import CacheSession
 from edgevit.conversion.request import (
@@ -148,24 +148,29 @@ def _require_writable(out: Path) -> None:
 def _prepare(source: Source, request: ConversionRequest, folder: Path) -> fx.GraphModule:
     """The checkpoint's own outputs, which land in `folder` for the workers, and its graph."""
     spec = source.spec
-    captured = source.module
-    if isinstance(source, LoadedModel):
-        with stage("capture", model=spec.name) as running:
-            captured = captured_form(source)
-            running.result = f"{len(captured.graph.nodes)} nodes"
+    captured = _captured(source)
     with stage("reference", model=spec.name) as running:
         images = _reference_images(spec, request.goldens)
         probes = np.concatenate([_noise(spec, seed=7 + i) for i in range(_PROBES)])
         tensors = np.concatenate([probes, *(tensor for _, tensor in images.values())])
         if isinstance(source, QuantizedModel):
             found = integer_reference(source, tensors)
-            build = float_reference(source.float_build, source.float_build.module, tensors)
+            build = float_reference(source.float_build, source.network.deployed, tensors)
             _save_outputs(build, images, probes, folder / _FP32_OUTPUTS)
         else:
             found = float_reference(source, captured, tensors, request.precision)
             warn_of_range(spec.name, found.out_of_range)
         _save_outputs(found, images, probes, folder / _OUTPUTS)
         running.result = f"{len(images)} images, {_PROBES} probes through the checkpoint in {found.facts.arithmetic}"
+    return captured
+
+
+def _captured(source: Source) -> fx.GraphModule:
+    if isinstance(source, QuantizedModel):
+        return source.module
+    with stage("capture", model=source.spec.name) as running:
+        captured = captured_form(source)
+        running.result = f"{len(captured.graph.nodes)} nodes"
     return captured
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from edgevit.compat.torch import schema_of
 from edgevit.graph.edit import place
 
 _CONV = torch.ops.aten.conv2d.default
@@ -65,7 +66,8 @@ class _InFloat64(fx.Interpreter):
             kwargs = {"dtype": torch.float64, **kwargs}
         if node.target is _CONV and len(args) == 7 and 1 < args[6] == args[0].shape[1]:
             return _depthwise(*args)  # PyTorch has no fast kernel for it
-        return node.target(*args, **kwargs)
+        operation: Any = node.target
+        return operation(*args, **kwargs)
 
 
 class _WithRounding(fx.Interpreter):
@@ -101,7 +103,7 @@ def _makes_floats(node: fx.Node) -> bool:
         not node.all_input_nodes
         and isinstance(made, Tensor)
         and made.is_floating_point()
-        and any(argument.name == "dtype" for argument in node.target._schema.arguments)
+        and any(argument.name == "dtype" for argument in schema_of(node.target).arguments)
     )
 
 

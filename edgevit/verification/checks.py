@@ -24,6 +24,7 @@ from edgevit.contract.manifest import (
 )
 from edgevit.contract.plain_data import optional, plain
 from edgevit.contract.schema import VERSION
+from edgevit.contract.tolerances import why
 from edgevit.data.layout import to_layout
 from edgevit.data.metrics import METRICS, agreement, score
 from edgevit.data.postprocess import segment_mask
@@ -106,19 +107,20 @@ class Verification:
     executed: tuple[SettingsRun, ...] = ()  # under the settings of phones, where they were tried
     failures: tuple[EdgevitError, ...] = ()  # other failures, worst first; not in the document
     tolerance: Tolerance = field(default_factory=Tolerance)  # of the parity; in the manifest, not in this document
+    bound_reason: str = ""  # of `tolerances.why`; not in this document either
     started_utc: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
 
     def to_json(self) -> dict[str, Any]:
         """The document as written, schema edgevit.verification."""
         fields = plain(dataclasses.replace(self, failures=()))
-        del fields["failures"], fields["tolerance"]
+        del fields["failures"], fields["tolerance"], fields["bound_reason"]
         fields["parity"] = parity_to_json(self.parity)
         fields["interpreter"] = optional(parity_to_json)(self.interpreter)
         return {"schema": "edgevit.verification", "schema_version": VERSION, **fields}
 
     def require(self) -> None:
         """Raise ParityError beyond the tolerance, else the worst of the other failures, if any."""
-        check_parity(self.parity, self.tolerance, self.artifact)
+        check_parity(self.parity, self.tolerance, self.artifact, self.bound_reason)
         for failure in self.failures:
             raise failure
 
@@ -167,17 +169,17 @@ def measure(actual: np.ndarray, expected: np.ndarray, *, task: Task, runtime: st
     return Executed(runtime, len(expected), **dataclasses.asdict(found), agreement=agreed)
 
 
-def check_parity(parity: Parity, tolerance: Tolerance, name: str, why: str = "") -> None:
+def check_parity(parity: Parity, tolerance: Tolerance, name: str, reason: str = "") -> None:
     """Raise ParityError, which carries the numbers, if an executed artifact misses its tolerance.
 
-    why: the reason of a bound that is wider than usual, of `tolerances.why`.
+    reason: that of a bound that is wider than usual, of `tolerances.why`.
     """
     if isinstance(parity, NotExecuted):
         return
     measured = Distance(parity.max_abs_error, parity.max_relative_error, parity.snr_db, parity.cosine)
     if misses := measured.misses(tolerance):
         raise ParityError(
-            f"{name} does not compute what its checkpoint computes: {'; '.join(misses)}{why and ', ' + why}",
+            f"{name} does not compute what its checkpoint computes: {'; '.join(misses)}{reason and ', ' + reason}",
             fix="do not ship it; convert another precision or input size, and report the model",
             parity=parity,
         )
@@ -281,6 +283,7 @@ def examine(
         execution.rows,
         _failures(seen, execution.failure),
         manifest.tolerance,
+        why(manifest.tolerance, manifest.reference),
     )
 
 

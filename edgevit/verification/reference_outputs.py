@@ -61,8 +61,8 @@ def float_reference(
     images = [torch.from_numpy(tensor[None]) for tensor in tensors]
     try:
         exact = np.concatenate([run_in_float64(captured, image).numpy() for image in images])
-    except (NotImplementedError, RuntimeError, TypeError, MemoryError) as error:
-        reason = str(error).strip().partition("\n")[0]
+    except (NotImplementedError, RuntimeError, TypeError, MemoryError) as refused:
+        reason = str(refused).strip().partition("\n")[0]
         logger.warning("WARNING   %s is compared in float32, because float64 failed: %s", name, reason)
         return ReferenceOutputs(single, ReferenceFacts("float32", None, None), tolerance_of(precision, None, None))
     _require_numbers(name, exact)

@@ -154,7 +154,8 @@ class _Shifted(nn.Module):
 
 @pytest.mark.parametrize("rewrite", dict.fromkeys(PASSES), ids=lambda rewrite: rewrite.name)
 def test_error_of_2e_5_in_any_pass_is_found_where_float32_is_close(rewrite):
-    with pytest.raises(ExportError, match=rf"deploy pass {rewrite.name} changed the output of tiny_classifier by [12]\.\de-05"):
+    says = rf"deploy pass {rewrite.name} changed the output of tiny_classifier by [12]\.\de-05"
+    with pytest.raises(ExportError, match=says):
         deploy(_Shifted(0.0), classifier_spec(), passes=(_Slightly(rewrite, 2e-5),))
 
 
