@@ -6,8 +6,7 @@ CODE := $(wildcard $(foreach depth,* */* */*/*,edgevit/$(depth).py converters/$(
 # The address of a package index that has another build of torch, such as one without CUDA; none: PyPI's own build.
 TORCH_INDEX ?=
 SIZES := on Linux x86-64 2.9 GB to download and 5.7 GB on disk; about 2 GB with a CPU build of torch by TORCH_INDEX=URL
-# Python compiles a module when it is first imported; all 21,000 at once would take as long as the download.
-INSTALL := -m pip install --disable-pip-version-check --progress-bar off --no-compile --constraint constraints.txt
+INSTALL := -m pip install --disable-pip-version-check --progress-bar off --constraint constraints.txt
 PIP := $(BIN)/python $(INSTALL)
 SMOKE_PIP := .venv-smoke/bin/python $(INSTALL) --quiet
 READY := .venv/ready

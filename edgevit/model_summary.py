@@ -6,7 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgevit.checkpoints.user_models import is_file_model
 from edgevit.compat.torch import tree_leaves
+from edgevit.errors import UsageError
 from edgevit.log import stage
 from edgevit.models import get_spec
 from edgevit.models.counting import count_macs_by_module, count_params
@@ -78,6 +80,10 @@ def info(model: str, *, num_classes: int | None = None, input_size: int | None =
     meant for a model of this size nothing is tried.
     Raises UsageError for names, and sizes that the network cannot take.
     """
+    if is_file_model(model):
+        raise UsageError(
+            f"{model}: only models of `edgevit list` can be looked at so", fix="convert it: what fails is named"
+        )
     spec = get_spec(model).for_task(num_classes, input_size)
     rows = layers(spec, depth)
     with stage("deploy", model=spec.name):

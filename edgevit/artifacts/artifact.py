@@ -148,6 +148,7 @@ class Artifact:
         import numpy as np
 
         self.require_batch(batch)
+        tensor = np.asarray(tensor)
         opened = session or self.open()
         try:
             parts = [self._run_batch(opened, tensor[i : i + batch]) for i in range(0, len(tensor), batch)]

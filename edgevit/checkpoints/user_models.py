@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevit.errors import UsageError
+from edgevit.errors import UsageError, unknown_name
 from edgevit.models.counting import count_params
 from edgevit.spec import ModelSpec, Preprocess, Task, Tier, class_logits, image_input, logit_map
 
@@ -36,7 +36,7 @@ def build_user_model(model: str, num_classes: int | None, input_size: int | None
     """
     path, attribute = split_factory(model)
     if not attribute:
-        raise UsageError(f"{model} names no factory", fix=f"write {model}:build, a function that returns an nn.Module")
+        raise UsageError(f"{model} names no factory", fix=f"write {path}:build, a function that returns an nn.Module")
     target = _import_attribute(path, attribute)
     if isinstance(target, ModelSpec):
         spec = target.for_task(num_classes, input_size)
@@ -65,8 +65,8 @@ def _import_attribute(path: Path, attribute: str) -> Any:
     finally:
         sys.path.pop(0)
     if not hasattr(module, attribute):
-        names = ", ".join(name for name in vars(module) if not name.startswith("_")) or "nothing"
-        raise UsageError(f"{path} has no {attribute!r}", fix=f"it has: {names}"[:300])
+        own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        raise unknown_name(f"name in {path}", attribute, own or ["(it defines none)"])
     return getattr(module, attribute)
 
 

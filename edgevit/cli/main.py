@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from edgevit.cli.renamed import refuse_renamed
-from edgevit.errors import EdgevitError, unknown_name
+from edgevit.errors import EdgevitError, UsageError, unknown_name
 
 COMMANDS = {
     "list": "Models, targets and devices that exist here.",
@@ -58,11 +58,16 @@ def main(arguments: list[str] | None = None) -> None:
         if error.fix:
             print(f"  fix: {error.fix}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe left; not an error
+    except OSError as error:  # such as a name that no file can have
+        if debug or error.filename is None:
+            raise
+        print(f"error: {str(error.filename)[:200]}: {error.strerror}\n  fix: correct the path", file=sys.stderr)
+        sys.exit(UsageError.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe left; not an error
 
 
 def _app(arguments: list[str]) -> typer.Typer:
@@ -87,17 +92,24 @@ def _app(arguments: list[str]) -> typer.Typer:
     return app
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from edgevit import __version__
+
+        print(f"edgevit {__version__}")
+        raise typer.Exit
+
+
 def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show traces and library output; may stand anywhere.")] = False,
 ) -> None:
     import logging
 
-    from edgevit import __version__, log
+    from edgevit import log
 
-    if version:
-        print(f"edgevit {__version__}")
-        raise typer.Exit
     level = logging.DEBUG if debug else logging.INFO
     log.configure(level if log.is_first_process() else logging.ERROR)  # of several processes that train together
 

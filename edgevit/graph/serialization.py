@@ -6,8 +6,10 @@ Reading builds calls of ATen operations from an allow-list, on tensors that are 
 
 from __future__ import annotations
 
+import keyword
 import math
 import operator
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,8 @@ MAX_NODES = 100_000
 _MAX_ELEMENTS = 2**31  # of one tensor inside the graph
 _MAX_NESTING = 4  # of lists in an argument
 _GETITEM = "getitem"
+_NODE_NAME, _PATH = re.compile(r"[^\W\d]\w*"), re.compile(r"\w+(\.\w+)*")
+_LONGEST_PATH = 1000
 _IMPLIED = {"layout": "torch.strided", "device": "cpu", "pin_memory": "False"}  # of what makes a tensor: left out
 _MAKES_TENSORS = ("aten.arange.start_step", "aten.full.default", "aten.scalar_tensor.default")
 # What a deployed graph may call, of torch.ops.aten: functions of tensors that draw, read and change nothing.
@@ -177,6 +181,8 @@ class _Builder:
         if not isinstance(document, dict) or not isinstance(document.get("name"), str):
             raise ValueError("a node has no name")
         name = document["name"]
+        if not _NODE_NAME.fullmatch(name) or keyword.iskeyword(name) or name == "self":
+            raise ValueError(f"{name!r} is no name of a node")
         if name in self._nodes:
             raise ValueError(f"two nodes are called {name!r}")
         if "constant" in document:
@@ -199,6 +205,7 @@ class _Builder:
         """Put a tensor into the module at its path, once."""
         import torch
 
+        _require_path(key)
         if key not in self._tensors or key in self._placed:
             raise ValueError(f"no tensor {key!r}, or two")
         owner, _, attribute = key.rpartition(".")
@@ -215,6 +222,7 @@ class _Builder:
         self._placed.add(key)
 
     def _constant(self, name: str, key: Any) -> fx.Node:
+        _require_path(key)
         if key not in self._placed:
             self.add_constant(key, buffer=False)  # a second name of a parameter, which modules list once
         node = self._graph.create_node("get_attr", key, name=name)
@@ -238,7 +246,9 @@ class _Builder:
             if not hasattr(value, "numel") or value.numel() > _MAX_ELEMENTS:
                 raise ValueError(f"{name!r} gives no tensor of at most {_MAX_ELEMENTS} elements")
         if "module" in document:
-            path = str(document["module"])
+            path = document["module"]
+            if not isinstance(path, str) or not path.isprintable() or len(path) > _LONGEST_PATH:
+                raise ValueError(f"{str(path)[:80]!r} is no path of a module")
             node.meta["nn_module_stack"] = {path: (path, "")}
         return node
 
@@ -257,6 +267,12 @@ class _Builder:
         if kind == "float" and content in ("inf", "-inf", "nan"):
             return float(content)
         raise ValueError(f"an argument is {value}")
+
+
+def _require_path(path: Any) -> None:
+    """Raise ValueError for what is no path of a tensor: torch writes it into the Python code of the graph."""
+    if not isinstance(path, str) or not _PATH.fullmatch(path):
+        raise ValueError(f"{str(path)[:80]!r} is no path of a tensor")
 
 
 def _values(arguments: Any) -> Any:

@@ -25,9 +25,12 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        in_the_way = isinstance(error, (FileExistsError, NotADirectoryError))
         raise StorageError(
             f"cannot write {path}: {error.strerror or error}",
-            fix="free disk space, or choose another folder (--out for results, TMPDIR for temporary files)",
+            fix="a file is in the way: choose another folder (--out)"
+            if in_the_way
+            else "free disk space, or choose another folder (--out for results, TMPDIR for temporary files)",
         ) from error
 
 

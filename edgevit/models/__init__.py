@@ -35,6 +35,11 @@ def iter_specs() -> Iterator[ModelSpec]:
     yield from _specs().values()
 
 
+def is_listed(name: str) -> bool:
+    """Whether edgevit has a model of this name; networks of users have others."""
+    return name in _specs()
+
+
 def get_spec(name: str) -> ModelSpec:
     """The spec called `name`; UsageError with the nearest names if there is none."""
     try:

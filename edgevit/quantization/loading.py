@@ -89,8 +89,8 @@ def quantized_network(checkpoint: Checkpoint | None) -> Int8Network:
     """The int8 network that a checkpoint holds. Raises QuantizationError if it holds none, or a damaged one."""
     if checkpoint is None or checkpoint.int8 is None:
         raise QuantizationError(
-            "no int8 scales without weights" if checkpoint is None else f"{checkpoint.path} has no int8 scales",
-            fix="make them first: edgevit quantize MODEL --weights FILE --data DATA, or edgevit qat",
+            "without weights there is no int8 network" if checkpoint is None else f"{checkpoint.path} is not quantized",
+            fix="make one: edgevit quantize MODEL --weights FLOAT --data DATA --out INT8, or edgevit qat",
         )
     if not checkpoint.int8.graph:
         raise refuse_without_graph(checkpoint.path)

@@ -115,7 +115,7 @@ class QParamsTable:
 
 def is_half(value: float) -> bool:
     """Whether a number is positive and a float16."""
-    return bool(value > 0 and float(np.float16(value)) == value)
+    return bool(0 < value < np.inf and float(np.float16(value)) == value)
 
 
 def next_half(value: float) -> float:

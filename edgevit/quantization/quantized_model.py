@@ -34,7 +34,7 @@ INT8_PASSES = (*PASSES, CHANNEL_SCALE_TO_DEPTHWISE, DECOMPOSE_SILU, ISOLATE_CONC
 
 FORMAT = 1  # of the graph in a checkpoint; loading refuses others
 MAX_GRAPH_BYTES = 64 * 2**20
-_QUANTIZE_AGAIN = "make it again from the float checkpoint: edgevit quantize MODEL --weights FLOAT --data DATA"
+_QUANTIZE_AGAIN = "make it again: edgevit quantize MODEL --weights FLOAT --data DATA --out INT8"
 _FEW, _TOGETHER = 8, 16  # images: run one by one, and at once
 
 
@@ -190,15 +190,19 @@ def restore(part: Int8Part) -> Int8Network:
         raise QuantizationError(f"the checkpoint's int8 graph has {size}", fix="do not use this file")
     try:
         document = json.loads(part.graph)  # integers up to 2^63 - 1, an open end of aten.slice: no contract document
-        if document["format"] != FORMAT:
+        if type(document["format"]) is not int or document["format"] != FORMAT:
             raise QuantizationError(
                 f"the checkpoint's int8 graph has format {document['format']!r}, this edgevit reads {FORMAT}",
                 fix=_QUANTIZE_AGAIN,
             )
-        return _restored(document, part.tensors)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"the checkpoint's int8 graph is damaged: {error}"[:300]
+        network = _restored(document, part.tensors)
+        _require_runs(network)
+    except QuantizationError:
+        raise
+    except Exception as error:  # torch raises many unrelated types for a graph that does not run
+        reason = " ".join(f"the checkpoint's int8 graph is damaged: {error}".split())[:300]
         raise QuantizationError(reason, fix=_QUANTIZE_AGAIN) from error
+    return network
 
 
 def refuse_without_graph(where: object) -> QuantizationError:
@@ -226,13 +230,31 @@ def _restored(document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Int
     deployed = graph_from_json(document["graph"], constants)
     float_fallback = frozenset(map(str, document["float_fallback"]))
     keep_annotation(deployed, document["annotation"], float_fallback)
-    activations = {
-        str(name): QParams(float(scale), int(zero)) for name, (scale, zero) in document["activations"].items()
-    }
+    activations = {name: _qparams(*numbers) for name, numbers in document["activations"].items()}
     ordered = {node.name: weights[node.name] for node in deployed.graph.nodes if node.name in names}
     table = QParamsTable(activations, ordered, float_fallback)
     passes = tuple(map(applied_pass_from_json, document["passes"]))
     return Int8Network(deployed, table, passes)
+
+
+def _qparams(scale: Any, zero_point: Any) -> QParams:
+    """A scale and a zero point that are numbers; whether they are good ones the table checks."""
+    if type(scale) not in (int, float) or type(zero_point) is not int:
+        raise ValueError(f"a tensor has the scale {scale!r} and the zero point {zero_point!r}"[:120])
+    return QParams(float(scale), zero_point)
+
+
+def _require_runs(network: Int8Network) -> None:
+    """Run one black image in integer arithmetic: nothing else shows that all parts of a network fit together."""
+    import torch
+
+    inputs = [node.meta["val"] for node in network.deployed.graph.find_nodes(op="placeholder")]
+    if len(inputs) != 1 or inputs[0].dim() != 4:
+        raise ValueError("the graph does not take one image")
+    with torch.no_grad():
+        output = network.reference()(torch.zeros(inputs[0].shape, dtype=inputs[0].dtype))
+    if not isinstance(output, torch.Tensor):
+        raise ValueError("the graph does not give one tensor")
 
 
 def _require_weight(name: str, weight: QuantizedWeight) -> None:

@@ -15,6 +15,7 @@ from edgevit.contract.manifest import FILE_NAME, Executed, Manifest, NotExecuted
 from edgevit.contract.plain_data import plain
 from edgevit.errors import ContractError, UsageError, unknown_name
 from edgevit.infra.files import write_bytes
+from edgevit.models import is_listed
 from edgevit.reporting.model import (
     Agreement,
     ArtifactRow,
@@ -249,6 +250,7 @@ def _next_commands(folder: Path, rows: tuple[ArtifactRow, ...], compared: bool) 
     commands = []
     for row in rows:
         path = shlex.quote(str(folder / row.folder))
+        own = "" if is_listed(row.model["name"]) else " --model FILE.py:FACTORY"
         if row.agreement.status in (Status.NOT_VERIFIED, Status.DIFFERS):
             why = "compare its outputs with the checkpoint's"
             commands.append(NextCommand(f"edgevit verify {path}", f"{row.name}: {why}"))
@@ -257,7 +259,7 @@ def _next_commands(folder: Path, rows: tuple[ArtifactRow, ...], compared: bool) 
         elif not row.latencies:
             commands.append(NextCommand(f"edgevit profile {path}", f"{row.name}: measure its latency on this machine"))
         if row.accuracy is None:
-            command = f"edgevit evaluate {path} --data FOLDER --weights CHECKPOINT"
+            command = f"edgevit evaluate {path} --data FOLDER --weights CHECKPOINT{own}"
             commands.append(NextCommand(command, f"{row.name}: accuracy of both on labelled images"))
     timed = [shlex.quote(str(folder / row.folder)) for row in rows if row.latencies]
     if len(timed) > 1 and not compared:

@@ -19,6 +19,9 @@ from edgevit.reporting.model import Accuracy, Comparison, ErrorBreakdown, Latenc
 _SHOWN_LAYERS = 5
 
 
+_LARGEST = 1e30  # of a measured number; parity writes it where values are not finite
+
+
 @dataclass(frozen=True, slots=True)
 class Verification:
     """One verify.json or evaluate.json: parity, task metric and checks of one build."""
@@ -67,7 +70,7 @@ def read_results(folder: Path, builds: Collection[str]) -> tuple[Results, list[N
         except ContractError as error:
             notes.append(Note(NoteKind.UNREADABLE, name, str(error).replace(f"{folder}/", "")))
             continue
-        except (KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             notes.append(Note(NoteKind.UNREADABLE, name, f"not a {kind[1:]} result: {error!r}"))
             continue
         missing = [sha256 for sha256 in _measured(row) if sha256 not in builds]
@@ -81,11 +84,11 @@ def read_results(folder: Path, builds: Collection[str]) -> tuple[Results, list[N
 def _verification(document: dict[str, Any], source: Source) -> Verification:
     data = document["data"]
     return Verification(
-        artifact_sha256=document["artifact_sha256"],
+        artifact_sha256=_text(document["artifact_sha256"]),
         parity=_parity(document["parity"]),
         accuracy=_accuracy(data, source) if data else None,
         checks={key: str(value) for key, value in document["checks"].items()},
-        started_utc=document["started_utc"],
+        started_utc=_text(document["started_utc"]),
         source=source,
         error_breakdown=tuple(map(_stage, document.get("error_breakdown", ()))),
     )
@@ -100,7 +103,7 @@ def _ranked_layers(document: dict[str, Any], source: Source) -> RankedLayers:
     adding = [error for error in document["layers"] if error["local"]["snr_db"] is not None]
     reference = str(document["reference"])
     layers = tuple(_worst_layer(error, reference) for error in adding[:_SHOWN_LAYERS])
-    return RankedLayers(document["artifact_sha256"], layers)
+    return RankedLayers(_text(document["artifact_sha256"]), layers)
 
 
 def _worst_layer(error: dict[str, Any], reference: str) -> WorstLayer:
@@ -126,7 +129,19 @@ def _parity(document: dict[str, Any]) -> Parity:
 
 def _optional(value: Any) -> float | None:
     """A number or null; anything else raises, and the file becomes a note."""
-    return None if value is None else float(value)
+    return None if value is None else _number(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST:
+        raise ValueError(f"{value!r} is no number")
+    return float(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def _accuracy(data: dict[str, Any], source: Source) -> Accuracy:
@@ -152,12 +167,12 @@ def _latency(document: dict[str, Any], source: Source) -> Latency:
     statistics = ("p50_ms", "p90_ms", "p99_ms", "min_ms", "mean_ms", "first_ms", "load_ms")
     raw_document = document["raw"]
     return Latency(
-        **{name: float(document[name]) for name in statistics},
+        **{name: _number(document[name]) for name in statistics},
         std_ms=_optional(document["std_ms"]),
-        artifact_sha256=document["artifact_sha256"],
+        artifact_sha256=_text(document["artifact_sha256"]),
         batch=raw.job.batch,
-        images_per_s=raw.job.batch / (float(document["p50_ms"]) / 1e3),
-        peak_memory_bytes=document["peak_memory_bytes"],
+        images_per_s=raw.job.batch / (_number(document["p50_ms"]) / 1e3),
+        peak_memory_bytes=None if (peak := _optional(document["peak_memory_bytes"])) is None else int(peak),
         samples_ns=raw.samples_ns,
         device=raw_document["device"],
         harness=raw.harness,
@@ -175,8 +190,8 @@ def _latency(document: dict[str, Any], source: Source) -> Latency:
 def _comparison(document: dict[str, Any], source: Source) -> Comparison:
     numbers = ("a_p50_ms", "b_p50_ms", "ratio", "low", "high", "confidence")
     texts = ("a", "b", "a_sha256", "b_sha256", "verdict")
-    facts: dict[str, Any] = {name: float(document[name]) for name in numbers}
-    facts |= {name: str(document[name]) for name in texts}
+    facts: dict[str, Any] = {name: _number(document[name]) for name in numbers}
+    facts |= {name: _text(document[name]) for name in texts}
     return Comparison(
         **facts,
         flags=tuple(str(flag) for flag in document["flags"]),

@@ -33,7 +33,7 @@ def options_for(converter: Converter, given: Mapping[str, Any]) -> dict[str, Any
         addressed, dot, key = name.rpartition(".")
         if dot and addressed != converter.name:
             continue
-        _require_current(key, value, fields)
+        _require_current(name, key, value, converter)
         if key not in fields:
             raise unknown_name(f"option of {converter.name}", key, fields or {"(it has none)"})
         own[key] = _typed(converter, fields[key], value)
@@ -53,12 +53,16 @@ def without_numeric(options: Any) -> Any:
     return dataclasses.replace(options, **{field.name: field.default for field in numeric})
 
 
-def _require_current(key: str, value: Any, fields: Mapping[str, Any]) -> None:
-    """Raise UsageError that names the new word, for a name or a value that was renamed."""
+def _require_current(name: str, key: str, value: Any, converter: Converter) -> None:
+    """Raise UsageError that names the new word, for a key or a value that was renamed; name: the key as given."""
+    fields = {field.name for field in dataclasses.fields(converter.Options)}
     for old, (new, values) in RENAMED.items():
-        if new in fields and ((key == old and key not in fields) or (key == new and str(value) in values)):
+        if (key == old and key not in fields) or (key == new and str(value) in values):
             current = f"{new}={values.get(str(value), value)}"
-            raise UsageError(f"option {key}={value} is now {current}", fix=f"write -O {current}")
+            fix = f"write -O {name.removesuffix(key)}{current}"
+            if new not in fields:
+                fix = f"leave it out: {converter.name} has no such option"
+            raise UsageError(f"option {key}={value} is now {current}", fix=fix)
 
 
 def _typed(converter: Converter, field: dataclasses.Field[Any], value: Any) -> Any:

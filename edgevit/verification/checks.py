@@ -200,7 +200,9 @@ def examine_file(path: Path) -> Verification:
         path.name,
         sha256_file(path),
         {"packing": audit.summary, "phone settings": execution.summary()},
-        NotExecuted(converter.name, "it came without a manifest, so nothing says what it should compute"),
+        NotExecuted(
+            converter.name, "its outputs are only compared with themselves, because it came without a manifest"
+        ),
         None,
         time.perf_counter() - started,
         executed=execution.rows,

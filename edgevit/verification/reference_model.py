@@ -11,6 +11,7 @@ from edgevit.deploy.pass_manager import PASSES, deploy
 from edgevit.errors import UsageError
 from edgevit.export.export_program import export
 from edgevit.graph.capture import capture, example_input, functional
+from edgevit.models import is_listed
 from edgevit.quantization.loading import QuantizedModel, load_quantized_model
 from edgevit.quantization.quantized_model import prepare
 from edgevit.quantization.weight_only import rounded_program
@@ -55,6 +56,11 @@ def load_source(artifacts: list[Artifact], weights: str | Path, model: str | Non
 
 def _arguments(artifact: Artifact, weights: str | Path, model: str | None) -> dict[str, Any]:
     manifest = artifact.manifest
+    if model is None and not is_listed(manifest.model.name):
+        raise UsageError(
+            f"{artifact.name} is of a network of your own, {manifest.model.name!r}",
+            fix="say what builds it: --model path/to/file.py:factory, in Python model=",
+        )
     return {
         "model": model or manifest.model.name,
         "weights": weights,
@@ -86,8 +92,10 @@ def program_of(artifact: Artifact, source: Source) -> Program:
     manifest = artifact.manifest
     module, spec = source.module, source.spec
     if isinstance(source, LoadedModel):
-        passes = PASSES if manifest.deploy else ()
-        module, _ = deploy(captured_form(source), spec, passes, get_converter(manifest.target).kernels)
+        kernels = get_converter(manifest.target).kernels
+        module, applied = deploy(captured_form(source), spec, PASSES, kernels)
+        if applied and not manifest.deploy:  # it was converted with --no-deploy
+            module, _ = deploy(captured_form(source), spec, (), kernels)
     program = export(
         module, spec, precision=manifest.precision, labels=manifest.labels, dynamic_batch=manifest.dynamic_batch
     )

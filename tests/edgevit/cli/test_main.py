@@ -187,7 +187,7 @@ def test_malicious_checkpoint_runs_nothing(capsys, tmp_path):
 def test_own_model_files(capsys, tmp_path, my_model):
     for model, says in (
         (f"{tmp_path}/absent.py:build", "no file"),
-        (f"{my_model}:bild", "has no 'bild'"),
+        (f"{my_model}:bild", "did you mean build?"),
         (f"{my_model}:no_module", "returned a int"),
         (f"{my_model}:number", "is a int"),
         (f"{my_model}:three_outputs", "cannot take an image"),
@@ -337,3 +337,19 @@ def test_old_words_are_refused_by_the_new_one(capsys, words, says):
 def test_old_function_is_refused_by_the_new_one():
     with pytest.raises(AttributeError, match=r"edgevit\.scales is called edgevit\.qparams now"):
         edgevit.scales  # noqa: B018
+
+
+def test_version_is_printed(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"edgevit {edgevit.__version__}\n"
+
+
+def test_name_that_no_file_can_have_is_one_line(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", "a" * 300])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: aaa")
+    assert "File name too long\n  fix: correct the path" in error

@@ -111,6 +111,92 @@ def test_graph_that_was_changed_is_refused(old, new, says, tmp_path):
         quantized_network(read_checkpoint(tmp_path / "changed.pt"))
 
 
+def test_names_in_a_checkpoint_never_become_code(tmp_path):
+    """torch writes the names of tensors into the Python code of a graph, as they are."""
+    (name, *_) = SIZES
+    content = torch.load(_unpacked(name, tmp_path), weights_only=True)
+    graph = json.loads(content["edgevit_int8_graph"])
+    made = tmp_path / "made"
+    code = f'zz", open("{made}", "w") and "'
+    key = graph["graph"]["parameters"][0]
+    graph["graph"]["parameters"][0] = code
+    for node in graph["graph"]["nodes"]:
+        if node.get("constant") == key:
+            node["constant"] = code
+    part = content["edgevit_int8"]
+    old = next(stored for stored in (f"float.{key}", key) if stored in part)
+    part[old.replace(key, code)] = part.pop(old)
+    content["edgevit_int8_graph"] = json.dumps(graph)
+    torch.save(content, tmp_path / "changed.pt")
+    with pytest.raises(QuantizationError, match="is no path of a tensor"):
+        quantized_network(read_checkpoint(tmp_path / "changed.pt"))
+    assert not made.exists()
+
+
+def _first(graph, **wanted):
+    return next(
+        node for node in graph["graph"]["nodes"] if all(node.get(key) == value for key, value in wanted.items())
+    )
+
+
+def _rename_input(graph):
+    old = graph["graph"]["nodes"][0]["name"]
+    return json.loads(json.dumps(graph).replace(f'"{old}"', '"self"'))
+
+
+def _without_arguments(graph):
+    node = _first(graph, name=graph["annotation"]["weighted"][0])
+    node["arguments"] = node["arguments"][:1]
+    return graph
+
+
+def _negative_padding(graph):
+    node = _first(graph, operation="aten.conv2d.default")
+    node["arguments"] = [*node["arguments"][:4], [-9, -9], *node["arguments"][5:]][:7]
+    return graph
+
+
+def _twice_the_output(graph):
+    graph["graph"]["nodes"][-1]["outputs"] *= 2
+    return graph
+
+
+def _scale(value, zero=0):
+    def change(graph):
+        graph["activations"][next(iter(graph["activations"]))] = [value, zero]
+        return graph
+
+    return change
+
+
+_CHANGES = {
+    "input called self": _rename_input,
+    "argument missing": _without_arguments,
+    "negative padding": _negative_padding,
+    "two outputs": _twice_the_output,
+    "infinite scale": _scale(float("inf")),
+    "scale as text": _scale("0.5"),
+    "huge scale": _scale(10**400),
+    "half a zero point": _scale(0.5, 0.5),
+    "true as scale": _scale(True),
+    "huge zero point": _scale(0.5, 10**400),
+    "true as format": lambda graph: graph | {"format": True},
+}
+
+
+@pytest.mark.parametrize("what", _CHANGES)
+def test_graph_that_does_not_run_is_refused_in_one_line(what, tmp_path):
+    (name, *_) = SIZES
+    content = torch.load(_unpacked(name, tmp_path), weights_only=True)
+    content["edgevit_int8_graph"] = json.dumps(_CHANGES[what](json.loads(content["edgevit_int8_graph"])))
+    torch.save(content, tmp_path / "changed.pt")
+    with pytest.raises(QuantizationError) as refused:
+        quantized_network(read_checkpoint(tmp_path / "changed.pt"))
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 600
+    assert refused.value.fix
+
+
 def _unpacked(name: str, folder: Path) -> Path:
     path = folder / f"{name}.pt"
     path.write_bytes(lzma.decompress((FOLDER / f"{name}.pt.xz").read_bytes()))

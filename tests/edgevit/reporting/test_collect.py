@@ -276,9 +276,16 @@ def test_latency_is_withheld_until_the_build_was_compared_with_the_checkpoint(tm
     assert f"edgevit verify {tmp_path / EXECUTORCH}" in [step.command for step in data.next_commands]
 
 
-def test_result_with_text_for_a_number_becomes_a_note(shelf: Path) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"p50_ms": "fast"}, {"p50_ms": "nan"}, {"p50_ms": 0}, {"p50_ms": True}, {"p50_ms": 1e300}, {"raw": []},
+        {"raw": None}, {"artifact_sha256": 5}, {"artifact_sha256": {}}, {"peak_memory_bytes": "x"}, {"std_ms": []},
+    ],
+)  # fmt: skip
+def test_result_with_something_else_for_a_number_becomes_a_note(shelf: Path, wrong: dict) -> None:
     path = shelf / "results" / f"{EXECUTORCH}.host.cpu.t1.profile.json"
-    edit_json(path, p50_ms="fast")
+    edit_json(path, **wrong)
     assert (NoteKind.UNREADABLE, f"results/{path.name}") in _notes(shelf)
 
 

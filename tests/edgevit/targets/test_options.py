@@ -55,7 +55,14 @@ def test_renamed_option_or_value_names_the_new_word(given, wanted):
     with pytest.raises(UsageError) as raised:
         options_for(get_converter("coreml"), given)
     assert raised.value.message == wanted
-    assert raised.value.fix == f"write -O {wanted.rpartition(' ')[2]}"
+    (key,) = given
+    assert raised.value.fix == f"write -O {'coreml.' if '.' in key else ''}{wanted.rpartition(' ')[2]}"
+
+
+def test_renamed_option_of_another_target_is_to_be_left_out():
+    with pytest.raises(UsageError, match="option arithmetic=integers is now int8_compute=exact") as raised:
+        options_for(get_converter("tflite"), {"arithmetic": "integers"})
+    assert raised.value.fix == "leave it out: tflite has no such option"
 
 
 def test_plugin_may_have_an_option_of_a_former_name():
