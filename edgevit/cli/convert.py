@@ -55,7 +55,11 @@ def convert(
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option("-O", help="Converter option KEY=VALUE or TARGET.KEY=VALUE; may repeat.", show_default=False),
+        typer.Option(
+            "-O",
+            help="Option KEY=VALUE or TARGET.KEY=VALUE, listed on the page of each target; may repeat.",
+            show_default=False,
+        ),
     ] = None,
     replace_head: Annotated[
         bool, typer.Option("--replace-head", help="Keep a fresh classifier where the class counts differ.")

@@ -27,7 +27,7 @@ ModelFile = Annotated[
 ]
 Classes = Annotated[
     int | None,
-    typer.Option("--classes", help="Classes of your task; a checkpoint of ours knows.", show_default=False),
+    typer.Option("--classes", help="Classes of your task; by default those of the checkpoint.", show_default=False),
 ]
 ResultsFolder = Annotated[
     Path | None,

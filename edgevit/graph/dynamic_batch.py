@@ -142,7 +142,7 @@ class _Batching:
         elif self._rides(node):
             self._ride(node)
         elif is_call(node, operator.getitem):
-            self._fronted.add(node)
+            self._settle(node)
         elif is_call(node, *self._on_maps):
             self._fold(node)
         else:
@@ -238,8 +238,14 @@ class _Batching:
         if node.op == "call_function":
             self._align(node)
             self._shift(node)
+        self._settle(node)
+
+    def _settle(self, node: fx.Node) -> None:
+        """Take an additional leading axis away again where the axis behind it is one of size one."""
+        import torch
+
         if isinstance(node.meta["val"], torch.Tensor) and shape(node)[:1] == (1,):
-            self._riding.add(self._behind(node, aten.flatten.using_ints, 0, 1))
+            self._riding.add(self._behind(node, torch.ops.aten.flatten.using_ints, 0, 1))
         else:
             self._fronted.add(node)
 

@@ -30,6 +30,12 @@ def _fused(net, x):
     return nn.functional.scaled_dot_product_attention(heads, heads, heads).transpose(1, 2).flatten(2)
 
 
+def _split_heads(net, x):
+    """Queries, keys and values come apart on an axis in front of that of the images."""
+    q, k, v = x.flatten(2).reshape(1, 12, 3, 2, 2).permute(2, 0, 3, 1, 4)
+    return nn.functional.scaled_dot_product_attention(q, k, v).flatten(1)
+
+
 CASES = {
     "views without the batch": (_heads, {"q": nn.Linear(4, 4)}),
     "constant factor": (lambda net, x: torch.bmm(net.w, x.reshape(4, 6, 6)).reshape(1, -1), {"w": (4, 3, 6)}),
@@ -44,6 +50,7 @@ CASES = {
     "chosen channels": (lambda net, x: x[:, torch.tensor([2, 0])] + x.reshape(4, 6, 6)[torch.tensor([1, 3])], {}),
     "parts": (lambda net, x: sum(x.split(2, 1)) * x.reshape(2, 2, 36).unbind(1)[0].reshape(1, 2, 6, 6), {}),
     "fused attention": (_fused, {}),
+    "attention as in ViT": (_split_heads, {}),
     "maps of their own": (lambda net, x: net.conv(x.reshape(2, 2, 6, 6)).reshape(1, -1), {"conv": nn.Conv2d(2, 3, 3)}),
     "token norm": (lambda net, x: net.norm(x.reshape(4, 36)).reshape(1, 144), {"norm": nn.LayerNorm(36)}),
     "broadcast product": (lambda net, x: torch.bmm(net.w, x.reshape(1, 4, 36)), {"w": (1, 3, 4)}),
