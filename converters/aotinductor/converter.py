@@ -84,6 +84,7 @@ class AOTInductorConverter:
     suffix = ".pt2"
     kernels = "server"
     tier = Tier.SERVER
+    keeps_float32 = True
     ml_program = False
     dynamic_batch = True
     precisions = frozenset({Precision.FP32, Precision.FP16, Precision.BF16})

@@ -89,6 +89,7 @@ class CoreMLConverter:
     suffix = ".mlpackage"
     kernels = "coreml"
     tier = Tier.EDGE
+    keeps_float32 = False
     ml_program = True
     dynamic_batch = False
     precisions = frozenset({Precision.FP32, Precision.FP16, Precision.INT8})

@@ -119,6 +119,7 @@ class OnnxConverter:
     suffix = ".onnx"
     kernels = "server"
     tier = Tier.SERVER
+    keeps_float32 = False
     ml_program = False
     dynamic_batch = True
     precisions = frozenset({Precision.FP32, Precision.FP16, Precision.INT8})

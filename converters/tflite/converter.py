@@ -94,6 +94,7 @@ class TFLiteConverter:
     suffix = ".tflite"
     kernels = "xnnpack"
     tier = Tier.EDGE
+    keeps_float32 = False
     ml_program = False
     dynamic_batch = False
     precisions = frozenset({Precision.FP32, Precision.FP16, Precision.INT8})

@@ -159,7 +159,10 @@ def _prepare(source: Source, request: ConversionRequest, folder: Path) -> fx.Gra
             _save_outputs(build, images, probes, folder / _FP32_OUTPUTS)
         else:
             found = float_reference(source, captured, tensors, request.precision)
-            warn_of_range(spec.name, found.out_of_range)
+            converters = [get_converter(name) for name in request.targets]
+            kept = all(getattr(one, "keeps_float32", False) for one in converters)  # older plug-ins have no such field
+            if not kept or request.precision is not Precision.FP32:
+                warn_of_range(spec.name, found.out_of_range)
         _save_outputs(found, images, probes, folder / _OUTPUTS)
         running.result = f"{len(images)} images, {_PROBES} probes through the checkpoint in {found.facts.arithmetic}"
     return captured

@@ -146,6 +146,7 @@ class Converter(Protocol):
     name: str  # "coreml"
     suffix: str  # ".mlpackage"
     kernels: str  # the kernel library it runs on, a table of deploy/costs.toml
+    keeps_float32: bool  # whether its fp32 files compute in float32 wherever they run; a plug-in without the field: no
     tier: Tier | None  # the models that the target "all" converts to it; None: none
     ml_program: bool  # whether its files are ML Programs, which `edgevit.mil` can check and evaluate
     dynamic_batch: bool  # whether it takes, and its files are, programs for any number of images at once

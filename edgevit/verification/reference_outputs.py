@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgevit.contract.manifest import ReferenceFacts, Tolerance
-from edgevit.contract.tolerances import MOST_FLOAT32_ERROR, TOLERANCES, tolerance_of
+from edgevit.contract.tolerances import MOST_FLOAT32_ERROR, TOLERANCES, float32_bound, tolerance_of
 from edgevit.errors import ParityError
 from edgevit.log import logger
 from edgevit.spec import Precision
 from edgevit.verification.parity import distance, worst
 
 if TYPE_CHECKING:
-    from torch import fx
+    from collections.abc import Sequence
+
+    from torch import Tensor, fx
 
     from edgevit.checkpoints.model_source import LoadedModel
     from edgevit.graph.arithmetic import OutOfRange
@@ -50,7 +52,7 @@ def float_reference(
     """Of a float network, in float64; in float32 where PyTorch cannot run it in float64, which is said once.
 
     captured: its graph, for one image. tensors: (N, 3, H, W), run one by one. Raises ParityError for outputs that are
-    not finite, too large to compare, or noise.
+    not finite, too large to compare, or noise, and for a graph that computes something else than the network.
     """
     import torch
 
@@ -66,7 +68,13 @@ def float_reference(
         logger.warning("WARNING   %s is compared in float32, because float64 failed: %s", name, reason)
         return ReferenceOutputs(single, ReferenceFacts("float32", None, None), tolerance_of(precision, None, None))
     _require_numbers(name, exact)
-    error = worst([distance(one, other) for one, other in zip(single, exact, strict=True)]).max_relative_error
+    error, captured_error = (_relative_error(outputs, exact) for outputs in (single, _in_float32(captured, images)))
+    if not error <= float32_bound(captured_error):
+        raise ParityError(
+            f"the captured graph of {name} does not compute what the network computes: max rel. error {error:.2e}, at "
+            f"most {float32_bound(captured_error):.2g} allowed",
+            fix="write it without code that is another one while it is exported, and report the model",
+        )
     if not error <= MOST_FLOAT32_ERROR:
         raise ParityError(
             f"the outputs of {name} are noise: float32 in PyTorch is {error:.1e} from float64 (at most "
@@ -98,6 +106,18 @@ def warn_of_range(name: str, found: OutOfRange | None) -> None:
             found.largest,
             _FLOAT16_LARGEST,
         )
+
+
+def _in_float32(captured: fx.GraphModule, images: Sequence[Tensor]) -> np.ndarray:
+    import torch
+
+    with torch.no_grad():
+        return np.concatenate([captured(image).numpy() for image in images])
+
+
+def _relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Of the worst image."""
+    return worst([distance(one, other) for one, other in zip(actual, expected, strict=True)]).max_relative_error
 
 
 def _on_one_thread(source: LoadedModel, tensors: np.ndarray) -> np.ndarray:

@@ -216,15 +216,15 @@ def test_commands_tell_what_they_did(line, capsys):
     assert "in int8 on 24 held-out images" in err
     fails(
         capsys, "convert", given[0], "--weights", line / "float.pt", "--target", "tflite", "--precision", "int8",
-        code=4, says=["int8 scales"],
+        code=4, says=["is not quantized"],
     )  # fmt: skip
 
 
 def test_int8_without_scales_is_refused(line):
     model = f"{line / 'net.py'}:tiny"
-    with pytest.raises(QuantizationError, match=r"float\.pt has no int8 scales"):
+    with pytest.raises(QuantizationError, match=r"float\.pt is not quantized"):
         edgevit.convert(model, target="tflite", weights=line / "float.pt", precision="int8", out=line / "none")
-    with pytest.raises(QuantizationError, match="no int8 scales without weights"):
+    with pytest.raises(QuantizationError, match="without weights there is no int8 network"):
         edgevit.convert(model, target="tflite", precision="int8", out=line / "none")
 
 
