@@ -26,7 +26,7 @@ def _shared(tmp_path_factory: pytest.TempPathFactory, name: str, convert: Callab
             shutil.rmtree(unfinished, ignore_errors=True)  # of a worker that failed
             convert(unfinished)
             unfinished.rename(folder)
-    (artifact,) = folder.iterdir()
+    (artifact,) = (path.parent for path in folder.glob("*/manifest.json"))  # beside it lie results of tests
     return load_artifact(artifact)
 
 
