@@ -86,7 +86,7 @@ class Tolerance:
             elif not max_relative_error <= self.max_relative_error:
                 found.append(f"max rel. error {max_relative_error:.2e}, at most {self.max_relative_error:.2g} allowed")
         if self.min_snr_db is not None and snr_db is not None and not snr_db >= self.min_snr_db:
-            found.append(f"SNR {snr_db:.1f} dB, at least {self.min_snr_db:.0f} dB needed")
+            found.append(f"SNR {snr_db:.1f} dB, at least {round(self.min_snr_db, 1):g} dB needed")
         return found
 
 

@@ -52,7 +52,8 @@ def why(tolerance: Tolerance, reference: ReferenceFacts | None) -> str:
     allowed, error = tolerance.max_relative_error, reference.float32_error
     if allowed is not None and error is not None and allowed > float32_bound(None):
         return f"because float32 itself is {error:.1e} from float64 here"
-    snr, own = tolerance.min_snr_db, reference.float16_snr_db
-    if snr is not None and own is not None and LEAST_SNR_DB[Precision.FP16] <= snr < 50.0:
+    own = reference.float16_snr_db
+    measured = tolerance_of(Precision.FP16, None, own)
+    if own is not None and tolerance == measured != TOLERANCES[Precision.FP16]:
         return f"because the network in PyTorch keeps {own:.1f} dB in fp16 itself"
     return ""

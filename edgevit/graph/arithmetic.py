@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from edgevit.compat.torch import schema_of
 from edgevit.graph.edit import place
 
+CANNOT_RUN = (RuntimeError, TypeError, MemoryError)  # what PyTorch raises for an operation without a float64 kernel
 _CONV = torch.ops.aten.conv2d.default
 _ASSERTION = torch.ops.aten._assert_tensor_metadata.default
 
@@ -39,8 +40,8 @@ class Rounded:
 def run_in_float64(network: fx.GraphModule, *inputs: Tensor) -> Any:
     """The network's output, a tensor or several, in float64, whatever type of floats its operations name.
 
-    network: of `capture.functional`. Raises NotImplementedError, RuntimeError or TypeError for an operation that
-    PyTorch has in float32 alone.
+    network: of `capture.functional`. Raises one of CANNOT_RUN for an operation that PyTorch has in float32
+    alone, and where memory ends.
     """
     return _InFloat64(network).run(*inputs)
 

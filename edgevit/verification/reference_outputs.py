@@ -11,6 +11,7 @@ from edgevit.contract.manifest import ReferenceFacts, Tolerance
 from edgevit.contract.tolerances import MOST_FLOAT32_ERROR, TOLERANCES, float32_bound, tolerance_of
 from edgevit.errors import ParityError
 from edgevit.log import logger
+from edgevit.quantization.weight_storage import LARGEST_HALF
 from edgevit.spec import Precision
 from edgevit.verification.parity import distance, worst
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from edgevit.quantization.loading import QuantizedModel
 
 _LARGEST = 1e30  # float32 ends at 3.4e38, and sums of squares of outputs must not
-_FLOAT16_LARGEST = 65504
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +56,16 @@ def float_reference(
     """
     import torch
 
-    from edgevit.graph.arithmetic import run_in_float64, run_rounded
+    from edgevit.graph.arithmetic import CANNOT_RUN, run_in_float64, run_rounded
 
     name, single = source.spec.name, _on_one_thread(source, tensors)
     _require_numbers(name, single)
+    if len(single) > 1 and (single == single[:1]).all():
+        logger.warning("WARNING   %s gives the same outputs for every sample image", name)
     images = [torch.from_numpy(tensor[None]) for tensor in tensors]
     try:
         exact = np.concatenate([run_in_float64(captured, image).numpy() for image in images])
-    except (NotImplementedError, RuntimeError, TypeError, MemoryError) as refused:
+    except CANNOT_RUN as refused:
         reason = str(refused).strip().partition("\n")[0]
         logger.warning("WARNING   %s is compared in float32, because float64 failed: %s", name, reason)
         return ReferenceOutputs(single, ReferenceFacts("float32", None, None), tolerance_of(precision, None, None))
@@ -104,7 +106,7 @@ def warn_of_range(name: str, found: OutOfRange | None) -> None:
             name,
             found.place,
             found.largest,
-            _FLOAT16_LARGEST,
+            LARGEST_HALF,
         )
 
 
@@ -133,7 +135,7 @@ def _on_one_thread(source: LoadedModel, tensors: np.ndarray) -> np.ndarray:
 
 
 def _require_numbers(name: str, outputs: np.ndarray) -> None:
-    """Raise ParityError for outputs that nothing can be compared with; a constant one is a warning."""
+    """Raise ParityError for outputs that nothing can be compared with."""
     bad = ~np.isfinite(outputs)
     if bad.any():
         what = "not-a-number" if np.isnan(outputs).any() else "infinite"

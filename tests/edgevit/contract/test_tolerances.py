@@ -41,6 +41,7 @@ def test_wider_bound_comes_with_its_reason():
     assert why(tolerance_of(Precision.FP16, 6.5e-6, 41.2), reference) == (
         "because the network in PyTorch keeps 41.2 dB in fp16 itself"
     )
+    assert why(tolerance_of(Precision.BF16, 1e-7, 28.0), ReferenceFacts("float64", 1e-7, 61.0)) == ""
     usual = ReferenceFacts("float64", 1e-7, 61.0)
     assert why(tolerance_of(Precision.FP32, 1e-7, None), usual) == ""
     assert why(tolerance_of(Precision.FP16, 1e-7, 61.0), usual) == ""

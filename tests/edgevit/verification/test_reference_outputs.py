@@ -73,6 +73,14 @@ def test_outputs_that_judge_nothing_end_in_one_line(change, says):
     assert raised.value.fix
 
 
+def test_constant_outputs_are_told(caplog):
+    with caplog.at_level(logging.WARNING):
+        _reference(Ending(lambda x: 0 * x + 1))
+    assert [record.getMessage() for record in caplog.records] == [
+        "WARNING   tiny_classifier gives the same outputs for every sample image"
+    ]
+
+
 def test_network_without_float64_is_compared_in_float32_and_says_so_once(monkeypatch, caplog):
     def refuse(*_):
         raise NotImplementedError("no kernel for Double")
